@@ -1,0 +1,265 @@
+"""U-Net for polyp segmentation as a `transformers` model.
+
+Shapes are written (B, C, H, W): batch, channels, height, width.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_unet import UNetConfig
+
+DICE_SMOOTH = 1e-6
+
+
+def bce_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797).
+
+    Dice is taken per image and averaged over the batch, so that accumulated gradients and data parallelism
+    give the gradients of one big batch. The computation is in float32 whatever the logits' dtype: a sum over
+    an image overflows float16 and loses small polyps in bfloat16.
+
+    Args:
+        logits: (B, 1, H, W), float.
+        labels: (B, 1, H, W), values in {0, 1}, any dtype.
+
+    Returns:
+        The scalar loss, float32, at least 0. An empty mask costs a Dice loss of 1 as soon as any
+        probability is predicted.
+    """
+    logits = logits.float()
+    labels = labels.float()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels)
+
+    probabilities = logits.sigmoid()
+    intersection = (probabilities * labels).sum(dim=(1, 2, 3))
+    total = probabilities.sum(dim=(1, 2, 3)) + labels.sum(dim=(1, 2, 3))
+    dice = (2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)
+    return cross_entropy + (1 - dice).mean()
+
+
+def make_norm(config: UNetConfig, channels: int) -> nn.Module:
+    """The normalisation layer that `config.norm` names, for `channels` channels."""
+    if config.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if config.norm == "group":
+        return nn.GroupNorm(config.num_groups, channels)
+    if config.norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return nn.Identity()
+
+
+class ConvNormAct(nn.Sequential):
+    """3x3 convolution, normalisation, ReLU: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int):
+        # A normalisation brings its own shift.
+        bias = config.norm == "none"
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias),
+            make_norm(config, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class DoubleConv(nn.Sequential):
+    """The two convolutions of one level: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int):
+        super().__init__(
+            ConvNormAct(config, in_channels, out_channels), ConvNormAct(config, out_channels, out_channels)
+        )
+
+
+class EncoderStage(GradientCheckpointingLayer):
+    """One level of the contracting path, before its pooling: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int):
+        super().__init__()
+        self.convs = DoubleConv(config, in_channels, out_channels)
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        return self.convs(hidden_state)
+
+
+class DecoderStage(GradientCheckpointingLayer):
+    """One level of the expanding path: (B, 2C, H/2, W/2) and its skip (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, config: UNetConfig, channels: int):
+        super().__init__()
+        self.upsample: nn.Module
+        if config.upsampling == "transpose":
+            self.upsample = nn.ConvTranspose2d(2 * channels, channels, kernel_size=2, stride=2)
+        else:
+            # A 1x1 convolution and an interpolation commute; in this order the convolution costs a quarter.
+            self.upsample = nn.Sequential(
+                nn.Conv2d(2 * channels, channels, kernel_size=1),
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            )
+        self.convs = DoubleConv(config, 2 * channels, channels)
+
+    def forward(self, hidden_state: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat((skip, self.upsample(hidden_state)), dim=1))
+
+
+class UNetPreTrainedModel(PreTrainedModel):
+    """Initialisation and the conventions of `transformers` shared by U-Net models."""
+
+    config_class = UNetConfig
+    base_model_prefix = "unet"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("EncoderStage", "DecoderStage")
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            # He et al., 2015, https://arxiv.org/abs/1502.01852: keeps the variance through conv and ReLU.
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=None, **kwargs):
+        # The recomputation in the backward pass must not update batch norm's running statistics once more.
+        # Only the non-reentrant variant can tell the recomputation from the first pass.
+        if enable and self.config.norm == "batch":
+            gradient_checkpointing_func = partial(
+                gradient_checkpointing_func,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), self._frozen_running_statistics()),
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    @contextlib.contextmanager
+    def _frozen_running_statistics(self) -> Iterator[None]:
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        states = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, state in zip(norms, states, strict=True):
+                norm.momentum, norm.num_batches_tracked = state
+
+
+class UNetForSemanticSegmentation(UNetPreTrainedModel):
+    """U-Net (Ronneberger et al., 2015, figure 1) with one logit a pixel: image -> polyp or background.
+
+    The sigmoid of the logit is the probability of polyp; there is no second channel, so an argmax over
+    channels means nothing here. `UNetImageProcessor.post_process_semantic_segmentation` makes the masks.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__(config)
+        widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
+        in_widths = [config.num_channels, *widths[:-1]]
+        stages = [EncoderStage(config, i, o) for i, o in zip(in_widths, widths, strict=True)]
+        self.encoder = nn.ModuleList(stages[:-1])
+        self.pool = nn.MaxPool2d(kernel_size=2)
+        self.bottleneck = stages[-1]
+        self.dropout = nn.Dropout(config.dropout)
+        self.decoder = nn.ModuleList(DecoderStage(config, width) for width in reversed(widths[:-1]))
+        self.classifier = nn.Conv2d(config.base_channels, 1, kernel_size=1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SemanticSegmenterOutput:
+        """Segment a batch of images.
+
+        Height and width that 2^depth does not divide are padded inside, by repeating the border, and the
+        logits are cropped back; where it divides them nothing is padded.
+
+        Args:
+            pixel_values: (B, num_channels, H, W), float, as `UNetImageProcessor` makes them.
+            labels: (B, H, W) or (B, 1, H, W), values in {0, 1}: 1 where there is polyp.
+            output_hidden_states: Return the output of each stage too.
+
+        Returns:
+            loss: Scalar float32, binary cross-entropy plus Dice; only with `labels`.
+            logits: (B, 1, H, W), in the dtype of the computation.
+            hidden_states: Outputs of the `depth` encoder stages, the bottleneck and the `depth` decoder
+                stages, in this order, at the padded size; only on request.
+
+        Raises:
+            ValueError: If the shapes of `pixel_values` or `labels` do not fit the network.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        self._check_pixel_values(pixel_values)
+        height, width = pixel_values.shape[-2:]
+
+        hidden_state = self._pad(pixel_values)
+        skips = []
+        for stage in self.encoder:
+            hidden_state = stage(hidden_state)
+            skips.append(hidden_state)
+            hidden_state = self.pool(hidden_state)
+
+        hidden_state = self.dropout(self.bottleneck(hidden_state))
+        hidden_states = [*skips, hidden_state]
+
+        for stage, skip in zip(self.decoder, reversed(skips), strict=True):
+            hidden_state = stage(hidden_state, skip)
+            hidden_states.append(hidden_state)
+
+        logits = self.classifier(hidden_state)[..., :height, :width]
+
+        loss = None
+        if labels is not None:
+            loss = bce_dice_loss(logits, self._as_logits_shape(labels, logits))
+
+        return SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=tuple(hidden_states) if output_hidden_states else None
+        )
+
+    def _check_pixel_values(self, pixel_values: Tensor) -> None:
+        channels, smallest = self.config.num_channels, self.config.minimum_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch, {channels}, height, width), got "
+                f"{tuple(pixel_values.shape)}. `UNetImageProcessor` makes such a batch from images."
+            )
+        height, width = pixel_values.shape[-2:]
+        if height < smallest or width < smallest:
+            raise ValueError(
+                f"`pixel_values` of {height}x{width} pixels are too small: depth={self.config.depth} with "
+                f"norm={self.config.norm!r} needs at least {smallest}x{smallest}. Resize the images or lower "
+                "the depth."
+            )
+
+    def _pad(self, pixel_values: Tensor) -> Tensor:
+        multiple = 2**self.config.depth
+        height, width = pixel_values.shape[-2:]
+        if height % multiple == 0 and width % multiple == 0:
+            return pixel_values
+        return F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+    @staticmethod
+    def _as_logits_shape(labels: Tensor, logits: Tensor) -> Tensor:
+        if labels.ndim == 3:
+            labels = labels.unsqueeze(1)
+        if labels.shape != logits.shape:
+            batch, _, height, width = logits.shape
+            raise ValueError(
+                f"`labels` must have the shape ({batch}, {height}, {width}) to match `pixel_values`, or "
+                f"({batch}, 1, {height}, {width}), got {tuple(labels.shape)}."
+            )
+        return labels
+
+
+UNetForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
