@@ -88,9 +88,7 @@ class UNetConfig(PretrainedConfig):
         if self.norm not in NORMS:
             raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
         if self.upsampling not in UPSAMPLINGS:
-            raise ValueError(
-                f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}."
-            )
+            raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout!r}.")
         if self.norm == "group" and self.base_channels % self.num_groups != 0:

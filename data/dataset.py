@@ -1,0 +1,380 @@
+"""Where image and mask pairs come from: the Hub, local data sets, folders, or synthetic frames.
+
+`load_splits` gives the same three columns whatever the source, so that nothing after it needs to know.
+"""
+
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from .synthetic import generate
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+IMAGE_COLUMNS = ("image", "images", "img", "frame", "picture", "pixel_values")
+MASK_COLUMNS = (
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "segmentation",
+    "segmentation_mask",
+    "segmentation_map",
+    "ground_truth",
+    "gt",
+    "target",
+)
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+HELD_OUT_SHARE = 0.1
+
+# Cells stay encoded until a transform decodes them, so that an unreadable file can be named.
+ENCODED = Image(decode=False)
+PAIR_FEATURES = Features({"image": ENCODED, "mask": ENCODED})
+
+Cell: TypeAlias = dict[str, Any]
+Split: TypeAlias = Dataset | IterableDataset
+
+
+class DatasetError(ValueError):
+    """The data cannot be used as given; the message says what was found, what is expected and the remedy."""
+
+
+def load_splits(
+    name: str,
+    *,
+    revision: str | None = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    streaming: bool = False,
+    seed: int = 42,
+    synthetic_rows: int = 400,
+    synthetic_size: int = 256,
+) -> dict[str, Split]:
+    """Load the splits "train", "validation" and, where there is one, "test".
+
+    Every split has the columns `image` and `mask`, still encoded (`decode_pair` reads them), and `row`, an
+    integer that identifies the row: its index in the split, or, in a stream, whose shards know no common
+    index, the CRC-32 of its image. A missing validation split is cut from train by `seed`, one row in ten,
+    and a line says so.
+
+    Args:
+        name: "synthetic"; a folder with `images/` and `masks/`, at its top or in a folder a split, paired by
+            file stem; another local data set (parquet files, `save_to_disk`, ...); or an id on the Hub. Pairs
+            at a folder's top are split by `train.txt`, `val.txt` and `test.txt` beside them, a stem a line,
+            or without those lists 80/10/10 by `seed`.
+        revision: Branch, tag or commit of the data set on the Hub.
+        image_column, mask_column: Names of the columns; found by name if not given.
+        streaming: Read the training rows as a stream that is never kept whole; other splits are kept. Folders
+            and synthetic frames are not streamed: nothing of them is copied anyway.
+        seed: Seed of the splits that are cut, and of the synthetic frames.
+        synthetic_rows: Training rows of "synthetic"; validation and test have a quarter as many each.
+        synthetic_size: Side of the synthetic frames in pixels.
+
+    Raises:
+        DatasetError: If the data is not there or cannot be used.
+    """
+    path = Path(name).expanduser()
+    found: dict[str, Split]
+    if name == "synthetic":
+        found = _synthetic_splits(synthetic_rows, synthetic_size, seed)
+    elif path.is_dir():
+        found = _folder_splits(path, seed) or _library_splits(path, streaming, revision=None)
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not path.exists():
+        found = _hub_splits(name, streaming, revision)
+    else:
+        raise DatasetError(
+            f"No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, or "
+            '"synthetic".'
+        )
+
+    splits = {
+        split: _with_pair_columns(found[alias], image_column, mask_column)
+        for split, aliases in SPLIT_NAMES.items()
+        for alias in aliases
+        if alias in found
+    }
+    if "train" in splits and "validation" not in splits:
+        splits["train"], splits["validation"] = _cut_validation(splits["train"], seed)
+    return {split: _with_rows(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
+
+
+def choose_split(splits: dict[str, Split], split: str) -> Split:
+    """The split of that name.
+
+    Raises:
+        DatasetError: If there is none; the message names those that there are.
+    """
+    if split not in splits:
+        raise DatasetError(
+            f'The data set has no split "{split}"; it has {", ".join(splits) or "none"}. Splits are known by '
+            f"the names {', '.join(alias for aliases in SPLIT_NAMES.values() for alias in aliases)}."
+        )
+    return splits[split]
+
+
+def decode_pair(image: Cell, mask: Cell, row: int) -> tuple[PILImage.Image, PILImage.Image]:
+    """Read an encoded image and its mask, both turned upright as their EXIF tags say.
+
+    Raises:
+        DatasetError: If one cannot be read, or they differ in size; the message names the file or the row.
+    """
+    decoded_image, decoded_mask = _decode(image, "image", row), _decode(mask, "mask", row)
+    if decoded_image.size != decoded_mask.size:
+        raise DatasetError(
+            f"{cell_name(image, row)}: the image measures {_size(decoded_image)} pixels and its mask "
+            f"{_size(decoded_mask)}. A mask must have its image's size: fix or remove the pair."
+        )
+    return decoded_image, decoded_mask
+
+
+def cell_name(cell: Cell, row: int) -> str:
+    """What to call a cell in a message: its file, or its row where no file name is stored."""
+    return str(cell["path"]) if cell.get("path") else f"row {row}"
+
+
+def _decode(cell: Cell, kind: str, row: int) -> PILImage.Image:
+    try:
+        with PILImage.open(io.BytesIO(_encoded_bytes(cell))) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    # Pillow raises SyntaxError and ValueError too for broken files, and its own error for huge ones.
+    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        raise DatasetError(
+            f"The {kind} {cell_name(cell, row)} cannot be read ({error}). Replace or remove the pair."
+        ) from error
+
+
+def _encoded_bytes(cell: Cell) -> bytes:
+    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def _size(image: PILImage.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
+    held_out = max(rows // 4, 1)
+    counts = {"train": rows, "validation": held_out, "test": held_out}
+    # A generator's row depends on its seed and index alone: each split needs a seed of its own.
+    return {
+        split: Dataset.from_list(
+            [
+                {"image": _encode(pair["image"], "JPEG"), "mask": _encode(pair["mask"], "PNG")}
+                for pair in generate(count, image_size=size, seed=3 * seed + offset)
+            ],
+            features=PAIR_FEATURES,
+        )
+        for offset, (split, count) in enumerate(counts.items())
+    }
+
+
+def _encode(image: PILImage.Image, image_format: str) -> Cell:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, quality=95)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _folder_splits(path: Path, seed: int) -> dict[str, Split]:
+    """Splits of a folder in the `images/` + `masks/` layout; none if it is laid out otherwise."""
+    if (path / "images").is_dir() and (path / "masks").is_dir():
+        pairs = _pairs_by_stem(path)
+        stems = _listed_stems(path, pairs) or _random_stems(list(pairs), seed)
+        return {split: _pairs_dataset(pairs[stem] for stem in chosen) for split, chosen in stems.items()}
+    return {
+        folder.name: _pairs_dataset(_pairs_by_stem(folder).values())
+        for folder in sorted(path.iterdir())
+        if (folder / "images").is_dir() and (folder / "masks").is_dir()
+    }
+
+
+def _pairs_by_stem(folder: Path) -> dict[str, tuple[Path, Path]]:
+    images, masks = _files_by_stem(folder / "images"), _files_by_stem(folder / "masks")
+    for kind, missing in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
+        if missing:
+            raise DatasetError(
+                f"{folder}: {len(missing)} files have no {kind} of the same name: {_some(sorted(missing))}. "
+                "images/ and masks/ must hold the same file names, their endings apart."
+            )
+    if not images:
+        raise DatasetError(f"{folder}: images/ and masks/ hold no file that ends in {', '.join(IMAGE_SUFFIXES)}.")
+    return {stem: (images[stem], masks[stem]) for stem in sorted(images)}
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    ignored = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
+            ignored.append(file.name)
+        elif file.stem in files:
+            raise DatasetError(
+                f"{folder} holds both {files[file.stem].name} and {file.name}; pairs are found by the name "
+                "without its ending, so remove or rename one."
+            )
+        else:
+            files[file.stem] = file
+    if ignored:
+        logger.warning("%s: ignored what is no image: %s", folder, _some(ignored))
+    return files
+
+
+def _listed_stems(path: Path, pairs: Iterable[str]) -> dict[str, list[str]]:
+    """Stems a split from the lists beside `images/`, such as Kvasir-SEG's official train.txt and val.txt."""
+    known = set(pairs)
+    listed: dict[str, list[str]] = {}
+    for split, aliases in SPLIT_NAMES.items():
+        for file in (path / f"{alias}.txt" for alias in aliases):
+            if file.is_file():
+                names = file.read_text(encoding="utf-8").split()
+                listed[split] = [name.removesuffix(Path(name).suffix) if name not in known else name for name in names]
+                unknown = [name for name in listed[split] if name not in known]
+                if unknown:
+                    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {_some(unknown)}.")
+    twice = [
+        stem for i, a in enumerate(listed.values()) for b in list(listed.values())[i + 1 :] for stem in {*a} & {*b}
+    ]
+    if twice:
+        raise DatasetError(f"{path}: the lists put {_some(sorted(twice))} into two splits. Keep each in one.")
+    return listed
+
+
+def _random_stems(stems: list[str], seed: int) -> dict[str, list[str]]:
+    if len(stems) < 3:
+        raise DatasetError(f"{len(stems)} pairs cannot be split into train, validation and test: at least 3 needed.")
+    order = np.random.default_rng(seed).permutation(len(stems))
+    held_out = max(round(len(stems) * HELD_OUT_SHARE), 1)
+    validation, test, train = np.split(order, [held_out, 2 * held_out])
+    logger.warning(
+        "Split by seed %d: %d train, %d validation, %d test pairs.",
+        seed,
+        len(train),
+        len(validation),
+        len(test),
+    )
+    chosen = {"train": train, "validation": validation, "test": test}
+    return {split: [stems[i] for i in sorted(indices)] for split, indices in chosen.items()}
+
+
+def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:
+    cells = [{"image": {"bytes": None, "path": str(i)}, "mask": {"bytes": None, "path": str(m)}} for i, m in pairs]
+    return Dataset.from_list(cells, features=PAIR_FEATURES)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:
+    """Splits of whatever the `datasets` library can load."""
+    try:
+        if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
+            loaded = load_from_disk(str(path))
+        else:
+            loaded = load_dataset(str(path), streaming=streaming, revision=revision)
+    except DatasetNotFoundError:
+        raise
+    except (DatasetsError, FileNotFoundError, ValueError) as error:
+        raise DatasetError(
+            f"{path} cannot be loaded as a data set ({error}). Expected parquet files, a `save_to_disk` "
+            "folder, or a folder with images/ and masks/."
+        ) from error
+    return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+
+
+def _hub_splits(name: str, streaming: bool, revision: str | None) -> dict[str, Split]:
+    remedy = "Give a local folder, or `--dataset_name synthetic` for generated frames."
+    try:
+        return _library_splits(name, streaming, revision)
+    except ConnectionError as error:
+        raise DatasetError(f"The Hub cannot be reached, so {name} cannot be loaded. {remedy}") from error
+    except DatasetNotFoundError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise DatasetError(
+            f"There is no folder {name} here, and no data set {name}{at} on the Hub that you can read. "
+            f"Check the id; for a private data set run `hf auth login`. {remedy}"
+        ) from error
+
+
+def _with_pair_columns(rows: Split, image_column: str | None, mask_column: str | None) -> Split:
+    columns = _image_like_columns(rows)
+    image_column = image_column or _find(columns, IMAGE_COLUMNS)
+    mask_column = mask_column or _find([c for c in columns if c != image_column], MASK_COLUMNS)
+    for kind, flag, column in (
+        ("image", "--image_column", image_column),
+        ("mask", "--mask_column", mask_column),
+    ):
+        if column not in columns:
+            wanted = f"no column {column!r}" if column else f"no {kind} column that could be known by its name"
+            raise DatasetError(
+                f"The data set has {wanted}; its columns that can hold images are "
+                f"{', '.join(columns) or 'none'}. Name the right one with {flag}."
+            )
+    pair = rows.select_columns([image_column, mask_column])
+    renamed = {old: new for old, new in ((image_column, "image"), (mask_column, "mask")) if old != new}
+    return (pair.rename_columns(renamed) if renamed else pair).cast(PAIR_FEATURES)
+
+
+def _image_like_columns(rows: Split) -> list[str]:
+    """Columns of images, or of what may be their encoded bytes or paths."""
+    if rows.features is None:
+        return list(next(iter(rows)))
+    encoded = (Value("binary"), Value("large_binary"), Value("string"), Value("large_string"))
+    return [name for name, kind in rows.features.items() if isinstance(kind, Image) or kind in encoded]
+
+
+def _find(columns: Sequence[str], candidates: Sequence[str]) -> str | None:
+    by_name = {column.lower(): column for column in columns}
+    return next((by_name[name] for name in candidates if name in by_name), None)
+
+
+def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
+    if isinstance(train, IterableDataset):
+        raise DatasetError(
+            "The data set has no validation split, and a stream cannot be cut by a seed. Run without --streaming."
+        )
+    if len(train) < 2:
+        raise DatasetError(f"{len(train)} training rows cannot be split into train and validation.")
+    cut = train.train_test_split(test_size=max(round(len(train) * HELD_OUT_SHARE), 1), seed=seed)
+    logger.warning(
+        "No validation split: %d of %d training rows are held out by seed %d.",
+        len(cut["test"]),
+        len(train),
+        seed,
+    )
+    return cut["train"], cut["test"]
+
+
+def _with_rows(rows: Split, keep_stream: bool) -> Split:
+    if isinstance(rows, IterableDataset):
+        if keep_stream:
+            return rows.reshard().map(lambda image: {"row": zlib.crc32(_encoded_bytes(image))}, input_columns="image")
+        rows = Dataset.from_list(list(rows), features=PAIR_FEATURES)
+    if len(rows) == 0:
+        raise DatasetError("A split of the data set has no rows.")
+    return rows.add_column("row", np.arange(len(rows)))

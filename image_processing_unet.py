@@ -1,0 +1,511 @@
+"""Image processor of the U-Net: images and masks to tensors, logits back to masks at the original size.
+
+    processor = UNetImageProcessor()
+    batch = processor(images, segmentation_maps=masks, return_tensors="pt")  # pixel_values, labels
+    masks = processor.post_process_semantic_segmentation(model(batch.pixel_values), target_sizes=[(288, 384)])
+
+This file stands alone: the Hub runs it without the rest of the project.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    infer_channel_dimension_format,
+)
+from transformers.utils import logging
+
+try:
+    from transformers.image_processing_backends import TorchvisionBackend
+except ImportError:  # transformers 4.57
+    from transformers.image_processing_utils_fast import (  # type: ignore[no-redef]
+        BaseImageProcessorFast as TorchvisionBackend,
+    )
+
+try:
+    from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+except ImportError:  # transformers 4.57
+
+    class SemanticSegmentationPostProcessorOutput(BatchFeature):  # type: ignore[no-redef]
+        """`segmentation` (H, W) and `segmentation_scores` (classes, H, W), as transformers 5 defines it."""
+
+
+logger = logging.get_logger(__name__)
+
+# Grey, grey and alpha, RGB, RGB and alpha.
+CHANNEL_COUNTS = (1, 2, 3, 4)
+
+# A mask saved as a colour JPEG may carry a slight tint; a coloured class differs by far more grey levels.
+MAX_TINT = 32
+
+# A map of labels has fewer values; noise that could be taken for labels has more (65 were the least seen).
+MAX_CLASSES = 32
+
+
+class UNetImageProcessor(TorchvisionBackend):
+    """
+    Prepare images, and masks with them, for the U-Net, and turn its logits into masks.
+
+    By default an image is converted to RGB, resized to 256x256 (bilinear, antialiased) and scaled to [0, 1].
+    Every setting is an argument of the constructor, is saved to `preprocessor_config.json`, and may be
+    overridden in a call.
+
+    Args:
+        do_convert_rgb (`bool`, defaults to `True`): make every image three channels; alpha is dropped.
+        do_resize (`bool`, defaults to `True`): resize to `size`.
+        size (`dict[str, int]`, defaults to `{"height": 256, "width": 256}`): output size in pixels.
+        resample (`PILImageResampling`, defaults to `BILINEAR`): filter for images; masks always take
+            the nearest pixel.
+        do_rescale (`bool`, defaults to `True`): multiply by `rescale_factor`.
+        rescale_factor (`float`, defaults to `1 / 255`): brings grey levels 0..255 to [0, 1].
+        do_normalize (`bool`, defaults to `False`): subtract `image_mean`, divide by `image_std`.
+        image_mean, image_std (`list[float]`, *optional*): per-channel values, in units of the rescaled image.
+    """
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"height": 256, "width": 256}  # noqa: RUF012 - the base class copies it to each instance
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = False
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        return_tensors: str | None = None,
+        *,
+        foreground_values: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Turn images, and masks if given, into tensors of the model's size.
+
+        Args:
+            images: one image or a (nested) list: PIL, numpy, torch, or path; (H, W), (C, H, W) or (H, W, C)
+                with 1 to 4 channels, or a batch with one more dimension. Grey levels 0..255; uint16 and PIL
+                modes `I` and `I;16` are 16-bit, 0..65535, and are scaled to 0..255. EXIF rotation is applied.
+            segmentation_maps: as many masks as images, each the size of its image; see `binarize_mask`.
+            return_tensors: `"pt"` stacks the results into batches; `None` returns lists of tensors.
+            foreground_values: mask values that mean polyp. It describes a data set, so it is never saved.
+            **kwargs: any setting of the class, `input_data_format` (`"channels_first"` or `"channels_last"`,
+                for array images whose shape is ambiguous), or `device`.
+
+        Returns:
+            `pixel_values` (B, 3, H, W) float32 (images of integers stay uint8 where neither rescaled nor
+            normalised) and, with masks, `labels` (B, H, W) int64 in {0, 1}.
+
+        Raises:
+            ValueError: no image; an image of unknown layout or value range; not one mask per image; a mask of
+                another size than its image; a mask that `binarize_mask` refuses; images of different sizes
+                stacked without resizing.
+        """
+        if return_tensors is not None:
+            kwargs["return_tensors"] = return_tensors
+        return super().preprocess(images, segmentation_maps, foreground_values, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open local files as they are: the library's loader turns palette and 16-bit files into RGB."""
+        if isinstance(image_url_or_urls, (str, os.PathLike)) and os.path.isfile(image_url_or_urls):
+            return Image.open(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        foreground_values: Sequence[int] | None = None,
+        *,
+        do_convert_rgb: bool,
+        input_data_format: str | ChannelDimension | None,
+        device: str | torch.device | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        tensors = [
+            _image_to_tensor(self.fetch_images(image), do_convert_rgb, input_data_format, device)
+            for image in _flatten(images)
+        ]
+        if not tensors:
+            raise ValueError("Got no image: expected at least one.")
+        if kwargs["do_rescale"]:
+            _warn_if_already_rescaled(tensors)
+        data = {"pixel_values": self._preprocess(tensors, return_tensors=None, **kwargs)["pixel_values"]}
+
+        if segmentation_maps is not None:
+            masks = [
+                _map_to_tensor(self.fetch_images(segmentation_map), index, foreground_values, device)
+                for index, segmentation_map in enumerate(_split_maps(segmentation_maps, len(tensors)))
+            ]
+            _check_sizes(tensors, masks)
+            data["labels"] = self._preprocess_masks(masks, **kwargs)
+
+        if return_tensors is not None:
+            data = {name: _stack(values) for name, values in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _preprocess_masks(self, masks: list[torch.Tensor], **kwargs: Any) -> list[torch.Tensor]:
+        """(1, H, W) masks -> labels (H', W') int64, by the geometry of the images."""
+        # The filter is called `resample` in transformers 5, `interpolation` in 4.57.
+        kwargs["resample"] = kwargs["interpolation"] = InterpolationMode.NEAREST_EXACT
+        kwargs["do_rescale"] = kwargs["do_normalize"] = False
+        resized = self._preprocess(masks, return_tensors=None, **kwargs)["pixel_values"]
+        return [mask[0].to(torch.int64) for mask in resized]
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
+        threshold: float = 0.5,
+        return_segmentation_scores: bool = False,
+    ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
+        """
+        Turn the model's logits into masks at the original sizes.
+
+        Logits are resized in float32 (bilinear, `align_corners=False`), the sigmoid gives the probability,
+        and a pixel is polyp where that is above `threshold`. So a logit of 0 (probability 0.5) is background
+        at the default threshold.
+
+        Args:
+            outputs: the model's output; `outputs.logits` is (B, 1, h, w).
+            target_sizes: B pairs (height, width) in pixels, a list or a (B, 2) tensor; `None` keeps (h, w).
+            threshold: probability in [0, 1].
+            return_segmentation_scores: also return the probabilities.
+
+        Returns:
+            B masks (H, W), int64 in {0, 1}; with scores B `SemanticSegmentationPostProcessorOutput`, each
+            with the mask as `segmentation` and, as `segmentation_scores` (2, H, W), the probabilities of
+            background and polyp.
+
+        Raises:
+            ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1].
+        """
+        logits = outputs.logits
+        if logits.ndim != 4 or logits.shape[1] != 1:
+            raise ValueError(
+                f"Got logits of shape {tuple(logits.shape)}; expected (batch, 1, height, width): "
+                "this processor serves models with one foreground class."
+            )
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"Got threshold={threshold}; expected a probability between 0 and 1.")
+        sizes = _target_sizes(target_sizes, logits)
+
+        probabilities = [
+            F.interpolate(logit[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+            for logit, size in zip(logits.float(), sizes, strict=True)
+        ]
+        masks = [(probability > threshold).to(torch.int64) for probability in probabilities]
+        if not return_segmentation_scores:
+            return masks
+        return [
+            SemanticSegmentationPostProcessorOutput(
+                {"segmentation": mask, "segmentation_scores": torch.stack([1 - probability, probability])}
+            )
+            for mask, probability in zip(masks, probabilities, strict=True)
+        ]
+
+
+def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> np.ndarray:
+    """
+    Read a mask as polyp (1) and background (0).
+
+    - With `foreground_values`: those values are polyp, every other value is background.
+    - Values within {0, 1} (so a mask of mode `1`, or of booleans) are taken as they are.
+    - Two levels of grey are told apart at 127, with the noise that JPEG leaves around edges.
+
+    Anything else would be a guess, and is refused. JPEG noise is told from a further class by extent: noise
+    stays on edges, a class fills regions.
+
+    Args:
+        mask: PIL, numpy or torch; (H, W), (1, H, W), (H, W, 1), or three (nearly) equal channels, first or
+            last. Of a palette image the indices are the values, not the colours. EXIF rotation is applied.
+        foreground_values: integers, at least one.
+
+    Returns:
+        (H, W) uint8 array of {0, 1}.
+
+    Raises:
+        ValueError: the mask has another shape, is in colour, is partly transparent, or has other values than
+            those above; or `foreground_values` is empty.
+    """
+    levels = _mask_levels(mask)
+    if foreground_values is not None:
+        if len(foreground_values) == 0:
+            raise ValueError("Got no value in foreground_values; expected what means polyp, e.g. [1, 2].")
+        return np.isin(levels, list(foreground_values)).astype(np.uint8)
+    if ((levels == 0) | (levels == 1)).all():
+        return levels.astype(np.uint8)
+    if not _is_two_level_grey(levels):
+        raise ValueError(
+            f"Cannot tell polyp from background in a mask with the values {_describe_values(levels)}. "
+            "Expected 0 and 1, or two levels of grey, one dark (below 64) and one bright (above 191). Name "
+            "the values that mean polyp, for example --foreground_values 1 2 on the command line or "
+            "foreground_values=[1, 2] in Python."
+        )
+    return (levels > 127).astype(np.uint8)
+
+
+def _is_two_level_grey(levels: np.ndarray) -> bool:
+    """
+    Whether a mask (H, W) is one dark and one bright level, apart from noise on edges.
+
+    Checked on Kvasir-SEG's masks, and on ellipses of 64x64 to 620x530 pixels saved as JPEG once or twice at
+    quality 50 and above, cropped or resized in between: all are accepted.
+    """
+    if not (levels.min() >= 0 and 127 < levels.max() <= 255):
+        return False
+    grey = levels.astype(np.uint8)
+    return not (_has_mid_grey_region(grey) or _has_third_class(grey))
+
+
+def _has_mid_grey_region(grey: np.ndarray) -> bool:
+    """Whether a 4x4 block lies wholly between the levels: a class of its own, or a soft mask."""
+    darkest, brightest = _block_extremes(grey, 4)
+    return bool(((darkest >= 64) & (brightest <= 191)).any())
+
+
+def _has_third_class(grey: np.ndarray) -> bool:
+    """Whether a third value is a class of its own, even near a level: {0, 1} and a 255 that means void."""
+    between = grey[(grey != grey.min()) & (grey != grey.max())]
+    counts = np.bincount(between)
+    num_between = np.count_nonzero(counts)
+    if num_between > MAX_CLASSES:
+        return False  # JPEG noise: saved twice, it fills blocks with values of its own
+    if num_between <= 2 and counts.max(initial=0) > 0.01 * grey.size:
+        return True  # noise of so few values (JPEG quality 99 and above) has less of each
+    darkest, brightest = _block_extremes(grey, 8)
+    solid = np.unique(darkest[darkest == brightest])
+    return bool((solid <= 127).sum() > 1 or (solid > 127).sum() > 1)
+
+
+def _block_extremes(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest level of each aligned block of `size` by `size` pixels, incomplete ones left out."""
+    height, width = (length // size * size for length in grey.shape)
+    whole = grey[:height, :width]
+
+    def fold(extreme: np.ufunc) -> np.ndarray:
+        # Slices are an order of magnitude faster than reducing an axis of 4 or 8.
+        bands = reduce(extreme, [whole[i::size] for i in range(size)])
+        return reduce(extreme, [bands[:, i::size] for i in range(size)])
+
+    return fold(np.minimum), fold(np.maximum)
+
+
+def _describe_values(levels: np.ndarray, limit: int = 10) -> str:
+    """The values of a mask and their share of the pixels, in order: `0 (90.0 %), 1 (9.5 %), 255 (0.5 %)`."""
+    values, counts = np.unique(levels, return_counts=True)
+    shown = [f"{v:g} ({100 * n / levels.size:.1f} %)" for v, n in zip(values[:limit], counts, strict=False)]
+    rest = [f"and {len(values) - limit} more up to {values[-1]:g}"] if len(values) > limit else []
+    return ", ".join(shown + rest)
+
+
+def _mask_levels(mask: Any) -> np.ndarray:
+    """The values of a mask as a 2-D array."""
+    if isinstance(mask, Image.Image):
+        mask = ImageOps.exif_transpose(mask)
+        array = np.array(mask.convert("RGB") if mask.mode in ("CMYK", "YCbCr", "LAB", "HSV") else mask)
+        data_format: ChannelDimension | None = ChannelDimension.LAST
+    else:
+        array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+        data_format = None
+    if array.size == 0 or array.ndim not in (2, 3):
+        raise ValueError(f"Got a mask of shape {array.shape}; expected (height, width), or with channels.")
+    if array.ndim == 2:
+        return array
+    if _is_channels_last(array, data_format):
+        array = np.moveaxis(array, -1, 0)
+    return _single_channel(np.ascontiguousarray(array))
+
+
+def _single_channel(planes: np.ndarray) -> np.ndarray:
+    """(C, H, W) -> (H, W), for 1 to 4 planes that say the same."""
+    if len(planes) in (2, 4):
+        planes, alpha = planes[:-1], planes[-1]
+        if alpha.min() != alpha.max():
+            raise ValueError(
+                "Got a mask that is partly transparent; expected the polyp in the grey levels. "
+                "Save the mask as a single-channel image."
+            )
+    if all(np.array_equal(planes[0], plane) for plane in planes[1:]):
+        return planes[0]
+    # The brightest, so that a class written into one channel alone is not lost.
+    brightest = planes.max(axis=0)
+    tint = (brightest.astype(np.float32) - planes.min(axis=0)).max()
+    if tint > MAX_TINT:
+        raise ValueError(
+            f"Got a mask in colour: its channels differ by up to {tint:g} grey levels. Expected one "
+            "channel, or three equal ones. Save the mask as a single-channel image with one value for polyp."
+        )
+    return brightest
+
+
+def _flatten(images: Any) -> list[Any]:
+    """One flat list of single images from an image, nested lists or a batch (B, ., ., .)."""
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) > 3:
+        return [single for item in images for single in _flatten(item)]
+    return [images]
+
+
+def _split_maps(maps: Any, num_images: int) -> list[Any]:
+    """One mask for each image; a lone (B, H, W) array is a batch where there are B images."""
+    is_batch = getattr(maps, "ndim", 0) == 3 and len(maps) == num_images
+    masks = list(maps) if is_batch else _flatten(maps)
+    if len(masks) != num_images:
+        raise ValueError(f"Got {len(masks)} segmentation maps for {num_images} images; expected one for each.")
+    return masks
+
+
+def _image_to_tensor(
+    image: Any,
+    do_convert_rgb: bool,
+    input_data_format: str | ChannelDimension | None,
+    device: str | torch.device | None,
+) -> torch.Tensor:
+    """Any single image -> (C, H, W), uint8 or float32, three channels with `do_convert_rgb`."""
+    if isinstance(image, Image.Image):
+        image = _pil_to_array(image, do_convert_rgb)
+        input_data_format = ChannelDimension.LAST
+    if not isinstance(image, torch.Tensor):
+        # torch wants native byte order, positive strides and memory it may write to.
+        image = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
+    if image.numel() == 0 or image.ndim not in (2, 3):
+        raise ValueError(f"Got an image of shape {tuple(image.shape)}; expected (height, width), or with channels.")
+    if image.ndim == 2:
+        image = image[None]
+    elif _is_channels_last(image, input_data_format):
+        image = image.permute(2, 0, 1)
+    image = _to_grey_levels(image.to(device))
+    return _to_rgb(image) if do_convert_rgb else image
+
+
+def _pil_to_array(image: Image.Image, do_convert_rgb: bool) -> np.ndarray:
+    """Upright (H, W) or (H, W, C) array; 16-bit images keep their depth, where `convert` would clip it."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I":  # 32 bits in name, but Pillow also opens 16-bit files so
+        array = np.array(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError(
+                f"Got an image of mode I with values from {array.min()} to {array.max()}; expected 16 bits, "
+                "0 to 65535. Scale the image to that range."
+            )
+        return array.astype(np.uint16)
+    keeps_mode = not do_convert_rgb or image.mode == "F" or image.mode.startswith("I;16")
+    return np.array(image if keeps_mode else image.convert("RGB"))
+
+
+def _is_channels_last(
+    image: np.ndarray | torch.Tensor, input_data_format: str | ChannelDimension | None = None
+) -> bool:
+    """Where the channels of a 3-D array are, by its shape unless told; first if both could be."""
+    if input_data_format is not None:
+        return ChannelDimension(input_data_format) == ChannelDimension.LAST
+    for counts in ((1, 3), CHANNEL_COUNTS):  # the usual ones first
+        if image.shape[0] in counts or image.shape[-1] in counts:
+            layout = infer_channel_dimension_format(image, counts)  # type: ignore[arg-type]
+            return layout == ChannelDimension.LAST
+    raise ValueError(
+        f"Got an array of shape {tuple(image.shape)}; expected 1 to 4 channels in the first or the last "
+        "dimension. A batch of grey images needs one for the channel: (batch, 1, height, width)."
+    )
+
+
+def _to_grey_levels(image: torch.Tensor) -> torch.Tensor:
+    """Any dtype -> uint8, or float32 for floats, whose values stay as they are."""
+    if image.dtype == torch.uint8:
+        return image
+    if image.is_floating_point():
+        return image.float()
+    if image.dtype == torch.bool:
+        return image.to(torch.uint8) * 255
+    values = image.to(torch.int64)
+    if image.dtype == torch.uint16:
+        return ((values + 128) // 257).to(torch.uint8)  # 65535 / 255 = 257; 128 rounds
+    low, high = (bound.item() for bound in values.aminmax())
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"Got an image of {image.dtype} with values from {low} to {high}; expected 0 to 255. "
+            "Convert a 16-bit image to uint16."
+        )
+    return values.to(torch.uint8)
+
+
+def _to_rgb(image: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) -> (3, H, W); grey is repeated, alpha dropped (as by PIL's `convert`)."""
+    channels = image.shape[0]
+    if channels not in CHANNEL_COUNTS:
+        raise ValueError(
+            f"Got an image with {channels} channels; expected 1 (grey), 2 (grey and alpha), 3 (RGB) or "
+            "4 (RGBA). Check input_data_format."
+        )
+    return image[:3] if channels >= 3 else image[:1].expand(3, -1, -1)
+
+
+def _warn_if_already_rescaled(images: list[torch.Tensor]) -> None:
+    """uint8 images cannot have been rescaled, so only floats are looked at."""
+    if any(image.is_floating_point() and image.min() >= 0 and image.max() <= 1 for image in images):
+        logger.warning_once(
+            "Got a float image with values within [0, 1], which do_rescale=True will scale down once more. "
+            "Pass do_rescale=False if the image is scaled already."
+        )
+
+
+def _map_to_tensor(
+    segmentation_map: Any,
+    index: int,
+    foreground_values: Sequence[int] | None,
+    device: str | torch.device | None,
+) -> torch.Tensor:
+    """A mask -> (1, H, W) uint8 of {0, 1}; an error says which mask it was."""
+    try:
+        mask = binarize_mask(segmentation_map, foreground_values)
+    except ValueError as error:
+        raise ValueError(f"Segmentation map {index}: {error}") from error
+    return torch.from_numpy(mask)[None].to(device)
+
+
+def _check_sizes(images: list[torch.Tensor], masks: list[torch.Tensor]) -> None:
+    """A mask belongs to its image only if both have one height and width."""
+    for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        if image.shape[-2:] != mask.shape[-2:]:
+            raise ValueError(
+                f"Image {index} has size {tuple(image.shape[-2:])} (height, width) and its segmentation map "
+                f"{tuple(mask.shape[-2:])}; expected one size (EXIF applied). Check that they are a pair."
+            )
+
+
+def _stack(images: list[torch.Tensor]) -> torch.Tensor:
+    """B tensors of one shape -> one batch with B in front."""
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Cannot stack images of the shapes {', '.join(map(str, shapes))} into one batch. "
+            "Leave do_resize=True, or take lists with return_tensors=None."
+        )
+    return torch.stack(images)
+
+
+def _target_sizes(
+    target_sizes: Iterable[Sequence[int]] | torch.Tensor | None, logits: torch.Tensor
+) -> list[tuple[int, ...]]:
+    """(height, width) for each of the batch's logits (B, 1, h, w)."""
+    if target_sizes is None:
+        return [tuple(logits.shape[-2:])] * len(logits)
+    sizes = [tuple(int(length) for length in size) for size in target_sizes]
+    if len(sizes) != len(logits):
+        raise ValueError(f"Got {len(sizes)} target sizes; expected {len(logits)}, one for each image.")
+    return sizes
+
+
+UNetImageProcessor.register_for_auto_class("AutoImageProcessor")

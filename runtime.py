@@ -1,0 +1,87 @@
+"""Where and in which precision to compute: one policy for all commands.
+
+CUDA: bfloat16 where the GPU supports it. MPS: float32, since half precision gives NaN there in public reports.
+CPU: bfloat16 where the cores have instructions for it. Else float32. Convolutions run in channels_last.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+class UserError(ValueError):
+    """A user's mistake: the message says what was got, what was expected and the remedy."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device, dtype of the computation, and layout of the images in memory."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format = torch.channels_last
+
+    def __str__(self) -> str:
+        dtype, layout = (str(part).removeprefix("torch.") for part in (self.dtype, self.memory_format))
+        return f"{self.device.type}, {dtype}, {layout}"
+
+
+def choose_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
+    """Choose where "auto" is asked for, and check what is named.
+
+    Args:
+        device: "auto", "cuda", "mps" or "cpu".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+
+    Raises:
+        UserError: If this machine lacks the device, or the device cannot compute in the dtype.
+    """
+    present = available_devices()
+    if device == "auto":
+        device = present[0]
+    if device not in present:
+        raise UserError(f'There is no device {device!r} here; there is {", ".join(present)}, or say "auto".')
+    choices = supported_dtypes(device)
+    if dtype == "auto":
+        dtype = choices[0]
+    if dtype not in choices:
+        raise UserError(f'{device} does not compute in {dtype} here; choose {", ".join(choices)}, or "auto".')
+    return Runtime(torch.device(device), getattr(torch, dtype))
+
+
+def available_devices() -> list[str]:
+    """Devices of this machine, the fastest first."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [device for device, there in present.items() if there]
+
+
+def supported_dtypes(device: str) -> list[str]:
+    """Dtypes that `device` computes in, the recommended one first."""
+    if device == "mps":
+        return ["float32"]
+    half = ["float16"] if device == "cuda" else []
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else _cpu_has_bfloat16()
+    # Slow but right without the instructions, and asked for by those who want to reproduce a result.
+    return ["bfloat16", "float32", *half] if fast else ["float32", "bfloat16", *half]
+
+
+def _cpu_has_bfloat16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch cannot tell
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@contextlib.contextmanager
+def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
+    """End the program with one line on stderr and exit status 2 for a `UserError` or one of `kinds`."""
+    try:
+        yield
+    except (UserError, *kinds) as error:
+        # A data loader's worker puts its traceback before the message: only the message is for the user.
+        message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
+        print(f"{program}: error: {message}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,541 @@
+"""Train a U-Net for polyp segmentation, evaluate it after each epoch, and push it to the Hub.
+
+    python train.py                                       # the model card's recipe on Kvasir-SEG, from the Hub
+    python train.py recipes/demo.yaml                     # two minutes on synthetic frames
+    python train.py --dataset_name path/to/folder         # your own images/ and masks/
+    python train.py --push_to_hub --hub_model_id me/unet  # after `hf auth login`
+
+A recipe is a YAML file of the same flags; flags on the command line override it. Several processes:
+`accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
+"""
+
+import difflib
+import json
+import logging
+import platform
+import sys
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+import yaml
+from huggingface_hub import HfApi
+from torch import Tensor
+from transformers import (
+    EvalPrediction,
+    HfArgumentParser,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from unet_kvasir_seg.configuration_unet import UNetConfig
+from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform
+from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, load_splits
+from unet_kvasir_seg.data_collator import SegmentationCollator
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, user_errors
+from unet_kvasir_seg.scoring.card import fill_card
+from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
+
+PACKAGE = Path(__file__).resolve().parent
+RESULTS_SCHEMA = 1
+# What a push uploads. Training arguments, logs and states stay here: they hold paths and host names.
+PUSHED_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "*.safetensors*",
+    "*.py",
+    "README.md",
+    "results.json",
+)
+ARCHITECTURE_FLAGS = ("base_channels", "depth", "norm", "upsampling", "dropout")
+
+
+@dataclass
+class ModelArguments:
+    """The network. What is not given is the card's, or, with `--model_name_or_path`, the checkpoint's."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Fine-tune this checkpoint: a folder or an id on the Hub."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub."}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels that images are resized to (256)."})
+    base_channels: int | None = field(
+        default=None, metadata={"help": "Channels of the first level; each pooling doubles them (64)."}
+    )
+    depth: int | None = field(default=None, metadata={"help": "Number of poolings (4)."})
+    norm: str | None = field(default=None, metadata={"help": "none, batch, group or instance normalisation (none)."})
+    upsampling: str | None = field(default=None, metadata={"help": "transpose or bilinear (transpose)."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout after the bottleneck (0)."})
+
+
+@dataclass
+class DataArguments:
+    """The images and masks."""
+
+    dataset_name: str = field(
+        default="Angelou0516/kvasir-seg",
+        metadata={"help": 'An id on the Hub, a local data set, a folder with images/ and masks/, or "synthetic".'},
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the data set on the Hub."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of images; found if not given."})
+    mask_column: str | None = field(default=None, metadata={"help": "Column of masks; found if not given."})
+    foreground_values: list[int] | None = field(
+        default=None, metadata={"help": "Mask values that mean polyp, where they are not the usual ones."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Stream the training rows of a Hub data set instead of copying it."}
+    )
+    synthetic_rows: int = field(
+        default=400, metadata={"help": "Training rows of the synthetic data; a quarter as many to evaluate."}
+    )
+
+
+@dataclass
+class UNetTrainingArguments(TrainingArguments):
+    """All flags of `transformers.TrainingArguments`, with the card's values as defaults."""
+
+    output_dir: str = field(default="outputs/unet-kvasir-seg", metadata={"help": "Folder of the run."})
+    num_train_epochs: float = field(default=50, metadata={"help": "Epochs to train."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Training batch per device."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate of AdamW."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the checkpoint of the best validation Dice."}
+    )
+    metric_for_best_model: str | None = field(
+        default="dice_per_image", metadata={"help": "Validation score that chooses the checkpoint."}
+    )
+    report_to: str = field(default="none", metadata={"help": "Tracker: tensorboard, trackio, ... or none."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to push: only at the end."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast; by default where the hardware has it."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": "auto",
+            "help": "Go on from this checkpoint, or without a value from the last whole one of --output_dir.",
+        },
+    )
+
+    def __post_init__(self):
+        dtype = "float16" if self.fp16 else {None: "auto", True: "bfloat16", False: "float32"}[self.bf16]
+        runtime = choose_runtime("cpu" if self.use_cpu else "auto", dtype)
+        self.use_cpu = runtime.device.type == "cpu"
+        self.bf16 = runtime.dtype == torch.bfloat16
+        # The transforms need the columns that the model does not take.
+        self.remove_unused_columns = False
+        # A stream's rows are split among the processes, not read by the first and sent to the others.
+        self.accelerator_config = {"dispatch_batches": False}
+        super().__post_init__()
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where and in which precision this run computes."""
+        dtype = "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+        return choose_runtime(self.device.type, dtype)
+
+
+class UNetTrainer(Trainer):
+    """`Trainer` that writes the project's model card, and pushes one commit with nothing private in it."""
+
+    def __init__(self, *args, results: dict[str, Any], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.results = results
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write `results.json` and, filled from it, `README.md` into the output folder."""
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            (folder / "results.json").write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
+            (folder / "README.md").write_text(fill_card(self.results), encoding="utf-8")
+
+    def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:
+        """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
+        if not self.is_world_process_zero():
+            return None
+        commit = HfApi().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            allow_patterns=list(PUSHED_FILES),
+            ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*"],
+            commit_message=commit_message,
+            revision=self.args.hub_revision,
+        )
+        return commit.commit_url
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the training transform which epoch's draws to make."""
+
+    def __init__(self, transform: TrainTransform):
+        self.transform = transform
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.transform.set_epoch(int(state.epoch or 0))
+
+
+class EpochScores:
+    """Validation scores from pixel counts, so that memory does not grow with the number of images."""
+
+    def __init__(self):
+        self.metric = PolypSegmentation()
+
+    @staticmethod
+    def count(logits: Tensor, labels: Tensor) -> Tensor:
+        """Counts (B, 3) of a batch, taken before the processes are gathered."""
+        return pixel_counts(logits[:, 0] > 0, labels)
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        self.metric.add_counts(prediction.predictions)
+        return self.metric.compute() if compute_result else {}
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNetTrainingArguments]:
+    """Read the flags, and the recipe before them if the first argument is a YAML file.
+
+    Raises:
+        UserError: For unknown flags or keys and for values that do not fit.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, UNetTrainingArguments),
+        prog="train.py",
+        description=__doc__,
+        usage="%(prog)s [recipe.yaml] [flags]",
+        allow_abbrev=False,
+    )
+    known = {action.dest for action in parser._actions}
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = recipe_flags(Path(argv[0]), known) + argv[1:]
+    # Trainer stores the token in training_args.bin, in plain text.
+    if any(word.split("=")[0].replace("-", "_") in ("__hub_token", "__push_to_hub_token") for word in argv):
+        raise UserError(
+            "--hub_token is refused: it would be written into files of the run, and stays in your shell's "
+            "history. Run `hf auth login`, or set the environment variable HF_TOKEN."
+        )
+    try:
+        *parsed, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if rest:
+        raise UserError(_unknown("flag", rest[0], [f"--{name}" for name in known]))
+    model_arguments, data_arguments, training_arguments = parsed
+    if training_arguments.push_to_hub and training_arguments.hub_strategy != "end":
+        raise UserError(
+            f"--hub_strategy {training_arguments.hub_strategy.value} is refused: pushes in the middle of a run "
+            "leave out the model's code. Leave it at end."
+        )
+    return model_arguments, data_arguments, training_arguments
+
+
+def recipe_flags(path: Path, known: set[str]) -> list[str]:
+    """The flags that a recipe stands for. A recipe is looked for here, then among the project's own."""
+    file = next((place for place in (path, PACKAGE / path) if place.is_file()), None)
+    if file is None:
+        shipped = ", ".join(f"recipes/{recipe.name}" for recipe in sorted((PACKAGE / "recipes").glob("*.yaml")))
+        raise UserError(f"There is no recipe {path}; the project has {shipped}.")
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path} must hold lines of `flag: value`, got {type(recipe).__name__}.")
+    flags = []
+    for name, value in recipe.items():
+        if name not in known:
+            raise UserError(f"{path}: " + _unknown("key", str(name), known))
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{name}", *(str(item) for item in values)] if value is not None else []
+    return flags
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"unknown {kind} {name!r}" + (f"; near it are {', '.join(near)}." if near else "; see --help.")
+
+
+def check_output_folder(output_dir: str, resuming: bool) -> None:
+    """Refuse to write into another run's folder.
+
+    Raises:
+        UserError: If the folder holds a run that is not resumed, or cannot be written.
+    """
+    folder = Path(output_dir)
+    marks = [
+        *folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"),
+        *folder.glob("*.safetensors"),
+        *folder.glob("results.json"),
+    ]
+    if marks and not resuming:
+        raise UserError(
+            f"{output_dir} holds another run ({', '.join(sorted(mark.name for mark in marks)[:3])}). Choose another "
+            "--output_dir, go on with --resume_from_checkpoint, or remove the folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir} cannot be made: {error}.") from error
+
+
+def checkpoint_to_resume(training_arguments: UNetTrainingArguments) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` names, or the last whole one of the output folder.
+
+    Raises:
+        UserError: If there is none, or the named one is not whole.
+    """
+    wanted = training_arguments.resume_from_checkpoint
+    if wanted is None:
+        return None
+    if wanted.lower() not in ("auto", "true"):
+        if not is_whole(Path(wanted)):
+            raise UserError(f"{wanted} is no checkpoint, or was not written to its end.")
+        return wanted
+    folder = Path(training_arguments.output_dir)
+    checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+        if is_whole(checkpoint):
+            return str(checkpoint)
+        print(f"{checkpoint} was not written to its end: skipped.")
+    raise UserError(f"{folder} holds no whole checkpoint to go on from. Start without --resume_from_checkpoint.")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether everything that a checkpoint consists of is there and was written to its end."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safetensors.safe_open(checkpoint / "model.safetensors", "pt"):
+            pass
+        return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return False
+
+
+def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    """A new network of the given architecture, or a checkpoint to fine-tune, with its image processor.
+
+    Raises:
+        UserError: If the architecture cannot work or the checkpoint cannot be loaded.
+    """
+    architecture = {
+        name: getattr(arguments, name) for name in ARCHITECTURE_FLAGS if getattr(arguments, name) is not None
+    }
+    size = (
+        {}
+        if arguments.image_size is None
+        else {"size": {"height": arguments.image_size, "width": arguments.image_size}}
+    )
+    if arguments.model_name_or_path is None:
+        try:
+            config = UNetConfig(**architecture)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor(**size)
+    else:
+        model, processor = _load_checkpoint(arguments, architecture, size)
+    smallest = model.config.minimum_size
+    if min(processor.size["height"], processor.size["width"]) < smallest:
+        raise UserError(
+            f"--image_size {arguments.image_size} is too small: depth={model.config.depth} with "
+            f"norm={model.config.norm} needs at least {smallest}. Raise it or lower --depth."
+        )
+    return model, processor
+
+
+def _load_checkpoint(
+    arguments: ModelArguments, architecture: dict[str, Any], size: dict[str, Any]
+) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    name = arguments.model_name_or_path
+    if architecture:
+        flags = ", ".join(f"--{flag}" for flag in architecture)
+        raise UserError(
+            f"The checkpoint {name} brings its architecture: remove {flags}, "
+            "or train from scratch without --model_name_or_path."
+        )
+    try:
+        model = UNetForSemanticSegmentation.from_pretrained(
+            name, revision=arguments.model_revision, dtype=torch.float32
+        )
+        processor = UNetImageProcessor.from_pretrained(name, revision=arguments.model_revision, **size)
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(f"The checkpoint {name} cannot be loaded: {error}") from error
+    return model, processor
+
+
+def build_datasets(
+    splits: dict[str, Split],
+    processor: UNetImageProcessor,
+    data_arguments: DataArguments,
+    training_arguments: UNetTrainingArguments,
+) -> tuple[Any, Any, TrainTransform]:
+    """The training set with augmentation, the validation set without, and the augmentation."""
+    transform = TrainTransform(processor, data_arguments.foreground_values, training_arguments.seed)
+    train_rows = choose_split(splits, "train")
+    if isinstance(train_rows, torch.utils.data.IterableDataset):
+        train_set = TrainingStream(train_rows, transform, training_arguments.seed)
+    else:
+        train_set = train_rows.with_transform(transform)
+    evaluation_transform = EvalTransform(processor, data_arguments.foreground_values)
+    return train_set, choose_split(splits, "validation").with_transform(evaluation_transform), transform
+
+
+def describe_run(
+    model: UNetForSemanticSegmentation,
+    splits: dict[str, Split],
+    processor: UNetImageProcessor,
+    data_arguments: DataArguments,
+    training_arguments: UNetTrainingArguments,
+) -> dict[str, Any]:
+    """What the model card needs to know of a run, without paths or names of users and hosts."""
+    is_local = Path(data_arguments.dataset_name).expanduser().exists()
+    return {
+        "schema_version": RESULTS_SCHEMA,
+        "model": {
+            "name": (training_arguments.hub_model_id or Path(training_arguments.output_dir).name).split("/")[-1],
+            "repository": training_arguments.hub_model_id,
+            "parameters": model.num_parameters(),
+            "image_size": [processor.size["height"], processor.size["width"]],
+            **{name: getattr(model.config, name) for name in ARCHITECTURE_FLAGS},
+        },
+        "data": {
+            "name": "a local data set" if is_local else data_arguments.dataset_name,
+            "on_the_hub": not is_local and data_arguments.dataset_name != "synthetic",
+            "revision": data_arguments.dataset_revision,
+            "rows": {name: len(rows) if hasattr(rows, "__len__") else None for name, rows in splits.items()},
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "runtime": str(training_arguments.runtime),
+            "processes": training_arguments.world_size,
+        },
+        "training": {
+            "epochs": training_arguments.num_train_epochs,
+            "batch_size": training_arguments.train_batch_size
+            * training_arguments.world_size
+            * training_arguments.gradient_accumulation_steps,
+            "learning_rate": training_arguments.learning_rate,
+            "schedule": str(
+                getattr(training_arguments.lr_scheduler_type, "value", training_arguments.lr_scheduler_type)
+            ),
+            "weight_decay": training_arguments.weight_decay,
+            "seed": training_arguments.seed,
+            "fine_tuned": model.name_or_path != "",
+        },
+        "metrics": {},
+    }
+
+
+def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, float], seconds: float) -> None:
+    """Add the loss curve and the validation scores of a finished run to its description."""
+    results["training"] |= {
+        "seconds": round(seconds, 1),
+        "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
+        "best_step": trainer.state.best_global_step,
+        "steps": trainer.state.global_step,
+        "validation": {
+            name.removeprefix("eval_"): value
+            for name, value in scores.items()
+            if name.removeprefix("eval_") in ("loss", *SCORE_NAMES)
+        },
+    }
+
+
+SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
+
+
+def print_summary(results: dict[str, Any], output_dir: str, url: str | None) -> None:
+    """Say how good the model is, where it is and how to use it."""
+    height, width = results["model"]["image_size"]
+    scores = results["training"]["validation"]
+    name = results["model"]["repository"] if url else output_dir
+    print(f"\nValidation split at {height}x{width}, best checkpoint (step {results['training']['best_step']}):")
+    for score in SCORE_NAMES:
+        print(f"  {score:<15} {scores[score]:.4f}")
+    print(f"\nThe model is in {output_dir}" + (f" and at {url}" if url else "") + ". To use it:")
+    print("  from transformers import pipeline")
+    print(f'  segment = pipeline("image-segmentation", model="{name}", trust_remote_code=True)')
+    print('  segment("frame.jpg")')
+
+
+def train(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: UNetTrainingArguments
+) -> dict[str, Any]:
+    """Train, evaluate, save and, if asked to, push; returns what `results.json` holds.
+
+    Raises:
+        UserError, DatasetError: For what a user can mend; nothing of an earlier run is touched.
+    """
+    is_main = training_arguments.process_index == 0
+    if not is_main:
+        logging.disable(logging.WARNING)
+    checkpoint = checkpoint_to_resume(training_arguments)
+    if is_main:
+        check_output_folder(training_arguments.output_dir, resuming=checkpoint is not None)
+        print(f"Computing on {training_arguments.runtime} (to change it: --use_cpu, --bf16 False).")
+
+    set_seed(training_arguments.seed)
+    model, processor = build_model(model_arguments)
+    with training_arguments.main_process_first(desc="loading the data"):
+        splits = load_splits(
+            data_arguments.dataset_name,
+            revision=data_arguments.dataset_revision,
+            image_column=data_arguments.image_column,
+            mask_column=data_arguments.mask_column,
+            streaming=data_arguments.streaming,
+            seed=training_arguments.seed,
+            synthetic_rows=data_arguments.synthetic_rows,
+            synthetic_size=processor.size["height"],
+        )
+    train_set, validation_set, transform = build_datasets(splits, processor, data_arguments, training_arguments)
+
+    model.to(memory_format=training_arguments.runtime.memory_format)
+    scores = EpochScores()
+    training_arguments.batch_eval_metrics = True
+    trainer = UNetTrainer(
+        model=model,
+        args=training_arguments,
+        data_collator=SegmentationCollator(),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=processor,
+        compute_metrics=scores,
+        preprocess_logits_for_metrics=scores.count,
+        callbacks=[SetEpoch(transform)],
+        results=describe_run(model, splits, processor, data_arguments, training_arguments),
+    )
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    record_outcome(trainer.results, trainer, trainer.evaluate(), time.perf_counter() - started)
+    trainer.save_model(_internal_call=True)
+    trainer.create_model_card()
+    url = trainer.push_to_hub() if training_arguments.push_to_hub else None
+    if is_main:
+        print_summary(trainer.results, training_arguments.output_dir, url)
+    return trainer.results
+
+
+def main(argv: list[str] | None = None) -> None:
+    with user_errors("train.py", DatasetError):
+        train(*parse_arguments(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()
