@@ -29,7 +29,7 @@ class UNetConfig(PretrainedConfig):
             half the channels, then bilinear interpolation).
         dropout: Probability of zeroing an element of the bottleneck's output ("drop-out layers at the end
             of the contracting path", section 3.1 of the paper).
-        id2label: Names of label 0 and label 1.
+        id2label: Names of label 0 and label 1; `label2id` follows from it.
         kwargs: Passed to `PretrainedConfig`.
 
     Raises:
@@ -57,7 +57,6 @@ class UNetConfig(PretrainedConfig):
         self.num_groups = num_groups
         self.upsampling = upsampling
         self.dropout = dropout
-        self._check()
 
         # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict: both
         # would end up in the next checkpoint, so every instance starts from its own fresh copy.
@@ -65,12 +64,15 @@ class UNetConfig(PretrainedConfig):
         self.auto_map = dict(AUTO_MAP)
         id2label = {int(label): name for label, name in (id2label or {0: "background", 1: "polyp"}).items()}
         kwargs["label2id"] = {name: label for label, name in id2label.items()}
-        super().__init__(id2label=id2label, **kwargs)
-        if self.num_labels != 2:
+        # Of the two, transformers 4 lets `id2label` win, with a warning only.
+        num_labels = kwargs.pop("num_labels", None)
+        if num_labels not in (None, 2):
             raise ValueError(
-                f"Got {self.num_labels} labels, {self.id2label}, but the network has one logit, which tells "
-                'one foreground class from the background. Pass {0: "background", 1: "polyp"}.'
+                f"`num_labels` must be 2, got {num_labels!r}: the network has one logit, which tells one "
+                "foreground class from the background. Leave `num_labels` out."
             )
+        super().__init__(id2label=id2label, **kwargs)
+        self.check()
 
     @property
     def minimum_size(self) -> int:
@@ -80,7 +82,14 @@ class UNetConfig(PretrainedConfig):
         """
         return 2 ** (self.depth + 1 if self.norm == "instance" else self.depth)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse what cannot give a working network.
+
+        The model asks again: what `from_pretrained(..., norm="batch")` overrides is set after `__init__`.
+
+        Raises:
+            ValueError: If a value, or a combination of values, cannot work.
+        """
         for name, lowest in (("num_channels", 1), ("base_channels", 1), ("depth", 1), ("num_groups", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
@@ -89,13 +98,18 @@ class UNetConfig(PretrainedConfig):
             raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
         if self.upsampling not in UPSAMPLINGS:
             raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
-        if not 0.0 <= self.dropout < 1.0:
+        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout!r}.")
         if self.norm == "group" and self.base_channels % self.num_groups != 0:
             raise ValueError(
                 'norm="group" needs `base_channels` to be a multiple of `num_groups`, got '
                 f"base_channels={self.base_channels} and num_groups={self.num_groups}. Choose a `num_groups` "
                 f"that divides {self.base_channels}."
+            )
+        if set(self.id2label) != {0, 1} or self.id2label[0] == self.id2label[1]:
+            raise ValueError(
+                f"`id2label` must give labels 0 and 1 two names, got {self.id2label}: the network has one logit, "
+                'which tells one foreground class from the background. Pass {0: "background", 1: "polyp"}.'
             )
 
 

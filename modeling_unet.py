@@ -4,12 +4,14 @@ Shapes are written (B, C, H, W): batch, channels, height, width.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -125,19 +127,29 @@ class UNetPreTrainedModel(PreTrainedModel):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.InstanceNorm2d):
+            # Unknown to `transformers`: where a checkpoint lacks them, they would stay uninitialised memory.
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func=None, **kwargs):
-        # The recomputation in the backward pass must not update batch norm's running statistics once more.
-        # Only the non-reentrant variant can tell the recomputation from the first pass.
-        if enable and self.config.norm == "batch":
-            gradient_checkpointing_func = partial(
-                gradient_checkpointing_func,
-                use_reentrant=False,
-                context_fn=lambda: (contextlib.nullcontext(), self._frozen_running_statistics()),
-            )
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
+    ) -> None:
+        # The reentrant variant, the default of transformers 4, gives no gradient to a stage whose input needs
+        # none: the images need none, so nothing up to the classifier would be trained.
+        if enable:
+            gradient_checkpointing_func = partial(gradient_checkpointing_func, use_reentrant=False)
+            if self.config.norm == "batch":
+                gradient_checkpointing_func = partial(
+                    gradient_checkpointing_func, context_fn=self._checkpoint_contexts
+                )
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        # The recomputation in the backward pass must not update batch norm's running statistics once more.
+        return contextlib.nullcontext(), self._frozen_running_statistics()
 
     @contextlib.contextmanager
     def _frozen_running_statistics(self) -> Iterator[None]:
@@ -161,6 +173,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
     def __init__(self, config: UNetConfig):
         super().__init__(config)
+        config.check()
         widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
         in_widths = [config.num_channels, *widths[:-1]]
         stages = [EncoderStage(config, i, o) for i, o in zip(in_widths, widths, strict=True)]
@@ -257,7 +270,8 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             batch, _, height, width = logits.shape
             raise ValueError(
                 f"`labels` must have the shape ({batch}, {height}, {width}) to match `pixel_values`, or "
-                f"({batch}, 1, {height}, {width}), got {tuple(labels.shape)}."
+                f"({batch}, 1, {height}, {width}), got {tuple(labels.shape)}. `UNetImageProcessor` resizes the "
+                "masks with the images where it is given them as `segmentation_maps`."
             )
         return labels
 

@@ -9,6 +9,7 @@ A recipe is a YAML file of the same flags; flags on the command line override it
 `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
 """
 
+import contextlib
 import difflib
 import json
 import logging
@@ -16,6 +17,7 @@ import platform
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, load_splits
@@ -56,6 +58,7 @@ PUSHED_FILES = (
     "README.md",
     "results.json",
 )
+SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
 ARCHITECTURE_FLAGS = ("base_channels", "depth", "norm", "upsampling", "dropout")
 
 
@@ -98,6 +101,9 @@ class DataArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Stream the training rows of a Hub data set instead of copying it."}
     )
+    cache_megabytes: int = field(
+        default=1024, metadata={"help": "Memory in each process for resized training frames; 0 keeps none."}
+    )
     synthetic_rows: int = field(
         default=400, metadata={"help": "Training rows of the synthetic data; a quarter as many to evaluate."}
     )
@@ -124,7 +130,8 @@ class UNetTrainingArguments(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Tracker: tensorboard, trackio, ... or none."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push: only at the end."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "bfloat16 autocast; by default where the hardware has it."}
+        default=None,
+        metadata={"nargs": "?", "const": True, "help": "bfloat16 autocast; by default where the hardware has it."},
     )
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -385,10 +392,21 @@ def build_datasets(
     training_arguments: UNetTrainingArguments,
 ) -> tuple[Any, Any, TrainTransform]:
     """The training set with augmentation, the validation set without, and the augmentation."""
-    transform = TrainTransform(processor, data_arguments.foreground_values, training_arguments.seed)
     train_rows = choose_split(splits, "train")
-    if isinstance(train_rows, torch.utils.data.IterableDataset):
+    is_stream = isinstance(train_rows, torch.utils.data.IterableDataset)
+    transform = TrainTransform(
+        processor,
+        data_arguments.foreground_values,
+        seed=training_arguments.seed,
+        cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
+    )
+    if is_stream:
         train_set = TrainingStream(train_rows, transform, training_arguments.seed)
+        if training_arguments.max_steps <= 0 and not has_length(train_set):
+            raise UserError(
+                f"{data_arguments.dataset_name} does not say how many rows its training split has, so the epochs of "
+                "a stream are not known: give --max_steps, or run without --streaming."
+            )
     else:
         train_set = train_rows.with_transform(transform)
     evaluation_transform = EvalTransform(processor, data_arguments.foreground_values)
@@ -458,7 +476,20 @@ def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, 
     }
 
 
-SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
+@contextlib.contextmanager
+def disk_full_is_explained(output_dir: str) -> Iterator[None]:
+    """Turn the errors of a write that did not fit into one that says what is left and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        if not any(
+            sign in str(error) for sign in ("No space left", "PytorchStreamWriter failed", "file write failed")
+        ):
+            raise
+        raise UserError(
+            f"The disk is full: {output_dir} could not be written. Earlier checkpoints there are whole. Make room, "
+            "then go on with --resume_from_checkpoint."
+        ) from error
 
 
 def print_summary(results: dict[str, Any], output_dir: str, url: str | None) -> None:
@@ -466,7 +497,9 @@ def print_summary(results: dict[str, Any], output_dir: str, url: str | None) -> 
     height, width = results["model"]["image_size"]
     scores = results["training"]["validation"]
     name = results["model"]["repository"] if url else output_dir
-    print(f"\nValidation split at {height}x{width}, best checkpoint (step {results['training']['best_step']}):")
+    best_step = results["training"]["best_step"]
+    chosen = f"the best checkpoint (step {best_step})" if best_step else "the last step"
+    print(f"\nValidation split at {height}x{width}, {chosen}:")
     for score in SCORE_NAMES:
         print(f"  {score:<15} {scores[score]:.4f}")
     print(f"\nThe model is in {output_dir}" + (f" and at {url}" if url else "") + ". To use it:")
@@ -522,10 +555,11 @@ def train(
         results=describe_run(model, splits, processor, data_arguments, training_arguments),
     )
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    record_outcome(trainer.results, trainer, trainer.evaluate(), time.perf_counter() - started)
-    trainer.save_model(_internal_call=True)
-    trainer.create_model_card()
+    with disk_full_is_explained(training_arguments.output_dir):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        record_outcome(trainer.results, trainer, trainer.evaluate(), time.perf_counter() - started)
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card()
     url = trainer.push_to_hub() if training_arguments.push_to_hub else None
     if is_main:
         print_summary(trainer.results, training_arguments.output_dir, url)

@@ -83,23 +83,44 @@ class TrainTransform(EvalTransform):
     Args:
         processor, foreground_values: As for `EvalTransform`.
         seed: Seed of the run.
+        cache_bytes: Resized rows are kept up to this size, in each process, so that later epochs need not
+            decode them; 0 keeps none.
     """
 
-    def __init__(self, processor: UNetImageProcessor, foreground_values: list[int] | None = None, seed: int = 42):
+    def __init__(
+        self,
+        processor: UNetImageProcessor,
+        foreground_values: list[int] | None = None,
+        seed: int = 42,
+        cache_bytes: int = 0,
+    ):
         super().__init__(processor, foreground_values)
         self.seed = seed
         self.augmentation = card_augmentation()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cache_bytes_left = cache_bytes
 
     def set_epoch(self, epoch: int) -> None:
         """Make the draws of epoch `epoch`, counted from 0."""
         self._epoch.fill_(epoch)
 
     def _example(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
-        resized, labels = self._preprocess_pair(image, mask, row, do_rescale=False, do_normalize=False)
-        augmented, labels = self._augment(resized, labels, row)
+        augmented, labels = self._augment(*self._resized(image, mask, row), row)
         scaled = self.processor.preprocess(augmented, do_resize=False, return_tensors="pt")
-        return scaled["pixel_values"][0], labels
+        return scaled["pixel_values"][0], labels.long()
+
+    def _resized(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
+        """A row before augmentation, uint8: image (3, H, W), mask (H, W)."""
+        if row in self._cache:
+            return self._cache[row]
+        resized, labels = self._preprocess_pair(image, mask, row, do_rescale=False, do_normalize=False)
+        pair = resized, labels.to(torch.uint8)
+        size = sum(tensor.nbytes for tensor in pair)
+        if size <= self._cache_bytes_left:
+            self._cache[row] = pair
+            self._cache_bytes_left -= size
+        return pair
 
     def _augment(self, image: Tensor, mask: Tensor, row: int) -> tuple[Tensor, Tensor]:
         # torchvision draws from the global generator: borrow it, and give it back as it was.

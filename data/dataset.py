@@ -21,7 +21,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from datasets.exceptions import DatasetNotFoundError
 from PIL import Image as PILImage
 from PIL import ImageOps
 
@@ -104,7 +104,7 @@ def load_splits(
         found = _synthetic_splits(synthetic_rows, synthetic_size, seed)
     elif path.is_dir():
         found = _folder_splits(path, seed) or _library_splits(path, streaming, revision=None)
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not path.exists():
+    elif re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not path.exists():
         found = _hub_splits(name, streaming, revision)
     else:
         raise DatasetError(
@@ -297,9 +297,9 @@ def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> 
             loaded = load_from_disk(str(path))
         else:
             loaded = load_dataset(str(path), streaming=streaming, revision=revision)
-    except DatasetNotFoundError:
+    except (ConnectionError, DatasetNotFoundError):
         raise
-    except (DatasetsError, FileNotFoundError, ValueError) as error:
+    except Exception as error:  # each file format's reader raises errors of its own
         raise DatasetError(
             f"{path} cannot be loaded as a data set ({error}). Expected parquet files, a `save_to_disk` "
             "folder, or a folder with images/ and masks/."

@@ -1,0 +1,252 @@
+"""Data from every kind of source, and clear errors for what cannot be used."""
+
+import io
+import zlib
+
+import datasets
+import pytest
+from PIL import Image
+from unet_kvasir_seg.data.dataset import DatasetError, choose_split, decode_pair, load_splits
+
+
+def frame(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
+    """An image of one grey level, known again by it."""
+    return Image.new("RGB", size, (value, value, value))
+
+
+def mask(size: tuple[int, int] = (12, 8)) -> Image.Image:
+    picture = Image.new("L", size, 0)
+    picture.paste(255, (0, 0, size[0] // 2, size[1]))
+    return picture
+
+
+def encoded(image: Image.Image, image_format: str = "PNG") -> dict:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def values(rows) -> list[int]:
+    """Grey levels of the rows' images, in order."""
+    return [decode_pair(row["image"], row["mask"], row["row"])[0].getpixel((0, 0))[0] for row in rows]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with ten pairs, whose images have the grey levels 0 to 9."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for i in range(10):
+        frame(i).save(tmp_path / "images" / f"frame{i}.png")
+        mask().save(tmp_path / "masks" / f"frame{i}.bmp")
+    return tmp_path
+
+
+@pytest.fixture
+def make_parquet(tmp_path):
+    """Write a data set of parquet files with the given columns a split; returns its folder."""
+
+    def make(features: datasets.Features | None = None, **splits: dict) -> str:
+        for split, columns in splits.items():
+            rows = datasets.Dataset.from_dict(columns, features=features)
+            rows.to_parquet(str(tmp_path / "parquet" / "data" / f"{split}-00000-of-00001.parquet"))
+        return str(tmp_path / "parquet")
+
+    return make
+
+
+def image_features(*names: str) -> datasets.Features:
+    return datasets.Features({name: datasets.Image() for name in names})
+
+
+def test_a_folder_is_split_80_10_10_by_seed_without_loss(folder):
+    splits = load_splits(str(folder), seed=1)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 8, "validation": 1, "test": 1}
+    assert sorted(value for rows in splits.values() for value in values(rows)) == list(range(10))
+    assert values(splits["train"]) == values(load_splits(str(folder), seed=1)["train"])
+    orders = {tuple(values(load_splits(str(folder), seed=seed)["train"])) for seed in range(5)}
+    assert len(orders) > 1
+
+
+def test_lists_beside_the_images_decide_the_splits(folder):
+    (folder / "train.txt").write_text("frame3\nframe1\n")
+    (folder / "val.txt").write_text("frame2.png\n")
+    splits = load_splits(str(folder))
+    assert values(splits["train"]) == [3, 1]
+    assert values(splits["validation"]) == [2]
+    assert "test" not in splits
+
+
+def test_a_list_must_name_files_that_there_are_and_each_once(folder):
+    (folder / "train.txt").write_text("frame3\nnobody\n")
+    with pytest.raises(DatasetError, match=r"train\.txt names 1 files that images/ lacks: nobody"):
+        load_splits(str(folder))
+    (folder / "train.txt").write_text("frame3\nframe4")
+    (folder / "val.txt").write_text("frame4")
+    with pytest.raises(DatasetError, match="put frame4 into two splits"):
+        load_splits(str(folder))
+
+
+def test_a_folder_may_hold_a_folder_a_split(tmp_path):
+    for split, value in (("train", 10), ("val", 20)):
+        for name, picture in (("images", frame(value)), ("masks", mask())):
+            (tmp_path / split / name).mkdir(parents=True)
+            picture.save(tmp_path / split / name / "a.png")
+    splits = load_splits(str(tmp_path))
+    assert {name: values(rows) for name, rows in splits.items()} == {"train": [10], "validation": [20]}
+
+
+def test_every_image_needs_its_mask_and_the_other_way_round(folder):
+    (folder / "masks" / "frame7.bmp").unlink()
+    with pytest.raises(DatasetError, match=r"1 files have no mask of the same name: frame7\."):
+        load_splits(str(folder))
+    (folder / "images" / "frame7.png").unlink()
+    (folder / "images" / "frame8.png").unlink()
+    with pytest.raises(DatasetError, match="no image of the same name: frame8"):
+        load_splits(str(folder))
+
+
+def test_two_files_of_one_stem_are_refused(folder):
+    frame(3).save(folder / "images" / "frame3.jpg")
+    with pytest.raises(DatasetError, match=r"both frame3\.jpg and frame3\.png"):
+        load_splits(str(folder))
+
+
+def test_other_files_are_named_when_they_are_ignored(folder, caplog):
+    (folder / "images" / "notes.doc").write_text("no image")
+    load_splits(str(folder))
+    assert "notes.doc" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "columns", [("image", "mask"), ("img", "annotation"), ("Image", "Segmentation"), ("image", "label")]
+)
+def test_columns_are_found_by_their_names(make_parquet, columns):
+    pairs = {columns[0]: [frame(5), frame(6)], columns[1]: [mask(), mask()]}
+    splits = load_splits(make_parquet(image_features(*columns), train=pairs, validation=pairs))
+    assert splits["train"].column_names == ["image", "mask", "row"]
+    assert values(splits["validation"]) == [5, 6]
+    assert splits["train"]["row"][:] == [0, 1]
+
+
+def test_columns_can_be_named(make_parquet):
+    pairs = {"left": [frame(5)], "right": [frame(6)], "truth": [mask()]}
+    name = make_parquet(image_features(*pairs), train=pairs, test=pairs, validation=pairs)
+    assert values(load_splits(name, image_column="right", mask_column="truth")["test"]) == [6]
+
+
+def test_a_class_label_is_no_mask(make_parquet):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    name = make_parquet(features, train={"image": [frame(1)], "label": [0]})
+    with pytest.raises(DatasetError, match=r"no mask column .* that can hold images are image\. .*--mask_column"):
+        load_splits(name)
+
+
+def test_a_named_column_must_be_there(make_parquet):
+    name = make_parquet(image_features("image", "mask"), train={"image": [frame(1)], "mask": [mask()]})
+    with pytest.raises(DatasetError, match=r"no column 'gt'; its columns .* are image, mask"):
+        load_splits(name, mask_column="gt")
+
+
+def test_a_missing_validation_split_is_cut_from_train_and_said_so(make_parquet, caplog):
+    pairs = {"image": [frame(i) for i in range(30)], "mask": [mask()] * 30}
+    name = make_parquet(image_features("image", "mask"), train=pairs)
+    splits = load_splits(name, seed=3)
+    assert (len(splits["train"]), len(splits["validation"])) == (27, 3)
+    assert sorted(values(splits["train"]) + values(splits["validation"])) == list(range(30))
+    assert "3 of 30 training rows are held out by seed 3" in caplog.text
+    assert values(splits["validation"]) == values(load_splits(name, seed=3)["validation"])
+
+
+def test_an_absent_split_is_named_with_those_there(folder):
+    (folder / "train.txt").write_text("frame1")
+    (folder / "val.txt").write_text("frame2")
+    with pytest.raises(DatasetError, match='no split "test"; it has train, validation'):
+        choose_split(load_splits(str(folder)), "test")
+
+
+def test_save_to_disk_is_read(tmp_path):
+    pairs = {"image": [frame(7), frame(8)], "mask": [mask(), mask()]}
+    rows = datasets.Dataset.from_dict(pairs, features=image_features("image", "mask"))
+    datasets.DatasetDict(train=rows, validation=rows).save_to_disk(str(tmp_path / "disk"))
+    assert values(load_splits(str(tmp_path / "disk"))["train"]) == [7, 8]
+
+
+def test_a_stream_has_the_same_rows_known_by_their_images(make_parquet):
+    pairs = {"image": [frame(i) for i in range(6)], "mask": [mask()] * 6}
+    name = make_parquet(image_features("image", "mask"), train=pairs, validation=pairs)
+    splits = load_splits(name, streaming=True)
+    assert isinstance(splits["train"], datasets.IterableDataset)
+    rows = list(splits["train"])
+    assert values(rows) == list(range(6))
+    assert [row["row"] for row in rows] == [zlib.crc32(row["image"]["bytes"]) for row in rows]
+    assert isinstance(splits["validation"], datasets.Dataset)
+
+
+def test_a_stream_without_validation_split_is_refused(make_parquet):
+    name = make_parquet(image_features("image", "mask"), train={"image": [frame(1)], "mask": [mask()]})
+    with pytest.raises(DatasetError, match="Run without --streaming"):
+        load_splits(name, streaming=True)
+
+
+def test_synthetic_splits_share_no_frame():
+    splits = load_splits("synthetic", synthetic_rows=8, synthetic_size=32, seed=5)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 8, "validation": 2, "test": 2}
+    images = [row["image"]["bytes"] for rows in splits.values() for row in rows]
+    assert len(set(images)) == 12
+
+
+def test_an_unreachable_hub_names_the_id_and_both_remedies():
+    with pytest.raises(DatasetError) as error:
+        load_splits("nobody/nothing-of-the-kind")
+    assert all(part in str(error.value) for part in ("nobody/nothing-of-the-kind", "local folder", "synthetic"))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_an_absent_folder_is_said_to_be_absent(name):
+    with pytest.raises(DatasetError, match=f"No data set at {name}: expected a folder"):
+        load_splits(name)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.zip").write_text("x")
+    with pytest.raises(DatasetError, match=r"cannot be loaded as a data set .* images/ and masks/"):
+        load_splits(str(tmp_path))
+
+
+def test_decoding_turns_upright_as_exif_says():
+    picture = frame(0, (12, 8))
+    picture.putpixel((0, 0), (200, 0, 0))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    image, _ = decode_pair({"bytes": buffer.getvalue(), "path": None}, encoded(mask((8, 12))), 0)
+    assert image.size == (8, 12)
+    assert image.getpixel((7, 0)) == (200, 0, 0)
+
+
+def test_sizes_that_differ_are_named():
+    with pytest.raises(DatasetError, match="row 4: the image measures 12x8 pixels and its mask 8x12"):
+        decode_pair(encoded(frame(1)), encoded(mask((8, 12))), 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"plain text", encoded(frame(1, (64, 64)), "JPEG")["bytes"][:400]])
+def test_an_unreadable_image_is_named(content):
+    cell = {"bytes": content, "path": "folder/broken.jpg"}
+    with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):
+        decode_pair(cell, encoded(mask()), 0)
+
+
+def test_a_decompression_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(DatasetError, match="row 0 cannot be read"):
+        decode_pair(encoded(frame(1)), encoded(mask()), 0)
+
+
+def test_real_frames(kvasir_seg):
+    splits = load_splits(kvasir_seg)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 800, "validation": 100}
+    row = splits["validation"][99]
+    image, truth = decode_pair(row["image"], row["mask"], row["row"])
+    assert image.size == truth.size == (384, 288)

@@ -1,0 +1,67 @@
+"""Scores against values worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
+
+
+def masks(*rows: str) -> torch.Tensor:
+    """Masks (B, 1, W) from strings of 0 and 1."""
+    return torch.tensor([[[int(pixel) for pixel in row]] for row in rows])
+
+
+PREDICTED = masks("1100", "0000", "0000", "1110")
+TRUTH = masks("1010", "0000", "0011", "0000")
+
+
+def test_counts_by_hand():
+    assert pixel_counts(PREDICTED, TRUTH).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 2], [0, 3, 0]]
+
+
+def test_scores_by_hand():
+    metric = PolypSegmentation()
+    metric.add_batch(predictions=PREDICTED[:1], references=TRUTH[:1])
+    metric.add_counts(pixel_counts(PREDICTED[1:], TRUTH[1:]))
+    scores = metric.compute()
+    assert scores["dice_per_image"] == pytest.approx((1 / 2 + 1 + 0 + 0) / 4)
+    assert scores["iou_per_image"] == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
+    # Pooled: 1 pixel in common, 4 in excess, 3 missed.
+    assert scores["dice_pooled"] == pytest.approx(2 / 9)
+    assert scores["precision"] == pytest.approx(1 / 5)
+    assert scores["recall"] == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "expected"),
+    [
+        ("00", "00", {"dice_pooled": 1, "precision": 1, "recall": 1}),
+        ("00", "01", {"dice_pooled": 0, "precision": 0, "recall": 0}),
+        ("10", "00", {"dice_pooled": 0, "precision": 0, "recall": 0}),
+        ("11", "11", {"dice_pooled": 1, "precision": 1, "recall": 1}),
+    ],
+)
+def test_policy_where_nothing_is_there(predicted, truth, expected):
+    metric = PolypSegmentation()
+    metric.add_batch(predictions=masks(predicted), references=masks(truth))
+    scores = metric.compute()
+    assert {name: scores[name] for name in expected} == expected
+
+
+def test_scores_do_not_depend_on_the_batches_and_start_afresh():
+    rng = np.random.default_rng(0)
+    predicted, truth = (torch.tensor(rng.random((7, 5, 6)) > 0.5) for _ in range(2))
+    metric = PolypSegmentation()
+    metric.add_batch(predictions=predicted, references=truth)
+    at_once = metric.compute()
+    for i in range(7):
+        metric.add_batch(predictions=predicted[i : i + 1], references=truth[i : i + 1])
+    assert metric.compute() == pytest.approx(at_once)
+    a, b = predicted.numpy(), truth.numpy()
+    expected = np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in zip(a, b, strict=True)])
+    assert at_once["dice_per_image"] == pytest.approx(expected)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 2, 2\) and true masks \(1, 2, 3\)"):
+        pixel_counts(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))
