@@ -106,7 +106,8 @@ class UNetConfig(PretrainedConfig):
                 f"base_channels={self.base_channels} and num_groups={self.num_groups}. Choose a `num_groups` "
                 f"that divides {self.base_channels}."
             )
-        if set(self.id2label) != {0, 1} or self.id2label[0] == self.id2label[1]:
+        names = dict(self.id2label or {})
+        if set(names) != {0, 1} or len(set(names.values())) != 2:
             raise ValueError(
                 f"`id2label` must give labels 0 and 1 two names, got {self.id2label}: the network has one logit, "
                 'which tells one foreground class from the background. Pass {0: "background", 1: "polyp"}.'

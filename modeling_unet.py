@@ -119,7 +119,7 @@ class UNetPreTrainedModel(PreTrainedModel):
     base_model_prefix = "unet"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("EncoderStage", "DecoderStage")
+    _no_split_modules = ("EncoderStage", "DecoderStage")  # type: ignore[assignment]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -134,7 +134,7 @@ class UNetPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def _set_gradient_checkpointing(
+    def _set_gradient_checkpointing(  # type: ignore[override]
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
     ) -> None:
         # The reentrant variant, the default of transformers 4, gives no gradient to a stage whose input needs

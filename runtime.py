@@ -80,7 +80,9 @@ def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
     """End the program with one line on stderr and exit status 2 for a `UserError` or one of `kinds`."""
     try:
         yield
-    except (UserError, *kinds) as error:
+    except Exception as error:
+        if not isinstance(error, (UserError, *kinds)):
+            raise
         # A data loader's worker puts its traceback before the message: only the message is for the user.
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
         print(f"{program}: error: {message}", file=sys.stderr)

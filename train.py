@@ -129,7 +129,7 @@ class UNetTrainingArguments(TrainingArguments):
     )
     report_to: str = field(default="none", metadata={"help": "Tracker: tensorboard, trackio, ... or none."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push: only at the end."})
-    bf16: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"nargs": "?", "const": True, "help": "bfloat16 autocast; by default where the hardware has it."},
     )
@@ -149,8 +149,9 @@ class UNetTrainingArguments(TrainingArguments):
         self.bf16 = runtime.dtype == torch.bfloat16
         # The transforms need the columns that the model does not take.
         self.remove_unused_columns = False
-        # A stream's rows are split among the processes, not read by the first and sent to the others.
-        self.accelerator_config = {"dispatch_batches": False}
+        if self.accelerator_config is None:
+            # A stream's rows are split among the processes, not read by the first and sent to the others.
+            self.accelerator_config = {"dispatch_batches": False}
         super().__post_init__()
 
     @property
@@ -167,26 +168,46 @@ class UNetTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.results = results
 
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """Create the repository before the training, so that a missing permission is known at once."""
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:  # whatever the HTTP client and the Hub raise
+            raise UserError(
+                f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
+                f"the Hub: {_first_line(error)} Run `hf auth login`, check the name, or leave out --push_to_hub."
+            ) from error
+
     def create_model_card(self, *args, **kwargs) -> None:
         """Write `results.json` and, filled from it, `README.md` into the output folder."""
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
+            folder = Path(str(self.args.output_dir))
             (folder / "results.json").write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(fill_card(self.results), encoding="utf-8")
 
-    def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:
+    def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:  # type: ignore[override]
         """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
         if not self.is_world_process_zero():
             return None
-        commit = HfApi().upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=self.args.output_dir,
-            allow_patterns=list(PUSHED_FILES),
-            ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*"],
-            commit_message=commit_message,
-            revision=self.args.hub_revision,
-        )
+        try:
+            commit = HfApi().upload_folder(
+                repo_id=str(self.hub_model_id),
+                folder_path=str(self.args.output_dir),
+                allow_patterns=list(PUSHED_FILES),
+                ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*"],
+                commit_message=commit_message,
+                revision=self.args.hub_revision,
+            )
+        except Exception as error:  # whatever the HTTP client and the Hub raise
+            raise UserError(
+                f"The push to {self.hub_model_id} failed: {_first_line(error)} The model is safe in "
+                f"{self.args.output_dir}: push it with the same command and --resume_from_checkpoint."
+            ) from error
         return commit.commit_url
+
+
+def _first_line(error: Exception) -> str:
+    return f"{next(iter(str(error).splitlines()), type(error).__name__).rstrip('.')}."
 
 
 class SetEpoch(TrainerCallback):
@@ -222,7 +243,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNe
         UserError: For unknown flags or keys and for values that do not fit.
     """
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, UNetTrainingArguments),
+        [ModelArguments, DataArguments, UNetTrainingArguments],  # type: ignore[list-item]
         prog="train.py",
         description=__doc__,
         usage="%(prog)s [recipe.yaml] [flags]",

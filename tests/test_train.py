@@ -1,4 +1,4 @@
-"""`train.py` as a user runs it: in a process of its own, on real files."""
+"""`train.py` from arguments to files, on real data sets; crashes and parallel runs in processes of their own."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_precision_follows_the_hardware_and_can_be_chosen():
 
 
 def test_train_evaluate_save_and_load(run_train, tmp_path):
-    done = run_train(*TINY, "--num_train_epochs", 2, "--output_dir", "run")
+    done = run_train(*TINY, "--num_train_epochs", 2, "--output_dir", "run", fresh_process=True)
     assert "Computing on " in done.stdout
     run = tmp_path / "run"
     results = json.loads((run / "results.json").read_text())
@@ -165,7 +165,7 @@ def test_another_runs_folder_is_left_alone(run_train, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.safetensors").write_text("precious")
-    message = error_of(run_train(*TINY, "--output_dir", "run", check=False))
+    message = error_of(run_train(*TINY, "--output_dir", "run", check=False, fresh_process=True))
     assert "run holds another run (model.safetensors). Choose another --output_dir" in message
     assert (folder / "model.safetensors").read_text() == "precious"
 
@@ -220,7 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
     running.wait()
     assert not (tmp_path / "killed" / "checkpoint-48").exists()
 
-    run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint")
+    run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint", fresh_process=True)
     assert largest_difference(tmp_path / "whole" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0
 
 
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(run_train, tmp_path):
         pytest.skip("needs to mount a small file system")
     try:
         arguments = (*TINY, *FP32, "--num_train_epochs", 4, "--base_channels", 8, "--depth", 3)
-        message = error_of(run_train(*arguments, "--output_dir", "disk/run", check=False))
+        message = error_of(run_train(*arguments, "--output_dir", "disk/run", check=False, fresh_process=True))
         assert "disk is full" in message
         assert "--resume_from_checkpoint" in message
         checkpoints = sorted((disk / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
