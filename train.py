@@ -14,6 +14,7 @@ import difflib
 import json
 import logging
 import platform
+import shlex
 import sys
 import time
 import zipfile
@@ -26,7 +27,7 @@ import safetensors
 import torch
 import transformers
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from torch import Tensor
 from transformers import (
     EvalPrediction,
@@ -53,8 +54,10 @@ RESULTS_SCHEMA = 1
 PUSHED_FILES = (
     "config.json",
     "preprocessor_config.json",
-    "*.safetensors*",
-    "*.py",
+    "model*.safetensors*",
+    "configuration_unet.py",
+    "modeling_unet.py",
+    "image_processing_unet.py",
     "README.md",
     "results.json",
 )
@@ -167,6 +170,9 @@ class UNetTrainer(Trainer):
     def __init__(self, *args, results: dict[str, Any], **kwargs):
         super().__init__(*args, **kwargs)
         self.results = results
+        if self.hub_model_id is not None:
+            # Now with the namespace, or the whole name, that was not given.
+            self.results["model"]["repository"] = self.hub_model_id
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         """Create the repository before the training, so that a missing permission is known at once."""
@@ -175,7 +181,8 @@ class UNetTrainer(Trainer):
         except Exception as error:  # whatever the HTTP client and the Hub raise
             raise UserError(
                 f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
-                f"the Hub: {_first_line(error)} Run `hf auth login`, check the name, or leave out --push_to_hub."
+                f"the Hub: {_first_line(error)} Run `hf auth login` or set HF_TOKEN, check the name, "
+                "or leave out --push_to_hub."
             ) from error
 
     def create_model_card(self, *args, **kwargs) -> None:
@@ -189,19 +196,23 @@ class UNetTrainer(Trainer):
         """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
         if not self.is_world_process_zero():
             return None
+        folder, repo = Path(str(self.args.output_dir)), str(self.hub_model_id)
+        revision = self.args.hub_revision
+        files = sorted({file for pattern in PUSHED_FILES for file in folder.glob(pattern)})
         try:
-            commit = HfApi().upload_folder(
-                repo_id=str(self.hub_model_id),
-                folder_path=str(self.args.output_dir),
-                allow_patterns=list(PUSHED_FILES),
-                ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*"],
-                commit_message=commit_message,
-                revision=self.args.hub_revision,
+            # Not `upload_folder`: it may split an upload into several commits.
+            commit = HfApi().create_commit(
+                repo,
+                [CommitOperationAdd(file.name, file) for file in files],
+                commit_message=commit_message or "Train the model",
+                revision=revision,
             )
         except Exception as error:  # whatever the HTTP client and the Hub raise
+            command = ["hf", "upload", repo, str(folder), ".", "--exclude", "*/*"]
+            command += ["--revision", revision] if revision else []
             raise UserError(
-                f"The push to {self.hub_model_id} failed: {_first_line(error)} The model is safe in "
-                f"{self.args.output_dir}: push it with the same command and --resume_from_checkpoint."
+                f"The push to {repo} failed: {_first_line(error)} The model is safe in {folder}. "
+                f"To upload it: {shlex.join(command)}"
             ) from error
         return commit.commit_url
 
@@ -446,7 +457,9 @@ def describe_run(
     return {
         "schema_version": RESULTS_SCHEMA,
         "model": {
-            "name": (training_arguments.hub_model_id or Path(training_arguments.output_dir).name).split("/")[-1],
+            "name": (training_arguments.hub_model_id or Path(training_arguments.output_dir).resolve().name).split("/")[
+                -1
+            ],
             "repository": training_arguments.hub_model_id,
             "parameters": model.num_parameters(),
             "image_size": [processor.size["height"], processor.size["width"]],
@@ -503,9 +516,8 @@ def disk_full_is_explained(output_dir: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        if not any(
-            sign in str(error) for sign in ("No space left", "PytorchStreamWriter failed", "file write failed")
-        ):
+        # safetensors and the operating system say the first, torch's zip writer one of the others.
+        if not any(sign in str(error) for sign in ("No space left", "PytorchStreamWriter", "inline_container")):
             raise
         raise UserError(
             f"The disk is full: {output_dir} could not be written. Earlier checkpoints there are whole. Make room, "
@@ -513,16 +525,19 @@ def disk_full_is_explained(output_dir: str) -> Iterator[None]:
         ) from error
 
 
-def print_summary(results: dict[str, Any], output_dir: str, url: str | None) -> None:
-    """Say how good the model is, where it is and how to use it."""
+def print_scores(results: dict[str, Any]) -> None:
+    """Say how good the model is."""
     height, width = results["model"]["image_size"]
-    scores = results["training"]["validation"]
-    name = results["model"]["repository"] if url else output_dir
     best_step = results["training"]["best_step"]
     chosen = f"the best checkpoint (step {best_step})" if best_step else "the last step"
     print(f"\nValidation split at {height}x{width}, {chosen}:")
     for score in SCORE_NAMES:
-        print(f"  {score:<15} {scores[score]:.4f}")
+        print(f"  {score:<15} {results['training']['validation'][score]:.4f}")
+
+
+def print_usage(results: dict[str, Any], output_dir: str, url: str | None) -> None:
+    """Say where the model is and how to use it."""
+    name = results["model"]["repository"] if url else output_dir
     print(f"\nThe model is in {output_dir}" + (f" and at {url}" if url else "") + ". To use it:")
     print("  from transformers import pipeline")
     print(f'  segment = pipeline("image-segmentation", model="{name}", trust_remote_code=True)')
@@ -581,9 +596,13 @@ def train(
         record_outcome(trainer.results, trainer, trainer.evaluate(), time.perf_counter() - started)
         trainer.save_model(_internal_call=True)
         trainer.create_model_card()
+    if is_main:
+        # It holds paths, and the folder may be uploaded as it is; the checkpoints have their own.
+        (Path(str(training_arguments.output_dir)) / "training_args.bin").unlink(missing_ok=True)
+        print_scores(trainer.results)
     url = trainer.push_to_hub() if training_arguments.push_to_hub else None
     if is_main:
-        print_summary(trainer.results, training_arguments.output_dir, url)
+        print_usage(trainer.results, str(training_arguments.output_dir), url)
     return trainer.results
 
 
