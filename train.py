@@ -32,6 +32,7 @@ from torch import Tensor
 from transformers import (
     EvalPrediction,
     HfArgumentParser,
+    SchedulerType,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -408,12 +409,18 @@ def _load_checkpoint(
             "or train from scratch without --model_name_or_path."
         )
     try:
-        model = UNetForSemanticSegmentation.from_pretrained(
-            name, revision=arguments.model_revision, dtype=torch.float32
+        model, loading = UNetForSemanticSegmentation.from_pretrained(
+            name, revision=arguments.model_revision, dtype=torch.float32, output_loading_info=True
         )
         processor = UNetImageProcessor.from_pretrained(name, revision=arguments.model_revision, **size)
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise UserError(f"The checkpoint {name} cannot be loaded: {error}") from error
+    misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})
+    if misfits:
+        raise UserError(
+            f"The checkpoint {name} is not one of this network: {len(misfits)} weights are missing or unknown "
+            f"({', '.join(misfits[:3])}, ...). Convert another U-Net's weights with convert.py."
+        )
     return model, processor
 
 
@@ -453,13 +460,12 @@ def describe_run(
     training_arguments: UNetTrainingArguments,
 ) -> dict[str, Any]:
     """What the model card needs to know of a run, without paths or names of users and hosts."""
+    name = training_arguments.hub_model_id or Path(str(training_arguments.output_dir)).resolve().name
     is_local = Path(data_arguments.dataset_name).expanduser().exists()
     return {
         "schema_version": RESULTS_SCHEMA,
         "model": {
-            "name": (training_arguments.hub_model_id or Path(training_arguments.output_dir).resolve().name).split("/")[
-                -1
-            ],
+            "name": name.split("/")[-1],
             "repository": training_arguments.hub_model_id,
             "parameters": model.num_parameters(),
             "image_size": [processor.size["height"], processor.size["width"]],
@@ -484,9 +490,7 @@ def describe_run(
             * training_arguments.world_size
             * training_arguments.gradient_accumulation_steps,
             "learning_rate": training_arguments.learning_rate,
-            "schedule": str(
-                getattr(training_arguments.lr_scheduler_type, "value", training_arguments.lr_scheduler_type)
-            ),
+            "schedule": SchedulerType(training_arguments.lr_scheduler_type).value,
             "weight_decay": training_arguments.weight_decay,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.runtime import UserError
 from unet_kvasir_seg.train import is_whole, parse_arguments
@@ -143,6 +144,14 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
     assert "first brings its architecture: remove --depth" in message
     message = error_of(run_train(*data, "--model_name_or_path", "nowhere", "--output_dir", "third", check=False))
     assert "checkpoint nowhere cannot be loaded" in message
+
+    # A checkpoint that fits in part is refused, not filled up with random weights.
+    tensors = weights(tmp_path / "first")
+    tensors["enc1.weight"] = tensors.pop("encoder.0.convs.0.0.weight")
+    save_file(tensors, tmp_path / "first" / "model.safetensors", metadata={"format": "pt"})
+    message = error_of(run_train(*data, *start, "--output_dir", "third", check=False))
+    assert "2 weights are missing or unknown (enc1.weight, encoder.0.convs.0.0.weight" in message
+    assert "convert.py" in message
 
 
 @pytest.mark.parametrize(
@@ -282,6 +291,31 @@ def test_two_processes_score_as_one(run_train, tmp_path):
     one, two = (json.loads((tmp_path / name / "results.json").read_text())["training"] for name in ("one", "two"))
     for score in ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall"):
         assert two["validation"][score] == pytest.approx(one["validation"][score]), score
+
+
+def peak_megabytes(folder: Path, *arguments: object) -> float:
+    """Highest resident memory of a `train.py` of its own."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024  # kilobytes on Linux
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
+def test_evaluating_ten_times_as_many_images_takes_no_more_memory(tmp_path):
+    """600 float32 maps of 256x256, were they held, would take 157 MB."""
+    peaks = []
+    for rows in (60, 600):
+        splits = load_splits("synthetic", synthetic_rows=rows, synthetic_size=256)
+        pairs = {"train": splits["train"].select(range(4)), "validation": splits["train"]}
+        for split, part in pairs.items():
+            file = tmp_path / f"rows{rows}" / "data" / f"{split}-00000-of-00001.parquet"
+            part.remove_columns("row").to_parquet(str(file))
+        network = ("--base_channels", 2, "--depth", 1, "--num_train_epochs", 1)
+        data = ("--dataset_name", f"rows{rows}", "--output_dir", f"run{rows}")
+        peaks.append(peak_megabytes(tmp_path, *data, *network, *FP32))
+    assert peaks[1] - peaks[0] < 100, peaks
 
 
 def few_real_rows(folder: Path, source: str, rows: int) -> None:
