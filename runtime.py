@@ -5,6 +5,7 @@ CPU: bfloat16 where the cores have instructions for it. Else float32. Convolutio
 """
 
 import contextlib
+import ctypes
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +74,19 @@ def _cpu_has_bfloat16() -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that is freed, for computing on a CPU; does nothing where it is not glibc.
+
+    By default it hands the activations back to the system after each step, and getting them again, page by page,
+    takes longer than some layers do. The peak of the process's memory stays what it was.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        for option in (trim_threshold, mmap_threshold):
+            set_option(option, 2**31 - 1)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, load
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, user_errors
+from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, keep_freed_memory, user_errors
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
 
@@ -580,6 +580,8 @@ def train(
     train_set, validation_set, transform = build_datasets(splits, processor, data_arguments, training_arguments)
 
     model.to(memory_format=training_arguments.runtime.memory_format)
+    if training_arguments.runtime.device.type == "cpu":
+        keep_freed_memory()
     scores = EpochScores()
     training_arguments.batch_eval_metrics = True
     trainer = UNetTrainer(
