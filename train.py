@@ -9,6 +9,7 @@ A recipe is a YAML file of the same flags; flags on the command line override it
 `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
 """
 
+import argparse
 import contextlib
 import difflib
 import json
@@ -76,14 +77,24 @@ class ModelArguments:
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side in pixels that images are resized to (256)."})
-    base_channels: int | None = field(
-        default=None, metadata={"help": "Channels of the first level; each pooling doubles them (64)."}
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that images are resized to; None: 256, or the checkpoint's."}
     )
-    depth: int | None = field(default=None, metadata={"help": "Number of poolings (4)."})
-    norm: str | None = field(default=None, metadata={"help": "none, batch, group or instance normalisation (none)."})
-    upsampling: str | None = field(default=None, metadata={"help": "transpose or bilinear (transpose)."})
-    dropout: float | None = field(default=None, metadata={"help": "Dropout after the bottleneck (0)."})
+    base_channels: int | None = field(
+        default=None,
+        metadata={"help": "Channels of the first level; each pooling doubles them; None: 64, or the checkpoint's."},
+    )
+    depth: int | None = field(default=None, metadata={"help": "Number of poolings; None: 4, or the checkpoint's."})
+    norm: str | None = field(
+        default=None,
+        metadata={"help": "none, batch, group or instance normalisation; None: none, or the checkpoint's."},
+    )
+    upsampling: str | None = field(
+        default=None, metadata={"help": "transpose or bilinear; None: transpose, or the checkpoint's."}
+    )
+    dropout: float | None = field(
+        default=None, metadata={"help": "Dropout after the bottleneck; None: 0, or the checkpoint's."}
+    )
 
 
 @dataclass
@@ -248,6 +259,10 @@ class EpochScores:
         return self.metric.compute() if compute_result else {}
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the lines of the description as they are."""
+
+
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNetTrainingArguments]:
     """Read the flags, and the recipe before them if the first argument is a YAML file.
 
@@ -258,6 +273,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNe
         [ModelArguments, DataArguments, UNetTrainingArguments],  # type: ignore[list-item]
         prog="train.py",
         description=__doc__,
+        formatter_class=HelpFormatter,
         usage="%(prog)s [recipe.yaml] [flags]",
         allow_abbrev=False,
     )
