@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from tqdm.auto import tqdm
 
 
 class UserError(ValueError):
@@ -99,5 +100,5 @@ def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
             raise
         # A data loader's worker puts its traceback before the message: only the message is for the user.
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
-        print(f"{program}: error: {message}", file=sys.stderr)
+        tqdm.write(f"{program}: error: {message}", file=sys.stderr)  # on a line of its own, beside progress bars
         sys.exit(2)
