@@ -609,7 +609,8 @@ def train(
         processing_class=processor,
         compute_metrics=scores,
         preprocess_logits_for_metrics=scores.count,
-        callbacks=[SetEpoch(transform)],
+        # A stream is told its epochs by the data loader, and may have more of them than Trainer counts.
+        callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
         results=describe_run(model, splits, processor, data_arguments, training_arguments),
     )
     started = time.perf_counter()

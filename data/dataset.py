@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -250,16 +251,18 @@ def _listed_stems(path: Path, pairs: Iterable[str]) -> dict[str, list[str]]:
     for split, aliases in SPLIT_NAMES.items():
         for file in (path / f"{alias}.txt" for alias in aliases):
             if file.is_file():
-                names = file.read_text(encoding="utf-8").split()
+                lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+                names = [line for line in lines if line]
                 listed[split] = [name.removesuffix(Path(name).suffix) if name not in known else name for name in names]
                 unknown = [name for name in listed[split] if name not in known]
                 if unknown:
                     raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {_some(unknown)}.")
-    twice = [
-        stem for i, a in enumerate(listed.values()) for b in list(listed.values())[i + 1 :] for stem in {*a} & {*b}
-    ]
+    counts = Counter(stem for stems in listed.values() for stem in stems)
+    twice = sorted(stem for stem, count in counts.items() if count > 1)
     if twice:
-        raise DatasetError(f"{path}: the lists put {_some(sorted(twice))} into two splits. Keep each in one.")
+        raise DatasetError(f"{path}: the lists name {_some(twice)} more than once. Keep each in one split, once.")
+    if listed and (unlisted := sorted(known - counts.keys())):
+        logger.warning("%s: left out %d pairs that no list names: %s", path, len(unlisted), _some(unlisted))
     return listed
 
 

@@ -168,7 +168,7 @@ def test_the_cache_changes_nothing_and_keeps_to_its_bound(processor, rows, rows_
     assert len(caching._cache) == rows_that_fit
 
 
-def known_by_their_masks(examples) -> list[bytes]:
+def known_by_their_pixels(examples) -> list[bytes]:
     return [example["labels"].numpy().tobytes() + example["pixel_values"].numpy().tobytes() for example in examples]
 
 
@@ -187,11 +187,11 @@ def stream(rows, processor, tmp_path) -> TrainingStream:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_gives_each_row_once_an_epoch_in_another_order(stream, processor, rows, workers):
     data = rows.with_transform(EvalTransform(processor))
-    expected = sorted(known_by_their_masks(data[i] for i in range(12)))
+    expected = sorted(known_by_their_pixels(data[i] for i in range(12)))
     orders = []
     for epoch in range(2):
         stream.set_epoch(epoch)
-        orders.append(known_by_their_masks(DataLoader(stream, batch_size=None, num_workers=workers)))
+        orders.append(known_by_their_pixels(DataLoader(stream, batch_size=None, num_workers=workers)))
         assert sorted(orders[-1]) == expected
     assert orders[0] != orders[1]
 
@@ -199,13 +199,13 @@ def test_a_stream_gives_each_row_once_an_epoch_in_another_order(stream, processo
 def test_a_stream_shared_by_two_processes_gives_each_row_once_an_epoch(stream, processor, rows):
     """As accelerate shares it, batch by batch, each process with two workers."""
     data = rows.with_transform(EvalTransform(processor))
-    expected = sorted(known_by_their_masks(data[i] for i in range(12)))
+    expected = sorted(known_by_their_pixels(data[i] for i in range(12)))
     for epoch in range(2):
         seen = []
         for process in range(2):
             shard = IterableDatasetShard(stream, batch_size=3, num_processes=2, process_index=process)
             shard.set_epoch(epoch)
-            seen += known_by_their_masks(DataLoader(shard, batch_size=None, num_workers=2))
+            seen += known_by_their_pixels(DataLoader(shard, batch_size=None, num_workers=2))
         assert sorted(seen) == expected
 
 

@@ -68,13 +68,16 @@ def test_a_folder_is_split_80_10_10_by_seed_without_loss(folder):
     assert len(orders) > 1
 
 
-def test_lists_beside_the_images_decide_the_splits(folder):
-    (folder / "train.txt").write_text("frame3\nframe1\n")
+def test_lists_beside_the_images_decide_the_splits(folder, caplog):
+    frame(77).save(folder / "images" / "polyp of 2019.png")
+    mask().save(folder / "masks" / "polyp of 2019.png")
+    (folder / "train.txt").write_text("frame3\nframe1\n\npolyp of 2019\n")
     (folder / "val.txt").write_text("frame2.png\n")
     splits = load_splits(str(folder))
-    assert values(splits["train"]) == [3, 1]
+    assert values(splits["train"]) == [3, 1, 77]
     assert values(splits["validation"]) == [2]
     assert "test" not in splits
+    assert "left out 7 pairs that no list names: frame0, frame4" in caplog.text
 
 
 def test_a_list_must_name_files_that_there_are_and_each_once(folder):
@@ -83,7 +86,7 @@ def test_a_list_must_name_files_that_there_are_and_each_once(folder):
         load_splits(str(folder))
     (folder / "train.txt").write_text("frame3\nframe4")
     (folder / "val.txt").write_text("frame4")
-    with pytest.raises(DatasetError, match="put frame4 into two splits"):
+    with pytest.raises(DatasetError, match="the lists name frame4 more than once"):
         load_splits(str(folder))
 
 
