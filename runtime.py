@@ -6,6 +6,7 @@ CPU: bfloat16 where the cores have instructions for it. Else float32. Convolutio
 
 import contextlib
 import ctypes
+import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,17 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         for option in (trim_threshold, mmap_threshold):
             set_option(option, 2**31 - 1)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Check that the packages of an optional extra are installed.
+
+    Raises:
+        UserError: If one is missing; the message says how to install it.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f'{", ".join(missing)} is not installed; this needs pip install -e ".[{extra}]".')
 
 
 @contextlib.contextmanager

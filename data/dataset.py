@@ -3,6 +3,7 @@
 `load_splits` gives the same three columns whatever the source, so that nothing after it needs to know.
 """
 
+import hashlib
 import io
 import logging
 import re
@@ -138,13 +139,45 @@ def choose_split(splits: dict[str, Split], split: str) -> Split:
     return splits[split]
 
 
+def describe_data(name: str, revision: str | None, rows: dict[str, Split], split: str | None = None) -> dict[str, Any]:
+    """The section "data" of `results.json`, without paths: a local data set has no name.
+
+    Args:
+        name, revision: As given to `load_splits`.
+        rows: The splits that a run used.
+        split: The split that was scored, if one was.
+
+    Returns:
+        "fingerprint" is the hash of every encoded image and mask in order, None where one split is a stream.
+    """
+    is_local = name != "synthetic" and Path(name).expanduser().exists()
+    is_streamed = any(isinstance(part, IterableDataset) for part in rows.values())
+    return {
+        "name": "a local data set" if is_local else name,
+        "on_the_hub": not is_local and name != "synthetic",
+        "revision": revision,
+        "split": split,
+        "rows": {part: None if isinstance(found, IterableDataset) else len(found) for part, found in rows.items()},
+        "fingerprint": None if is_streamed else _fingerprint(rows.values()),
+    }
+
+
+def _fingerprint(splits: Iterable[Dataset]) -> str:
+    digest = hashlib.sha256()
+    for rows in splits:
+        for row in rows:
+            for cell in (row["image"], row["mask"]):
+                digest.update(hashlib.sha256(_encoded_bytes(cell)).digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
 def decode_pair(image: Cell, mask: Cell, row: int) -> tuple[PILImage.Image, PILImage.Image]:
     """Read an encoded image and its mask, both turned upright as their EXIF tags say.
 
     Raises:
         DatasetError: If one cannot be read, or they differ in size; the message names the file or the row.
     """
-    decoded_image, decoded_mask = _decode(image, "image", row), _decode(mask, "mask", row)
+    decoded_image, decoded_mask = decode_image(image, row), _decode(mask, "mask", row)
     if decoded_image.size != decoded_mask.size:
         raise DatasetError(
             f"{cell_name(image, row)}: the image measures {_size(decoded_image)} pixels and its mask "
@@ -153,9 +186,23 @@ def decode_pair(image: Cell, mask: Cell, row: int) -> tuple[PILImage.Image, PILI
     return decoded_image, decoded_mask
 
 
+def decode_image(cell: Cell, row: int) -> PILImage.Image:
+    """Read an encoded image alone, turned upright as its EXIF tag says.
+
+    Raises:
+        DatasetError: If it cannot be read; the message names the file or the row.
+    """
+    return _decode(cell, "image", row)
+
+
 def cell_name(cell: Cell, row: int) -> str:
     """What to call a cell in a message: its file, or its row where no file name is stored."""
     return str(cell["path"]) if cell.get("path") else f"row {row}"
+
+
+def row_name(image: Cell, row: int) -> str:
+    """What to call a row in results: its image's file name without ending, or "row_7" where none is stored."""
+    return Path(image["path"]).stem if image.get("path") else f"row_{row}"
 
 
 def _decode(cell: Cell, kind: str, row: int) -> PILImage.Image:

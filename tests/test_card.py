@@ -1,12 +1,28 @@
-"""The model card gives back the figures it was filled with, and the documents hold together."""
+"""The model card and the README's table give back the figures they were filled with; the documents hold together."""
 
+import copy
+import itertools
+import json
+import os
 import re
+import stat
 
 import pytest
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
-from unet_kvasir_seg.scoring.card import fill_card
+from unet_kvasir_seg.data import augmentation
+from unet_kvasir_seg.runtime import UserError
+from unet_kvasir_seg.scoring.card import (
+    AUGMENTATIONS,
+    BEGIN,
+    END,
+    PICTURES,
+    fill_card,
+    main,
+    results_tables,
+    update_readme,
+)
 
 VALIDATION = {
     "loss": 0.51,
@@ -16,11 +32,66 @@ VALIDATION = {
     "precision": 0.9,
     "recall": 0.75,
 }
+METRICS = (
+    *(
+        f"{score}_{size}"
+        for size in ("native", "network")
+        for score in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
+    ),
+    *("dice_256_thresholds_native", "dice_256_thresholds_minmax_native", "precision_per_image_native"),
+    *("recall_per_image_native", "f2_per_image_native", "accuracy_per_image_native", "precision_pooled_native"),
+    *("recall_pooled_native", "f2_pooled_native", "mae_native", "s_measure_native", "e_measure_native"),
+    *("weighted_f_native", "hd95_native", "nsd_native", "ece_native"),
+)
+# The row of the card's table and the column (1: native, 2: network) that each figure must stand in.
+ROWS = {
+    "dice_per_image": "Dice, mean per image",
+    "iou_per_image": "IoU, mean per image",
+    "dice_pooled": "Dice, pooled",
+    "iou_pooled": "IoU, pooled",
+    "dice_256_thresholds": "Dice, mean over 256 thresholds",
+    "dice_256_thresholds_minmax": "Dice, mean over 256 thresholds, min-max (PraNet's)",
+    "precision_per_image": "precision, mean per image",
+    "recall_per_image": "recall, mean per image",
+    "f2_per_image": "F2, mean per image",
+    "accuracy_per_image": "accuracy, mean per image",
+    "precision_pooled": "precision, pooled",
+    "recall_pooled": "recall, pooled",
+    "f2_pooled": "F2, pooled",
+    "mae": "mean absolute error (lower is better)",
+    "s_measure": "S-measure",
+    "e_measure": "E-measure",
+    "weighted_f": "weighted F",
+    "hd95": "HD95 in pixels (lower is better)",
+    "nsd": "normalised surface Dice",
+    "ece": "calibration error (lower is better)",
+}
+SECTIONS = (
+    *("Model details", "Uses", "Input and output", "Data and splits", "Training", "Evaluation protocol", "Results"),
+    *("Failure pictures", "Calibration", "Limitations and bias", "Environment and cost", "Licence", "Citation"),
+)
+SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 
 
 @pytest.fixture
 def results() -> dict:
-    """A run's results, with figures that no other run has."""
+    """Results of a training, with figures that no other run has."""
+    data = {
+        "name": "team/polyps",
+        "on_the_hub": True,
+        "revision": "abc123",
+        "split": None,
+        "rows": {"train": 801, "validation": 99},
+        "fingerprint": "sha256:" + "d" * 64,
+    }
+    environment = {
+        "python": "3.11.7",
+        "torch": "2.14.1",
+        "transformers": "5.23.0",
+        "runtime": "cpu, float32, channels_last",
+        "processes": 2,
+        "code": "0.1.0 (commit abc1234)",
+    }
     return {
         "schema_version": 1,
         "model": {
@@ -33,67 +104,494 @@ def results() -> dict:
             "norm": "batch",
             "upsampling": "bilinear",
             "dropout": 0.0,
+            "block": "residual",
+            "decoder_channels": None,
+            "fingerprint": "sha256:" + "e" * 64,
         },
-        "data": {
-            "name": "team/polyps",
-            "on_the_hub": True,
-            "revision": "abc123",
-            "rows": {"train": 801, "validation": 99},
-        },
-        "environment": {
-            "python": "3.11.7",
-            "torch": "2.14.1",
-            "transformers": "5.23.0",
-            "runtime": "cpu, float32, channels_last",
-            "processes": 2,
-        },
+        "data": data,
+        "environment": environment,
         "training": {
+            "data": copy.deepcopy(data),
+            "environment": copy.deepcopy(environment),
             "epochs": 7,
             "batch_size": 16,
             "learning_rate": 0.00025,
             "schedule": "cosine",
             "weight_decay": 0.0,
             "seed": 43,
+            "augmentation": "card",
+            "ema_decay": 0.9876,
+            "smaller_sizes": None,
             "fine_tuned": False,
-            "seconds": 125.0,
+            "seconds": 1620.0,
             "loss": [[1.0, 1.25], [2.0, 0.75]],
             "best_step": 300,
             "steps": 350,
             "validation": VALIDATION,
         },
         "metrics": {},
+        "evaluation": None,
     }
 
 
-def test_the_metadata_gives_the_same_figures_back(results):
+@pytest.fixture
+def evaluated(results) -> dict:
+    """Results of the training and of an evaluation on another data set, no two figures of which are alike."""
+    ladder = itertools.count(1)
+
+    def score() -> dict:
+        value = 0.1 + 0.00831 * next(ladder)
+        return {"value": value, "ci95": [value - 0.0213, value + 0.0317]}
+
+    def stratum(images: int) -> dict:
+        names = ("dice_per_image_native", "iou_per_image_native", "recall_per_image_native")
+        return {"images": images, "metrics": {name: score() for name in names} if images else {}}
+
+    def difference(p_value: float) -> dict:
+        return {"difference": 0.0456, "ci95": [-0.0123, 0.0987], "p_value": p_value, "images": 61}
+
+    metrics = {name: score() for name in METRICS}
+    metrics["hd95_native"] = {"value": 45.67, "ci95": [40.12, 51.28]}
+    results["data"] = {
+        "name": "other/frames",
+        "on_the_hub": True,
+        "revision": "def456",
+        "split": "test",
+        "rows": {"test": 61},
+        "fingerprint": "sha256:" + "f" * 64,
+    }
+    results["environment"] = results["environment"] | {"processes": 1, "runtime": "cuda, bfloat16, channels_last"}
+    results["metrics"] = metrics
+    results["evaluation"] = {
+        "threshold": {
+            "value": 98.5 / 255,
+            "tuned_on": "validation",
+            "at_half": {"dice_per_image_native": score(), "iou_per_image_native": score()},
+        },
+        "native_size": "384x288",
+        "protocol": {
+            "surface_tolerance": 3.0,
+            "resamples": 5432,
+            "seed": 17,
+            "small_below": 0.04,
+            "large_from": 0.23,
+            "lesion_iou": 0.55,
+            "test_time_augmentation": False,
+        },
+        "seconds": 12.3,
+        "model_seconds": 4.5,
+        "strata": {
+            "size": {"small": stratum(21), "medium": stratum(33), "large": stratum(0)},
+            "polyps": {"one": stratum(41), "two": stratum(11), "three or more": stratum(2)},
+        },
+        "lesions": {
+            "true": 69,
+            "found": 48,
+            "predicted": 77,
+            "false": 29,
+            "sensitivity": score(),
+            "precision": score(),
+            "false_per_image": score(),
+        },
+        "without_polyp": {"images": 7, "false_alarms": 5, "share": score(), "area_share": 0.0321},
+        "calibration": {
+            "bins": [
+                {
+                    "low": i / 15,
+                    "high": (i + 1) / 15,
+                    "pixels": 0 if i == 8 else 12345 + i,
+                    "mean_probability": None if i == 8 else (i + 0.47) / 15,
+                    "polyp_share": None if i == 8 else (i + 0.21) / 15,
+                }
+                for i in range(15)
+            ]
+        },
+        "threshold_curve": {"thresholds": [(k - 0.5) / 255 for k in range(1, 256)], "dice_per_image": [0.5] * 255},
+        "comparison": {
+            "with": "their-net",
+            "metrics": {"dice_per_image_native": difference(0.0321), "iou_per_image_native": difference(1 / 5433)},
+        },
+        "audit": {
+            "max_distance": 6,
+            "pairs": [
+                {"first": ["train", "mary-smith.png"], "second": ["test", "b.png"], "distance": 2},
+                {"first": ["train", "c.png"], "second": ["test", "d.png"], "distance": 0},
+            ],
+            "left_out": 2,
+            "metrics": {"dice_per_image_native": score(), "iou_per_image_native": score()},
+        },
+        "figures": sorted(PICTURES),
+    }
+    return results
+
+
+@pytest.fixture(params=["training only", "everything", "evaluation only", "masks from a folder", "bare", "nothing"])
+def variant(request, evaluated) -> dict:
+    """Results in every state that they are written in."""
+    nothing_measured = {"metrics": {}, "evaluation": None}
+    if request.param == "training only":
+        return evaluated | nothing_measured | {name: evaluated["training"][name] for name in ("data", "environment")}
+    if request.param == "evaluation only":
+        return evaluated | {"training": None}
+    if request.param == "masks from a folder":
+        masks = {"name": "their-masks", "repository": None, "fingerprint": None}
+        metrics = {name: score for name, score in evaluated["metrics"].items() if not name.endswith("_network")}
+        return evaluated | {"training": None, "model": masks, "metrics": metrics}
+    if request.param == "bare":
+        nothing = {"audit": None, "comparison": None, "figures": []}
+        nothing["threshold"] = {"value": 0.5, "tuned_on": None, "at_half": None}
+        nothing["without_polyp"] = {"images": 0, "false_alarms": 0, "share": None, "area_share": None}
+        none_there = {"true": 0, "found": 0, "predicted": 0, "false": 0, "sensitivity": None, "precision": None}
+        nothing["lesions"] = none_there | {"false_per_image": {"value": 0.0, "ci95": [0.0, 0.0]}}
+        return evaluated | {"evaluation": evaluated["evaluation"] | nothing}
+    if request.param == "nothing":
+        return evaluated | nothing_measured | {"training": None}
+    return evaluated
+
+
+def section(text: str, name: str) -> str:
+    """What stands under the heading `## name`."""
+    return re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)[1]
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the only table row that begins with `first`, without it."""
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")][1:]
+
+
+def test_the_metadata_of_a_training_gives_the_same_figures_back(results):
     data = ModelCard(fill_card(results)).data
     assert data.pipeline_tag == "image-segmentation"
     assert data.library_name == "transformers"
+    assert data.license == "other"
+    assert data.metrics == ["dice", "mean_iou"]
+    assert "polyp-segmentation" in data.tags
     assert data.datasets == ["team/polyps"]
     assert data.model_name == "unet-x"
     got = {result.metric_type: result.metric_value for result in data.eval_results}
     assert got == {name: VALIDATION[name] for name in ("dice_per_image", "iou_per_image", "dice_pooled")}
-    assert {result.dataset_revision for result in data.eval_results} == {"abc123"}
-    assert all("192x256" in result.metric_name for result in data.eval_results)
+    assert {(result.dataset_revision, result.dataset_split) for result in data.eval_results} == {
+        ("abc123", "validation")
+    }
+    # Width x height, as the native sizes are.
+    assert all("network size 256x192" in result.metric_name for result in data.eval_results)
 
 
-def test_the_text_holds_every_figure(results):
+def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
+    data = ModelCard(fill_card(evaluated)).data
+    # What it was trained on; what it was scored on stands in the model-index.
+    assert data.datasets == ["team/polyps"]
+    names = ("dice_per_image_native", "iou_per_image_native", "dice_pooled_native", "iou_pooled_native")
+    assert {result.metric_type: result.metric_value for result in data.eval_results} == {
+        name: evaluated["metrics"][name]["value"] for name in names
+    }
+    places = {
+        (result.dataset_type, result.dataset_name, result.dataset_split, result.dataset_revision)
+        for result in data.eval_results
+    }
+    assert places == {("other/frames", "other/frames", "test", "def456")}
+    assert all("native size 384x288" in result.metric_name for result in data.eval_results)
+
+
+def test_without_scores_there_is_no_model_index(results):
+    data = ModelCard(fill_card(results | {"training": None})).data
+    assert data.eval_results is None
+    assert data.datasets is None
+
+
+def test_the_text_holds_every_figure_of_the_training(results):
     text = fill_card(results)
-    for figure in ("1,234,567", "0.7123", "801", "99", "0.00025", "cosine", "1.250 (epoch 1)", "step 300 of 350"):
+    figures = (
+        *("1,234,567", "801 train", "99 validation", "0.00025", "cosine", "1.250 (epoch 1), 0.750 (epoch 2)"),
+        *(
+            "block residual",
+            "ema decay 0.9876",
+            "step 300 of 350",
+            "27 min",
+            "2 processes",
+            "0.1.0 (commit abc1234)",
+            "sha256:" + "e" * 64,
+        ),
+    )
+    for figure in figures:
         assert figure in text
-    assert "{{" not in text
-    assert "{%" not in text
+    table = section(text, "Results")
+    assert cells(table, "score on the validation split") == ["network size 256x192"]
+    names = ("loss", "Dice, mean per image", "IoU, mean per image", "Dice, pooled")
+    names += ("precision, pooled", "recall, pooled")
+    assert [float(cells(table, name)[0]) for name in names] == pytest.approx(list(VALIDATION.values()), abs=0.0005)
+    assert "so these scores are optimistic" in table
+
+
+def test_the_text_holds_every_metric_at_its_size(evaluated):
+    table = section(fill_card(evaluated), "Results").split("###")[0]
+    assert cells(table, "score") == ["native size 384x288", "network size 256x192"]
+    for key, score in evaluated["metrics"].items():
+        name, size = key.rsplit("_", maxsplit=1)
+        stated = re.fullmatch(SCORE, cells(table, ROWS[name])[("native", "network").index(size)])
+        # Rounded, to one digit for pixels and to three or more for the others.
+        precision = 0.051 if name == "hd95" else 0.00051
+        assert [float(figure) for figure in stated.groups()] == pytest.approx(
+            [score["value"], *score["ci95"]], abs=precision
+        )
+    assert cells(table, ROWS["mae"])[1] == "-"
+
+
+def test_the_text_says_where_the_model_fails(evaluated):
+    table = section(fill_card(evaluated), "Results")
+    evaluation = evaluated["evaluation"]
+    titles = {
+        ("size", "small"): "small: polyp on under 4 % of the image",
+        ("size", "medium"): "medium: 4 % to under 23 %",
+        ("polyps", "one"): "one polyp",
+        ("polyps", "two"): "two polyps",
+        ("polyps", "three or more"): "three or more polyps",
+    }
+    for (kind, name), title in titles.items():
+        images, *scores = cells(table, title)
+        stratum = evaluation["strata"][kind][name]
+        assert int(images) == stratum["images"]
+        stated = [float(re.fullmatch(SCORE, score)[1]) for score in scores]
+        assert stated == pytest.approx([score["value"] for score in stratum["metrics"].values()], abs=0.00051)
+    assert cells(table, "large: 23 % or more") == ["0", "-", "-", "-"]
+    assert cells(table, "polyps found")[0] == "48 of 69"
+    assert cells(table, "marked regions that match a polyp")[0] == "48 of 77"
+    assert cells(table, "marked regions that match none, per image")[0] == "29"
+    assert cells(table, "images without polyp that get a false alarm")[0] == "5 of 7"
+    assert cells(table, "share of the image that such an alarm covers, mean")[1] == "3.21 %"
+    for name in ("sensitivity", "precision", "false_per_image"):
+        assert f"{evaluation['lesions'][name]['value']:.3f} [" in table
+    assert cells(table, "0.386275 (tuned)")[0].startswith(
+        f"{evaluated['metrics']['dice_per_image_native']['value']:.3f}"
+    )
+    half = evaluation["threshold"]["at_half"]["iou_per_image_native"]
+    assert cells(table, "0.5")[1].startswith(f"{half['value']:.3f} [")
+    comparison = ["+0.046 [-0.012, +0.099]", "0.00018", "61"]
+    assert "this model minus their-net" in table
+    assert [row for row in table.splitlines() if row.startswith("| IoU, mean per image | +")] == [
+        "| IoU, mean per image | " + " | ".join(comparison) + " |"
+    ]
+
+
+def test_the_text_states_the_protocol(evaluated):
+    text = re.sub(r"\s+", " ", section(fill_card(evaluated), "Evaluation protocol"))
+    for statement in (
+        *("384x288 pixels (width x height)", "at 256x192", "above 0.386275", "on the validation split"),
+        *("*Mean per image*, the main score here", "*Pooled*", "256 thresholds", "PraNet"),
+        *("is the image's diagonal", "costs the image's diagonal", "within 3 pixels", "IoU of at least 0.55"),
+        *("under 4 % of the image", "23 % or more", "5,432 resamples, seed 17"),
+    ):
+        assert statement in text
+    assert "optimistic" not in text
+    assert "flips" not in text
+    evaluated["evaluation"]["protocol"]["test_time_augmentation"] = True
+    assert "mean over the image and its flips" in section(fill_card(evaluated), "Evaluation protocol")
+    assert "; mean over the image and its flips." in results_tables(evaluated)
+
+
+def test_scores_of_the_split_that_chose_the_checkpoint_are_called_optimistic(evaluated):
+    evaluated["data"] |= {"name": "team/polyps", "split": "validation", "rows": {"validation": 99}}
+    assert "also chose the checkpoint (step 300 of 350), so these scores are optimistic" in fill_card(evaluated)
+
+
+def test_calibration_and_cost_are_stated(evaluated):
+    text = fill_card(evaluated)
+    calibration = section(text, "Calibration")
+    assert len(re.findall(r"^\| \d\.\d{3} to", calibration, flags=re.MULTILINE)) == 14  # one bin has no pixel
+    assert cells(calibration, "0.200 to 0.267") == ["12,348", "0.231", "0.214"]
+    assert f"{evaluated['metrics']['ece_native']['value']:.4f} [" in calibration
+    cost = section(text, "Environment and cost")
+    assert cells(cost, "training")[0].startswith("cpu, float32, channels_last; 2 processes; Python 3.11.7")
+    assert cells(cost, "evaluation")[0].startswith("cuda, bfloat16, channels_last; 1 process; Python 3.11.7")
+    assert "12.3 s, the model 4.5 s of them" in cost
+
+
+def test_the_audit_is_stated_without_the_names_of_frames(evaluated):
+    text = section(fill_card(evaluated), "Data and splits")
+    assert "at most 6 bits apart): 2 between train and test." in text
+    duplicate_free = evaluated["evaluation"]["audit"]["metrics"]["iou_per_image_native"]["value"]
+    assert cells(text, "IoU, mean per image")[1].startswith(f"{duplicate_free:.3f} [")
+    assert "mary-smith" not in text
+    evaluated["evaluation"]["audit"] |= {"pairs": [], "left_out": 0, "metrics": {}}
+    assert "No frame of the scored split has a near-duplicate in another split" in fill_card(evaluated)
+
+
+def test_pictures_are_shown_once_with_a_caption(evaluated):
+    text = fill_card(evaluated)
+    for name in PICTURES:
+        assert len(re.findall(rf"^!\[[^\]]{{10,}}\]\(figures/{name}\)\n\n\*[^*\n]+\*$", text, flags=re.MULTILINE)) == 1
+    assert "not published" not in text
+    evaluated["evaluation"]["figures"] = ["reliability.png"]
+    text = fill_card(evaluated)
+    assert re.findall(r"\(figures/(.*?)\)", text) == ["reliability.png"]
+    assert "not published, because they show patients' frames" in section(text, "Failure pictures")
+
+
+def test_every_section_is_there_and_no_figure_is_missing(variant):
+    text = fill_card(variant)
+    assert re.findall(r"^## (.*)", text, flags=re.MULTILINE) == list(SECTIONS)
+    for slip in ("None", "nan", "{{", "{%", "Undefined", "\n\n\n"):
+        assert slip not in text, slip
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for slip in ("()", " ,", " ;", " ."):
+        assert slip not in prose, slip
+    assert "Not a medical device" in text.split("##")[0]
+    for name in SECTIONS:
+        assert section(text, name).strip()
+
+
+def test_tables_have_as_many_cells_in_each_row(variant):
+    for table in re.findall(r"(?:^\|.*\n)+", fill_card(variant) + results_tables(variant, compact=True) + "\n", re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
 def test_what_was_not_measured_is_said(results):
-    assert "Scores on a held-out test split: not measured." in fill_card(results)
+    text = fill_card(results)
+    for name in ("Failure pictures", "Calibration"):
+        assert section(text, name).strip() == "Not measured."
+    assert "**Held-out scores:** not measured." in text
+    assert "**Near-duplicates across splits.** Not measured." in text
+    assert "Scores at native size, intervals and strata: not measured." in text
+    nothing = fill_card(results | {"training": None})
+    for name in ("Evaluation protocol", "Results", "Failure pictures", "Calibration"):
+        assert section(nothing, name).strip() == "Not measured."
+    assert section(nothing, "Training").strip() == "The training was not recorded."
+
+
+def test_without_a_comparison_the_card_says_so(evaluated):
+    evaluated["evaluation"] |= {"comparison": None, "audit": None}
+    text = fill_card(evaluated)
+    assert "### Against another model\n\nNot measured." in text
+    assert "**Near-duplicates across splits.** Not measured." in text
+
+
+def test_a_long_training_is_told_in_a_few_losses(results):
+    results["training"]["loss"] = [[float(epoch), 2 - epoch / 100] for epoch in range(1, 51)]
+    losses = re.search(r"Mean training loss: (.*)\.", fill_card(results))[1].split(", ")
+    assert losses[0] == "1.990 (epoch 1)"
+    assert losses[-1] == "1.500 (epoch 50)"
+    assert len(set(losses)) == len(losses) == 8
+    results["training"]["loss"] = [[1.0, 0.5]]
+    assert "Mean training loss: 0.500 (epoch 1)." in fill_card(results)
+    results["training"]["loss"] = []
+    assert "Mean training loss: not recorded." in fill_card(results)
+
+
+def test_the_augmentation_is_the_one_that_is_stated(results):
+    horizontal, vertical, rotation, colour = augmentation.card_augmentation().transforms
+    low, high = colour.brightness
+    assert colour.contrast == colour.brightness
+    assert horizontal.p == vertical.p
+    assert rotation.degrees == [-rotation.degrees[1], rotation.degrees[1]]
+    assert (
+        f"flips (p {horizontal.p} each), rotation of up to {rotation.degrees[1]:g} degrees, "
+        f"brightness and contrast {low} to {high}"
+    ) in fill_card(results)
+    assert AUGMENTATIONS.keys() == set(augmentation.AUGMENTATIONS)
+    del results["training"]["augmentation"]
+    assert cells(fill_card(results), "augmentation") == ["not recorded"]
 
 
 def test_local_and_synthetic_data_are_no_hub_data(results):
-    results["data"] |= {"name": "synthetic", "on_the_hub": False, "revision": None}
+    for data in (results["data"], results["training"]["data"]):
+        data |= {"name": "synthetic", "on_the_hub": False, "revision": None}
     text = fill_card(results)
     assert ModelCard(text).data.datasets is None
+    assert {result.dataset_type for result in ModelCard(text).data.eval_results} == {"other"}
     assert "scores on them say nothing about real images" in text
+
+
+def test_streamed_rows_are_said_to_be(results):
+    results["training"]["data"]["rows"]["train"] = None
+    assert "rows: streamed train, 99 validation." in fill_card(results)
+
+
+@pytest.mark.parametrize("write", [fill_card, results_tables])
+def test_an_invalid_run_gets_no_card(evaluated, write):
+    evaluated["invalid"] = "frame 17 has logits that are not finite."
+    with pytest.raises(ValueError, match="marked invalid: frame 17 has logits"):
+        write(evaluated)
+
+
+@pytest.fixture
+def readme(tmp_path):
+    """A README with the markers, umlauts and Windows lines, which must stay."""
+    file = tmp_path / "README.md"
+    file.write_bytes(f"# Größe\r\n\r\n{BEGIN}\nold\n{END}\r\n\r\nEnde".encode())
+    file.chmod(0o640)
+    return file
+
+
+def test_the_readmes_table_is_made_by_a_command(evaluated, readme, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(evaluated))
+    for _ in range(2):  # a second time changes nothing
+        main([str(tmp_path / "results.json"), str(readme)])
+        text = readme.read_bytes().decode()
+        assert text == f"# Größe\r\n\r\n{BEGIN}\n\n{results_tables(evaluated, compact=True)}\n\n{END}\r\n\r\nEnde"
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "results.json"]
+    assert stat.S_IMODE(readme.stat().st_mode) == 0o640
+    assert "README.md" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
+    text = results_tables(evaluated, compact=True)
+    assert len(text.splitlines()) <= 30
+    assert text.startswith(
+        "`unet-x` on 61 images of the test split of other/frames, 384x288 pixels; threshold 0.386275"
+    )
+    assert cells(text, "score") == ["native size 384x288", "network size 256x192"]
+    dice = evaluated["metrics"]["dice_per_image_native"]
+    assert cells(text, "Dice, mean per image")[0].startswith(f"{dice['value']:.3f} [")
+    assert cells(text, "small: polyp on under 4 % of the image")[0] == "21"
+    assert "#" not in text
+
+
+def test_a_readme_without_markers_is_left_alone(readme):
+    for text in (
+        "no markers",
+        BEGIN,
+        END,
+        f"{END}\n{BEGIN}",
+        f"{BEGIN}\n{END}\n{BEGIN}\n{END}",
+        f"{BEGIN}{BEGIN}{END}",
+    ):
+        readme.write_text(text)
+        with pytest.raises(UserError, match="must have the line <!-- results: begin --> once"):
+            update_readme(readme, "table")
+        assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("results_file", "readme_file", "message"),
+    [
+        ("absent.json", "README.md", "absent.json cannot be read"),
+        ("results.json", "absent.md", "absent.md cannot be read or written"),
+        ("other.json", "README.md", "schema version 99"),
+        ("invalid.json", "README.md", "invalid: frame 17."),
+    ],
+)
+def test_mistakes_end_with_one_line(results, readme, tmp_path, capsys, results_file, readme_file, message):
+    for name, change in {
+        "results.json": {},
+        "other.json": {"schema_version": 99},
+        "invalid.json": {"invalid": "frame 17."},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(results | change))
+    before = readme.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / results_file), str(tmp_path / readme_file)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert readme.read_bytes() == before
+
+
+def test_the_help_names_the_markers(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert BEGIN in capsys.readouterr().out
 
 
 def test_the_readme_opens_with_the_hubs_metadata():

@@ -6,7 +6,7 @@ import zlib
 import datasets
 import pytest
 from PIL import Image
-from unet_kvasir_seg.data.dataset import DatasetError, choose_split, decode_pair, load_splits
+from unet_kvasir_seg.data.dataset import DatasetError, choose_split, decode_image, decode_pair, load_splits
 
 
 def frame(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
@@ -239,6 +239,12 @@ def test_an_unreadable_image_is_named(content):
     cell = {"bytes": content, "path": "folder/broken.jpg"}
     with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):
         decode_pair(cell, encoded(mask()), 0)
+
+
+def test_an_image_is_read_without_its_mask():
+    assert decode_image(encoded(frame(9)), 3).getpixel((0, 0)) == (9, 9, 9)
+    with pytest.raises(DatasetError, match="The image row 3 cannot be read"):
+        decode_image({"bytes": b"plain text", "path": None}, 3)
 
 
 def test_a_decompression_bomb_is_refused(monkeypatch):

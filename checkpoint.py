@@ -1,0 +1,71 @@
+"""Loading a trained network with its image processor, and telling one set of weights from another."""
+
+import hashlib
+import inspect
+from typing import Any
+
+import safetensors
+import torch
+
+from .configuration_unet import UNetConfig
+from .image_processing_unet import UNetImageProcessor
+from .modeling_unet import UNetForSemanticSegmentation
+from .runtime import UserError
+
+
+def load_checkpoint(
+    name: str, revision: str | None = None, **processor_overrides: Any
+) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    """Load the network, in float32, and the image processor that a folder or a repo on the Hub holds.
+
+    Args:
+        name: A folder or an id on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        processor_overrides: Settings of the image processor to change, such as `size`.
+
+    Raises:
+        UserError: If there is none, it is damaged, or it is another network's.
+    """
+    try:
+        model, loading = UNetForSemanticSegmentation.from_pretrained(
+            name, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(f"The checkpoint {name} cannot be loaded: {error}") from error
+    misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})
+    if misfits:
+        raise UserError(
+            f"The checkpoint {name} is not one of this network: {len(misfits)} weights are missing or unknown "
+            f"({', '.join(misfits[:3])}, ...). Convert another U-Net's weights with convert.py."
+        )
+    try:
+        processor = UNetImageProcessor.from_pretrained(name, revision=revision, **processor_overrides)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The checkpoint {name} has no usable image processor ({error}). Expected preprocessor_config.json beside "
+            "the weights: copy it from the training's folder, or write it with UNetImageProcessor().save_pretrained()."
+        ) from error
+    return model, processor
+
+
+def fingerprint(model: UNetForSemanticSegmentation) -> str:
+    """Hash of the weights: the same for the same values, however they are stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def describe_model(
+    model: UNetForSemanticSegmentation, processor: UNetImageProcessor, name: str, repository: str | None
+) -> dict[str, Any]:
+    """The section "model" of `results.json`: architecture and input size."""
+    fields = [field for field in inspect.signature(UNetConfig).parameters if field not in ("id2label", "kwargs")]
+    return {
+        "name": name,
+        "repository": repository,
+        "parameters": model.num_parameters(),
+        "image_size": [processor.size["height"], processor.size["width"]],
+        **{field: getattr(model.config, field) for field in fields},
+    }

@@ -1,0 +1,40 @@
+"""Uploading to the Hugging Face Hub: one commit with exactly the files that are named."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from .runtime import UserError
+
+
+def push_files(repo: str, folder: Path, files: Sequence[Path], message: str, revision: str | None = None) -> str:
+    """Upload files of `folder`, under their names there, in one commit; returns its URL.
+
+    Raises:
+        UserError: If the Hub refuses or cannot be reached; the message says how to upload the same files later.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    try:
+        # Not `upload_folder`: it may split an upload into several commits.
+        commit = HfApi().create_commit(
+            repo,
+            [CommitOperationAdd(name, folder / name) for name in names],
+            commit_message=message,
+            revision=revision,
+        )
+    except Exception as error:  # whatever the HTTP client and the Hub raise
+        command = ["hf", "upload", repo, str(folder), "."]
+        command += [word for name in names for word in ("--include", name)]
+        command += ["--revision", revision] if revision else []
+        raise UserError(
+            f"The push to {repo} failed: {first_line(error)} What was to be uploaded is safe in {folder}. "
+            f"To upload it: {shlex.join(command)}"
+        ) from error
+    return commit.commit_url
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, as a sentence."""
+    return f"{next(iter(str(error).splitlines()), type(error).__name__).rstrip('.')}."

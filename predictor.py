@@ -1,0 +1,181 @@
+"""From an image to a probability map, a mask and its lesions, at the image's own size.
+
+predictor = Predictor.from_pretrained("me/unet-kvasir-seg")
+prediction = predictor(Image.open("frame.jpg"))
+prediction.mask.sum(), prediction.lesions
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from .checkpoint import load_checkpoint
+from .image_processing_unet import UNetImageProcessor
+from .modeling_unet import UNetForSemanticSegmentation
+from .runtime import Runtime, choose_runtime, keep_freed_memory
+
+# Axes of (B, C, H, W) that are flipped; without the first, nothing is.
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+EIGHT_NEIGHBOURS = np.ones((3, 3))
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected region of a mask; pixels that touch at a corner are connected.
+
+    Attributes:
+        box: First column, first row, and column and row after the last, in pixels.
+        centroid: Mean column and row of its pixels.
+        pixels: Its area.
+        share: Its area as a share of the image's.
+        probability: Mean probability of its pixels.
+    """
+
+    box: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+    pixels: int
+    share: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one image.
+
+    Attributes:
+        probability: (H, W) float32, the probability of polyp at the image's own size.
+        network_probability: (h, w) float32, the same at the network's size.
+        threshold: A pixel belongs to the mask if its probability is higher.
+    """
+
+    probability: np.ndarray
+    network_probability: np.ndarray
+    threshold: float
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, True where there is polyp."""
+        return self.probability > self.threshold
+
+    @cached_property
+    def lesions(self) -> list[Lesion]:
+        """The connected regions of the mask, the largest first."""
+        labels, _ = ndimage.label(self.mask, EIGHT_NEIGHBOURS)
+        found = [
+            self._lesion(labels[region] == number, region)
+            for number, region in enumerate(ndimage.find_objects(labels), start=1)
+        ]
+        return sorted(found, key=lambda lesion: -lesion.pixels)
+
+    def _lesion(self, inside: np.ndarray, region: tuple[slice, slice]) -> Lesion:
+        rows, columns = region
+        row, column = (float(indices.mean()) for indices in np.nonzero(inside))
+        pixels = int(inside.sum())
+        return Lesion(
+            box=(columns.start, rows.start, columns.stop, rows.stop),
+            centroid=(columns.start + column, rows.start + row),
+            pixels=pixels,
+            share=pixels / self.probability.size,
+            probability=float(self.probability[region][inside].mean()),
+        )
+
+
+class Predictor:
+    """A network, its image processor, and where to compute: images in, predictions out.
+
+    Args:
+        model: Moved to the device and into the memory format of `runtime`, and set to evaluation.
+        processor: The image processor that belongs to it.
+        runtime: Device, dtype and memory format.
+    """
+
+    def __init__(self, model: UNetForSemanticSegmentation, processor: UNetImageProcessor, runtime: Runtime):
+        if runtime.device.type == "cpu":
+            keep_freed_memory()
+        self.processor = processor
+        self.runtime = runtime
+        self.model = model.eval().to(runtime.device, memory_format=runtime.memory_format)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+    ) -> "Predictor":
+        """Load a network with its image processor from a folder or the Hub.
+
+        Args:
+            path_or_id: A folder or an id on the Hub.
+            revision: Branch, tag or commit on the Hub.
+            device, dtype: As for `runtime.choose_runtime`.
+
+        Raises:
+            UserError: If it cannot be loaded, or device or dtype are not there.
+        """
+        runtime = choose_runtime(device, dtype)
+        model, processor = load_checkpoint(path_or_id, revision)
+        return cls(model, processor, runtime)
+
+    def __call__(self, image: Any, *, threshold: float = 0.5, tta: bool = False) -> Prediction:
+        """Segment one image: PIL, numpy or torch, as `UNetImageProcessor` takes it.
+
+        Args:
+            image: RGB or grey, any size, upright or with an EXIF tag that says how to turn it.
+            threshold: A pixel belongs to the mask if its probability is higher.
+            tta: Average the probabilities of the image and its three flips, for four times the work.
+        """
+        return self.batch([image], threshold=threshold, tta=tta)[0]
+
+    def batch(self, images: Sequence[Any], *, threshold: float = 0.5, tta: bool = False) -> list[Prediction]:
+        """Segment images of any sizes together."""
+        upright = [self._upright(image) for image in images]
+        layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
+        inputs = [self.processor.preprocess(image, **layout)["pixel_values"] for image in upright]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in upright]
+        return self.from_pixels(torch.cat(inputs), sizes, threshold=threshold, tta=tta)
+
+    def from_pixels(
+        self,
+        pixel_values: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        *,
+        threshold: float = 0.5,
+        tta: bool = False,
+    ) -> list[Prediction]:
+        """Segment what the image processor made.
+
+        Args:
+            pixel_values: (B, 3, h, w) float.
+            sizes: Height and width of each of the B images themselves, in pixels.
+            threshold, tta: As for a call.
+        """
+        outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
+        network = torch.stack([logits.sigmoid() for logits in outputs]).mean(0)[:, 0].cpu()
+        native = zip(*(self._native_probabilities(logits, sizes) for logits in outputs), strict=True)
+        return [
+            Prediction(torch.stack(maps).mean(0).cpu().numpy(), network_map.numpy(), threshold)
+            for maps, network_map in zip(native, network, strict=True)
+        ]
+
+    def _upright(self, image: Any) -> Tensor:
+        """Any image -> (3, H, W) as it is to be seen, so that its size is the mask's."""
+        settings = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+        return self.processor.preprocess(image, return_tensors="pt", **settings)["pixel_values"][0]
+
+    @torch.inference_mode()
+    def _logits(self, pixel_values: Tensor) -> Tensor:
+        device, dtype = self.runtime.device, self.runtime.dtype
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            inputs = pixel_values.to(device, memory_format=self.runtime.memory_format)
+            return self.model(inputs).logits.float()
+
+    def _native_probabilities(self, logits: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        outputs = self.processor.post_process_semantic_segmentation(
+            SemanticSegmenterOutput(logits=logits), target_sizes=sizes, return_segmentation_scores=True
+        )
+        return [output["segmentation_scores"][1] for output in outputs]

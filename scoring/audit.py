@@ -1,0 +1,172 @@
+"""Finds frames of one split that another split holds too, nearly unchanged: they make its scores too good.
+
+Exports of one video differ in compression, size, brightness, border and orientation, so their bytes tell nothing.
+Frames are compared by difference hash (through `imagehash`): which of two neighbouring areas is brighter. It knows
+a frame again; it does not know a lesion again that the camera has moved past.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..data.dataset import decode_image, row_name
+
+# Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits. Six pairs are
+# one picture, or two of one second: they differ in 6, 7, 8, 12, 52 and 55 of the 512 bits. All others differ in 141
+# and more upright, 132 and more in another turn (1 pair in 100,000 in less than 147, 1 in 1,000 in less than 180,
+# half in less than 246). So do frames of `data.synthetic`: 132, among 200 each of four seeds, upright and mirrored,
+# at 64, 96 and 256 pixels.
+# Of 200 frames changed on purpose, found at 100: all after JPEG at quality 50, half or double size, a stretch to
+# 256x256, 20 % more or less brightness, 20 % more contrast, a shift by a pixel, a black border, a crop of 2.5 % at
+# each side; 96 % after a crop of 3 %, 50 % of 4 %, 19 % of 5 %. Six more pairs across the splits show one lesion from
+# two views, as matching of SIFT features told: they differ in 165 to 254 bits, as unrelated frames do, and so they
+# are not found; nor are those within the training split, from 147.
+# Hashed up to its edge, unrelated frames come as near as 109, for all show one endoscope's mask, an octagon with a box
+# in a corner; and with dark borders left on, a frame with side bars is 167 from itself without. pHash of 16 x 16 bits
+# was worse: 52 for a pair of one picture, 42 for unrelated synthetic frames.
+HASH_SIZE = 16  # differences a side, counted to the right and downwards
+BITS = 2 * HASH_SIZE**2
+MAX_DISTANCE = 100
+DARK = 25  # grey level; side bars of recorders are not quite black
+LIT_SHARE = 0.1  # of a row's or column's pixels, or it belongs to the dark border
+MARGIN = 0.15  # left out at each side of what is lit
+REDUCED_SIDE = 64  # pixels; what is turned and hashed is a square of this
+
+# A square's eight symmetries, upright first: data sets that were augmented before their export hold them all.
+TURNS = (None, *Image.Transpose)
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two frames of different splits that are nearly one picture."""
+
+    first: tuple[str, str]  # split, and `data.dataset.row_name`
+    second: tuple[str, str]
+    first_row: int  # as in the column `row`
+    second_row: int
+    distance: int  # of `BITS` that differ
+
+
+def find_near_duplicates(splits: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE) -> list[NearDuplicate]:
+    """The pairs of frames of two splits whose hashes differ in at most `max_distance` bits, the nearest first.
+
+    One of the two may be mirrored or turned by quarter turns. Pairs within a split are no leak and not listed.
+    Each image is decoded once, and 512 bytes of it are kept.
+
+    Args:
+        splits: As `data.dataset.load_splits` gives them, streams apart.
+        max_distance: Of 512 bits; unrelated frames differ in about 246.
+
+    Raises:
+        DatasetError: If an image cannot be read; the message names it.
+    """
+    with tqdm(total=sum(len(rows) for rows in splits.values()), desc="Hashing frames", unit="frame") as progress:
+        hashed = {split: _hash_split(rows, progress) for split, rows in splits.items()}
+    names = list(splits)
+    pairs = [
+        NearDuplicate(
+            (first, hashed[first].names[i]),
+            (second, hashed[second].names[j]),
+            hashed[first].rows[i],
+            hashed[second].rows[j],
+            distance,
+        )
+        for position, first in enumerate(names)
+        for second in names[position + 1 :]
+        for i, j, distance in _near_pairs(hashed[first].bits, hashed[second].bits, max_distance)
+    ]
+    return sorted(pairs, key=lambda pair: pair.distance)
+
+
+def frame_hashes(image: Image.Image) -> list[imagehash.ImageHash]:
+    """The hashes of the middle of what the camera saw, one for each of `TURNS`, of `BITS` bits."""
+    grey = image.convert("L")
+    left, top, right, bottom = _lit_box(np.asarray(grey))
+    across, down = MARGIN * (right - left), MARGIN * (bottom - top)
+    middle = grey.resize(
+        (REDUCED_SIDE, REDUCED_SIDE),
+        Image.Resampling.LANCZOS,
+        box=(left + across, top + down, right - across, bottom - down),
+    )
+    return [_difference_hash(middle if turn is None else middle.transpose(turn)) for turn in TURNS]
+
+
+def rows_to_leave_out(pairs: Iterable[NearDuplicate], split: str) -> set[int]:
+    """The rows of `split`, as in its column `row`, that have a near-duplicate in another split."""
+    sides = [side for pair in pairs for side in ((pair.first, pair.first_row), (pair.second, pair.second_row))]
+    return {row for (of_split, _), row in sides if of_split == split}
+
+
+def decode_duplicates(splits: Mapping[str, Dataset], pair: NearDuplicate) -> tuple[Image.Image, Image.Image]:
+    """The two images of a pair, to be looked at."""
+    return (
+        _decode_row(splits[pair.first[0]], pair.first_row),
+        _decode_row(splits[pair.second[0]], pair.second_row),
+    )
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    names: list[str]
+    rows: list[int]
+    bits: np.ndarray  # (frames, turns, bytes) uint8, packed
+
+
+def _hash_split(rows: Dataset, progress: tqdm) -> _Hashed:
+    names, numbers, packed = [], [], []
+    for example in rows.select_columns(["image", "row"]):
+        cell, row = example["image"], int(example["row"])
+        hashes = frame_hashes(decode_image(cell, row))
+        names.append(row_name(cell, row))
+        numbers.append(row)
+        packed.append([np.packbits(one.hash) for one in hashes])
+        progress.update()
+    return _Hashed(names, numbers, np.asarray(packed, np.uint8).reshape(len(names), len(TURNS), -1))
+
+
+def _difference_hash(picture: Image.Image) -> imagehash.ImageHash:
+    hashes = imagehash.dhash(picture, HASH_SIZE), imagehash.dhash_vertical(picture, HASH_SIZE)
+    return imagehash.ImageHash(np.concatenate([one.hash for one in hashes]))
+
+
+def _lit_box(grey: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is not dark border in (H, W) grey levels; all of it if all is dark."""
+    height, width = grey.shape
+    lit = grey > DARK
+    columns, rows = (np.flatnonzero(lit.mean(axis) > LIT_SHARE) for axis in (0, 1))
+    if not len(columns) or not len(rows):
+        return 0, 0, width, height
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _near_pairs(
+    first: np.ndarray, second: np.ndarray, max_distance: int, pairs_at_once: int = 4_000_000
+) -> Iterable[tuple[int, int, int]]:
+    """(i, j, distance) of the near ones among (N, turns, bytes) and (M, turns, bytes) packed hashes, in order."""
+    block = max(pairs_at_once // max(len(second), 1), 1)
+    for start in range(0, len(first), block):
+        upright = _unpacked(first[start : start + block, 0])
+        nearest = np.full((len(upright), len(second)), np.inf, np.float32)
+        for turn in range(second.shape[1]):
+            turned = _unpacked(second[:, turn])
+            # Bits that differ, a + b - 2ab, of all pairs by one matrix product, exact in float32: NumPy 1 cannot
+            # count the bits of integers.
+            unlike = upright.sum(1)[:, None] + turned.sum(1) - 2 * upright @ turned.T
+            np.minimum(nearest, unlike, out=nearest)
+        for i, j in np.argwhere(nearest <= max_distance):
+            yield start + int(i), int(j), int(nearest[i, j])
+
+
+def _unpacked(packed: np.ndarray) -> np.ndarray:
+    """(N, bits) float32 of (N, bytes)."""
+    return np.unpackbits(packed, axis=-1).astype(np.float32)
+
+
+def _decode_row(rows: Dataset, row: int) -> Image.Image:
+    index = list(rows["row"]).index(row)
+    return decode_image(rows[index]["image"], row)

@@ -1,0 +1,150 @@
+"""How sure a mean score is: bootstrap intervals over images, and a paired test of two models.
+
+The interval is the percentile bootstrap's (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+13): the images are drawn with replacement, as many as there are, and the 95 % interval spans the middle 95 % of
+the scores of such draws. It tells how much a score owes to the choice of the images, and nothing about training
+again. Draws of images that all have one score agree, so the interval of a perfect score has no width.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 10_000
+PERCENTILES = (2.5, 97.5)
+# Numbers in a block of draws: small enough for a processor's cache, where counting them is fastest.
+BLOCK = 2**17
+
+
+def bootstrap_weights(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each resample draws each image, a block of resamples at a time to bound the memory.
+
+    Yields:
+        (rows, images) float64 whole numbers that add up to `images` in each row; `resamples` rows in all, a
+        function of the arguments alone.
+
+    Raises:
+        ValueError: If there is no image, or no resample is asked for.
+    """
+    if images < 1 or resamples < 1:
+        raise ValueError(f"Got {images} images and {resamples} resamples; expected at least one of each.")
+    generator = np.random.default_rng(seed)
+    for rows in _blocks(resamples, images):
+        draws = generator.integers(images, size=(rows, images))
+        draws += images * np.arange(rows)[:, None]
+        yield np.bincount(draws.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+
+
+def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Add columns up over all images, and over each bootstrap resample of them.
+
+    Args:
+        columns: (images, columns), one row an image.
+
+    Returns:
+        (1 + resamples, columns) float64: row 0 is the sum over the images themselves, the others are those of
+        the resamples. A score that is computed from the rows goes to `with_interval`.
+
+    Raises:
+        ValueError: If there is no image, or a number is not finite.
+    """
+    columns = np.asarray(columns, dtype=np.float64)
+    if columns.ndim != 2 or len(columns) == 0:
+        raise ValueError(f"Got columns of the shape {columns.shape}; expected (images, columns), at least one image.")
+    if not np.isfinite(columns).all():
+        row, column = np.argwhere(~np.isfinite(columns))[0]
+        raise ValueError(
+            f"Row {row} of column {column} is {columns[row, column]}; expected finite numbers. Score that image "
+            "again or name why it has no score: it is never averaged away."
+        )
+    blocks = (weights @ columns for weights in bootstrap_weights(len(columns), resamples, seed))
+    return np.concatenate([columns.sum(axis=0, keepdims=True), *blocks])
+
+
+def with_interval(scores: np.ndarray) -> dict[str, Any] | None:
+    """The score of the images with its 95 % interval.
+
+    Args:
+        scores: (1 + resamples,), of the images and of each resample, from `resampled_sums`. NaN where there is
+            nothing to score, as in the share of found polyps among none.
+
+    Returns:
+        {"value", "ci95": [low, high]}; None if the images have no score. Resamples without one are left out.
+
+    Raises:
+        ValueError: If the images have a score and no resample has.
+    """
+    if np.isnan(scores[0]):
+        return None
+    resampled = scores[1:][~np.isnan(scores[1:])]
+    if len(resampled) == 0:
+        raise ValueError(f"None of {len(scores) - 1} resamples has anything to score; take more, such as {RESAMPLES}.")
+    return {"value": float(scores[0]), "ci95": _middle(resampled)}
+
+
+def mean_and_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """The mean of (images,) values with its 95 % interval: {"value", "ci95": [low, high]}.
+
+    Of one image, both bounds are its value.
+
+    Raises:
+        ValueError: If there is no value, or one is not finite.
+    """
+    values = np.asarray(values)
+    means = resampled_sums(values[:, None], resamples, seed)[:, 0] / len(values)
+    return {"value": float(means[0]), "ci95": _middle(means[1:])}
+
+
+def compare_paired(
+    first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, float | int | list[float]]:
+    """Compare the scores of two models on the same images.
+
+    The p-value is that of the two-sided permutation test: were the models alike, each image's difference might
+    as well have the other sign. It is the share of random sign changes whose mean difference is as far from 0 as
+    the one seen, or farther, with the seen one counted among them (Phipson and Smyth, Permutation P-values Should
+    Never Be Zero, 2010): at least 1 / (1 + resamples).
+
+    Args:
+        first, second: (images,) scores, the same image at the same place.
+
+    Returns:
+        {"difference": mean of first - second, "ci95": [low, high], "p_value", "images"}.
+
+    Raises:
+        ValueError: If the shapes differ, there is no image, or a score is not finite.
+    """
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(
+            f"Got scores of the shapes {first.shape} and {second.shape}; expected one score an image, (images,), "
+            "of the same images."
+        )
+    differences = first - second
+    mean = mean_and_interval(differences, resamples, seed)
+    # Sums that are equal but for rounding count as equal.
+    bound = abs(differences.sum()) - 1e-12 * abs(differences).sum()
+    generator = np.random.default_rng(seed)
+    extreme = 0
+    for rows in _blocks(resamples, len(differences)):
+        signs = 2.0 * generator.integers(2, size=(rows, len(differences))) - 1
+        extreme += int((abs(signs @ differences) >= bound).sum())
+    return {
+        "difference": mean["value"],
+        "ci95": mean["ci95"],
+        "p_value": (1 + extreme) / (1 + resamples),
+        "images": len(differences),
+    }
+
+
+def _middle(resampled: np.ndarray) -> list[float]:
+    """The bounds of the middle 95 %."""
+    return [float(bound) for bound in np.percentile(resampled, PERCENTILES)]
+
+
+def _blocks(resamples: int, images: int) -> Iterator[int]:
+    """Numbers of resamples that add up to `resamples`, of at most `BLOCK` draws each where one has no more."""
+    rows = max(BLOCK // images, 1)
+    for start in range(0, resamples, rows):
+        yield min(rows, resamples - start)

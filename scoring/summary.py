@@ -1,0 +1,413 @@
+"""From the scores of single images to the results of a data set, with 95 % intervals.
+
+A resample of the images is scored as a data set of its own, by the same rules, so that every score has an interval:
+`intervals.py` says what it means. A set where nothing is there to find and nothing is predicted is right: Dice, IoU,
+precision, recall and F2 are 1. Where nothing is predicted though there is a polyp, precision is 0; where there is no
+polyp but something is predicted, recall is 0. Shares of lesions, or of images, are None where there are none to
+count, and resamples without any are left out of their intervals.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
+from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
+
+# Shares of an image that its polyp pixels take: small < 5 % <= medium < 20 % <= large.
+SMALL_BELOW, LARGE_FROM = 0.05, 0.20
+# True positives, false positives and false negatives.
+COUNTS = ("overlap", "excess", "missed")
+OVERLAP_SCORES = ("dice", "iou", "precision", "recall", "f2")
+LEVELS = np.arange(1, 256)
+# A pixel has the grey level LEVELS[i] or more where its probability is above THRESHOLDS[i].
+THRESHOLDS = (LEVELS - 0.5) / 255
+METRICS = (
+    "dice_per_image_native",
+    "iou_per_image_native",
+    "dice_pooled_native",
+    "iou_pooled_native",
+    "dice_per_image_network",
+    "iou_per_image_network",
+    "dice_pooled_network",
+    "iou_pooled_network",
+    "dice_256_thresholds_native",
+    "dice_256_thresholds_minmax_native",
+    "precision_per_image_native",
+    "recall_per_image_native",
+    "f2_per_image_native",
+    "accuracy_per_image_native",
+    "precision_pooled_native",
+    "recall_pooled_native",
+    "f2_pooled_native",
+    "mae_native",
+    "s_measure_native",
+    "e_measure_native",
+    "weighted_f_native",
+    "hd95_native",
+    "nsd_native",
+    "ece_native",
+)
+
+
+def per_image_dice(images: Sequence[ImageScores]) -> np.ndarray:
+    """Dice of each image at its native size, (images,)."""
+    return _overlap(*_counts(images))["dice"]
+
+
+def per_image_iou(images: Sequence[ImageScores]) -> np.ndarray:
+    """IoU of each image at its native size, (images,)."""
+    return _overlap(*_counts(images))["iou"]
+
+
+def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """All scores of a data set.
+
+    Metrics and lesions share the same resamples of the images. Strata and images without polyp are resampled
+    among themselves. The calibration error (Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian
+    Binning, 2015; Guo et al., On Calibration of Modern Neural Networks, 2017) is the mean over all pixels of
+    |mean probability - share of polyp| of the pixel's bin; of the probability of polyp, not of the likelier class. It
+    sums up absolute values, which resampling only adds noise to: its interval leans upwards, and may lie above a value
+    near 0.
+
+    Returns:
+        "metrics", "strata", "lesions", "without_polyp", "calibration" and "threshold_curve" of `results.json`.
+
+    Raises:
+        ValueError: If there is no image, only some images have scores at the network's size, or a score is not
+            finite; the message names the image.
+    """
+    per_image = _per_image(images)
+    calibration = np.stack([image.calibration for image in images])
+    columns = {
+        **per_image,
+        **_named("native", _counts(images)),
+        **(_named("network", _network_counts(images)) if _at_network_size(images) else {}),
+        # A bin's pixels times its |mean probability - polyp share| is the |difference of its two sums|.
+        **{f"calibration_{i}": calibration[:, i, 1] - calibration[:, i, 2] for i in range(CALIBRATION_BINS)},
+        "pixels": calibration[:, :, 0].sum(axis=1),
+        **{name: _column(images, name) for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")},
+    }
+    _check_finite(images, columns)
+    sums = dict(zip(columns, resampled_sums(np.stack([*columns.values()], axis=1), resamples, seed).T, strict=True))
+    return {
+        "metrics": _metrics([*per_image], sums, len(images)),
+        "strata": _strata(images, resamples, seed),
+        "lesions": _lesions(sums, len(images)),
+        "without_polyp": _without_polyp(images, resamples, seed),
+        "calibration": {"bins": _calibration_bins(calibration.sum(axis=0))},
+        "threshold_curve": {
+            "thresholds": THRESHOLDS.tolist(),
+            "dice_per_image": _dice_by_level(images)[:, LEVELS].mean(axis=0).tolist(),
+        },
+    }
+
+
+def best_threshold(images: Sequence[ImageScores]) -> float:
+    """The threshold of the best mean Dice per image, among (k - 0.5) / 255 for k = 1 to 255.
+
+    Of equally good ones the nearest to 0.5, and of two as near the lower.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    dice = _dice_by_level(images)[:, LEVELS].mean(axis=0)
+    # Means that are equal but for rounding count as equal.
+    best = np.flatnonzero(dice >= dice.max() - 1e-12)
+    return float(THRESHOLDS[best[np.argmin(abs(LEVELS[best] - 128))]])
+
+
+def at_threshold(
+    images: Sequence[ImageScores], threshold: float, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Mean Dice and IoU per image at another threshold than the one that the images were scored at.
+
+    Args:
+        threshold: 0.5, or another of the 255 that `best_threshold` chooses from: others fall within a grey level.
+
+    Raises:
+        ValueError: If the threshold is none of them, or there is no image.
+    """
+    nearest = int(np.argmin(abs(THRESHOLDS - threshold)))
+    if not abs(THRESHOLDS[nearest] - threshold) < 1e-9:
+        raise ValueError(
+            f"The scores at the threshold {threshold} are not known: only those at (k - 0.5) / 255 for k = 1 to 255 "
+            f"are, of which {THRESHOLDS[nearest]} is the nearest. Score the images again at {threshold}."
+        )
+    dice = _dice_by_level(images)[:, LEVELS[nearest]]
+    return {
+        "dice_per_image_native": mean_and_interval(dice, resamples, seed),
+        "iou_per_image_native": mean_and_interval(dice / (2 - dice), resamples, seed),
+    }
+
+
+def compare(
+    first: Sequence[ImageScores], second: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Compare two models on the same images, which are matched by name: `compare_paired` of their Dice and IoU.
+
+    Raises:
+        ValueError: If a name occurs twice, is only in one of them, or stands for images with other true masks;
+            the message has the names.
+    """
+    ours, theirs = _by_name(first, "first"), _by_name(second, "second")
+    for which, alone in (("first", ours.keys() - theirs.keys()), ("second", theirs.keys() - ours.keys())):
+        if alone:
+            raise ValueError(
+                f"{len(alone)} images are only in the {which} of the two results: {_some(sorted(alone))}. "
+                "A paired comparison needs the same images in both."
+            )
+    other = [name for name in ours if _truth(ours[name]) != _truth(theirs[name])]
+    if other:
+        raise ValueError(
+            f"The true masks of {len(other)} images differ between the two results, in size or in the number of "
+            f"polyp pixels: {_some(other)}. A paired comparison needs the same images in both."
+        )
+    matched = [theirs[name] for name in ours]
+    scores: dict[str, Callable[[Sequence[ImageScores]], np.ndarray]] = {
+        "dice_per_image_native": per_image_dice,
+        "iou_per_image_native": per_image_iou,
+    }
+    return {
+        name: dict(compare_paired(score(first), score(matched), resamples, seed)) for name, score in scores.items()
+    }
+
+
+def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None:
+    """Write the scores of each image as a table, at native size but for `dice_network`, which may be empty.
+
+    `area_share` is the share of the image's area that is polyp.
+
+    Raises:
+        ValueError: If a score is not finite; the message names the image.
+    """
+    scores = _per_image(images)
+    _check_finite(images, scores)
+    columns: dict[str, Sequence[Any]] = {
+        "name": [image.name for image in images],
+        "height": [image.height for image in images],
+        "width": [image.width for image in images],
+        "area_share": _area_share(images).tolist(),
+        "polyps": [image.polyps for image in images],
+        **{name: scores[f"{name}_per_image_native"].tolist() for name in OVERLAP_SCORES},
+        "accuracy": scores["accuracy_per_image_native"].tolist(),
+        "dice_network": scores["dice_per_image_network"].tolist() if _at_network_size(images) else [""] * len(images),
+        **{
+            name: scores[f"{name}_native"].tolist()
+            for name in ("mae", "s_measure", "e_measure", "weighted_f", "hd95", "nsd")
+        },
+        **{
+            name: [getattr(image, name) for image in images]
+            for name in ("found_polyps", "predicted_polyps", "false_polyps")
+        },
+    }
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _per_image(images: Sequence[ImageScores]) -> dict[str, np.ndarray]:
+    """The metrics that are means over images, (images,) each."""
+    scores = {f"{name}_per_image_native": values for name, values in _overlap(*_counts(images)).items()}
+    if _at_network_size(images):
+        network = _overlap(*_network_counts(images))
+        scores |= {f"{name}_per_image_network": network[name] for name in ("dice", "iou")}
+    _, excess, missed = _counts(images)
+    return scores | {
+        "accuracy_per_image_native": 1 - (excess + missed) / _area(images),
+        "dice_256_thresholds_native": _dice_by_level(images).mean(axis=1),
+        "dice_256_thresholds_minmax_native": _column(images, "minmax_dice"),
+        "mae_native": _column(images, "absolute_error"),
+        "s_measure_native": _column(images, "s_measure"),
+        "e_measure_native": _column(images, "e_measure"),
+        "weighted_f_native": _column(images, "weighted_f"),
+        "hd95_native": _column(images, "hd95"),
+        "nsd_native": _column(images, "nsd"),
+    }
+
+
+def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
+    """All metrics with their intervals, from sums over the images and over each resample, (1 + resamples,) each."""
+    scores = {name: sums[name] / images for name in per_image}
+    pooled = _overlap(*(sums[f"{name}_native"] for name in COUNTS))
+    scores |= {f"{name}_pooled_native": values for name, values in pooled.items()}
+    if "overlap_network" in sums:
+        pooled = _overlap(*(sums[f"{name}_network"] for name in COUNTS))
+        scores |= {f"{name}_pooled_network": pooled[name] for name in ("dice", "iou")}
+    scores["ece_native"] = sum(abs(sums[f"calibration_{i}"]) for i in range(CALIBRATION_BINS)) / sums["pixels"]
+    return {name: with_interval(scores[name]) for name in METRICS if name in scores}
+
+
+def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
+    """Scores by the size and by the number of the polyps, of the images with polyp."""
+    with_polyp = [image for image in images if image.true_pixels]
+    shares = _area_share(with_polyp)
+    numbers = _column(with_polyp, "polyps")
+    strata = {
+        "size": {
+            "small": shares < SMALL_BELOW,
+            "medium": (shares >= SMALL_BELOW) & (shares < LARGE_FROM),
+            "large": shares >= LARGE_FROM,
+        },
+        "polyps": {"one": numbers == 1, "two": numbers == 2, "three or more": numbers >= 3},
+    }
+    scores = _overlap(*_counts(with_polyp))
+    return {
+        kind: {
+            name: {
+                "images": int(chosen.sum()),
+                "metrics": {
+                    f"{score}_per_image_native": mean_and_interval(scores[score][chosen], resamples, seed)
+                    for score in ("dice", "iou", "recall")
+                    if chosen.any()
+                },
+            }
+            for name, chosen in groups.items()
+        }
+        for kind, groups in strata.items()
+    }
+
+
+def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
+    """Detection of whole polyps, from the sums over the images and over each resample."""
+    true, found, predicted, false = (
+        sums[name] for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")
+    )
+    return {
+        "true": int(true[0]),
+        "found": int(found[0]),
+        "predicted": int(predicted[0]),
+        "false": int(false[0]),
+        "sensitivity": with_interval(_ratio(found, true)),
+        "precision": with_interval(_ratio(predicted - false, predicted)),
+        "false_per_image": with_interval(false / images),
+    }
+
+
+def _without_polyp(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
+    """How many images without polyp get a false alarm, of one pixel or more, and which share of them it covers."""
+    empty = [image for image in images if not image.true_pixels]
+    _, excess, _ = _counts(empty)
+    alarms = excess > 0
+    return {
+        "images": len(empty),
+        "false_alarms": int(alarms.sum()),
+        "share": mean_and_interval(alarms, resamples, seed) if empty else None,
+        "area_share": float((excess / _area(empty))[alarms].mean()) if alarms.any() else None,
+    }
+
+
+def _calibration_bins(bins: np.ndarray) -> list[dict[str, Any]]:
+    """The reliability diagram's bins of probability, from (bins, 3): pixels, sum of probabilities, polyp pixels."""
+    edges = np.linspace(0, 1, len(bins) + 1)
+    return [
+        {
+            "low": float(low),
+            "high": float(high),
+            "pixels": int(pixels),
+            "mean_probability": float(probability / pixels) if pixels else None,
+            "polyp_share": float(polyp / pixels) if pixels else None,
+        }
+        for low, high, (pixels, probability, polyp) in zip(edges, edges[1:], bins, strict=False)
+    ]
+
+
+def _overlap(overlap: np.ndarray, excess: np.ndarray, missed: np.ndarray) -> dict[str, np.ndarray]:
+    """The `OVERLAP_SCORES` of pixel counts: true positives, false positives and false negatives, of any one shape."""
+    nothing, nothing_predicted = overlap + excess + missed == 0, overlap + excess == 0
+    nothing_there = overlap + missed == 0
+    return {
+        "dice": np.where(nothing, 1.0, _ratio(2 * overlap, 2 * overlap + excess + missed)),
+        "iou": np.where(nothing, 1.0, _ratio(overlap, overlap + excess + missed)),
+        "precision": np.where(nothing_predicted, nothing, _ratio(overlap, overlap + excess)),
+        "recall": np.where(nothing_there, nothing, _ratio(overlap, overlap + missed)),
+        "f2": np.where(nothing, 1.0, _ratio(5 * overlap, 5 * overlap + 4 * missed + excess)),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, and NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole != 0)
+
+
+def _dice_by_level(images: Sequence[ImageScores]) -> np.ndarray:
+    """Dice of each image's mask {level >= k} for k = 0 to 255, (images, 256)."""
+    if not images:
+        raise ValueError("There is no image to score; expected at least one.")
+    polyp = np.stack([image.polyp_levels for image in images])
+    return dice_by_level(polyp, np.stack([image.background_levels for image in images]))
+
+
+def _at_network_size(images: Sequence[ImageScores]) -> bool:
+    """Whether the images have scores at the network's size too.
+
+    Raises:
+        ValueError: If some have and some have not.
+    """
+    without = [image.name for image in images if image.network_counts is None]
+    if 0 < len(without) < len(images):
+        raise ValueError(
+            f"{len(without)} of {len(images)} images have no scores at the network's size: {_some(without)}. "
+            "Score all images with it or none."
+        )
+    return not without
+
+
+def _counts(images: Sequence[ImageScores]) -> np.ndarray:
+    """True positives, false positives and false negatives at native size, (3, images)."""
+    return np.array([image.counts for image in images], dtype=np.float64).reshape(-1, 3).T
+
+
+def _network_counts(images: Sequence[ImageScores]) -> np.ndarray:
+    """The same at the network's size."""
+    return np.array([image.network_counts for image in images], dtype=np.float64).reshape(-1, 3).T
+
+
+def _named(size: str, counts: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{name}_{size}": column for name, column in zip(COUNTS, counts, strict=True)}
+
+
+def _column(images: Sequence[ImageScores], name: str) -> np.ndarray:
+    return np.array([getattr(image, name) for image in images], dtype=np.float64)
+
+
+def _area(images: Sequence[ImageScores]) -> np.ndarray:
+    return np.array([image.height * image.width for image in images], dtype=np.float64)
+
+
+def _area_share(images: Sequence[ImageScores]) -> np.ndarray:
+    return _column(images, "true_pixels") / _area(images)
+
+
+def _check_finite(images: Sequence[ImageScores], columns: dict[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            raise ValueError(
+                f"The image {images[wrong[0]].name} has the score {values[wrong[0]]} in {name}, as {len(wrong)} of "
+                f"{len(images)} images have; expected finite numbers. Nothing is averaged without them: look at the "
+                "probabilities that were scored."
+            )
+
+
+def _by_name(images: Sequence[ImageScores], which: str) -> dict[str, ImageScores]:
+    twice = [name for name, times in Counter(image.name for image in images).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"{len(twice)} names stand for more than one image in the {which} of the two results: {_some(twice)}. "
+            "Images are matched by name: give each its own."
+        )
+    return {image.name: image for image in images}
+
+
+def _truth(image: ImageScores) -> tuple[int, int, int]:
+    return image.height, image.width, image.true_pixels
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

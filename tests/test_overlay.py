@@ -1,0 +1,214 @@
+"""Overlays, pixel by pixel against pictures drawn by hand."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+from unet_kvasir_seg.overlay import (
+    HALO_COLOUR,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    contour_width,
+    draw_overlay,
+)
+
+MUCOSA = (200, 110, 90)
+# 0.65 of mucosa and 0.35 of the contour's colour, (0, 229, 255): 130, 151.65 and 147.75.
+TINTED = (130, 152, 148)
+COLOURS = {".": MUCOSA, "h": HALO_COLOUR, "c": PREDICTION_COLOUR, "t": TINTED}
+
+
+def plain(height: int, width: int) -> Image.Image:
+    return Image.new("RGB", (width, height), MUCOSA)
+
+
+def is_colour(image: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """(H, W) bool."""
+    return (np.asarray(image) == colour).all(axis=-1)
+
+
+def drawn(picture: list[str]) -> np.ndarray:
+    """(H, W, 3) from rows of letters."""
+    return np.array([[COLOURS[letter] for letter in row] for row in picture], dtype=np.uint8)
+
+
+def masked(picture: list[str]) -> np.ndarray:
+    """(H, W) bool of the contours and tints."""
+    return np.array([[letter in "ct" for letter in row] for row in picture])
+
+
+def disk(size: int, radius: float) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return np.hypot(x, y) <= radius
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(
+            [
+                "...........",
+                "...hhhhh...",
+                "..hccccch..",
+                "..hctttch..",
+                "..hctttch..",
+                "..hccccch..",
+                "...hhhhh...",
+            ],
+            id="inside the image",
+        ),
+        pytest.param(
+            [
+                "ccccch....",
+                "ctttch....",
+                "ctttch....",
+                "ccccch....",
+                "hhhhh...hh",
+                ".......hcc",
+                ".......hcc",
+            ],
+            id="at the border, two of them",
+        ),
+        pytest.param(["cccc", "cttc", "cttc", "cccc"], id="the whole image"),
+        pytest.param([".h.", "hch", ".h."], id="one pixel"),
+        pytest.param(["c"], id="an image of one pixel"),
+        pytest.param(
+            [
+                ".hhhhhhh.",
+                "hccccccch",
+                "hctccctch",
+                "hcchhhcch",
+                "hcch.hcch",
+                "hcchhhcch",
+                "hctccctch",
+                "hccccccch",
+                ".hhhhhhh.",
+            ],
+            id="with a hole",
+        ),
+    ],
+)
+def test_pictures_drawn_by_hand(picture):
+    overlay = draw_overlay(plain(len(picture), len(picture[0])), masked(picture))
+    np.testing.assert_array_equal(np.asarray(overlay), drawn(picture))
+
+
+@pytest.mark.parametrize(("opacity", "inside"), [(0, MUCOSA), (0.5, (100, 170, 172)), (1, PREDICTION_COLOUR)])
+def test_the_tint_follows_the_opacity(opacity, inside):
+    mask = np.ones((5, 5), bool)
+    assert draw_overlay(plain(5, 5), mask, opacity=opacity).getpixel((2, 2)) == inside
+
+
+def test_an_empty_mask_changes_nothing_and_the_image_is_left_alone():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    empty, full = np.zeros((7, 9), bool), np.ones((7, 9), bool)
+    np.testing.assert_array_equal(np.asarray(draw_overlay(image, empty, empty)), pixels)
+    assert draw_overlay(image, empty) is not image
+    draw_overlay(image, full, full)
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_lengths_follow_the_shorter_side():
+    sizes = ((1, 1), (384, 288), (288, 384), (480, 640), (1920, 1080))
+    assert [contour_width(size) for size in sizes] == [1, 2, 2, 4, 8]
+    mask = np.zeros((288, 384), bool)
+    mask[100:200, 100:200] = True
+    for width, colours in ((None, "hcct"), (5, "hhccccct")):
+        row = np.asarray(draw_overlay(plain(288, 384), mask, width=width))[150]
+        left = 100 - colours.count("h")
+        expected = [MUCOSA, *(COLOURS[letter] for letter in colours)]
+        assert [tuple(pixel.tolist()) for pixel in row[left - 1 : left + len(colours)]] == expected
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 6])
+def test_the_contour_is_as_wide_all_around(width):
+    """Against exact Euclidean distances: an octagon strays from a circle by less than a tenth, and half a pixel."""
+    noise = np.random.default_rng(width).standard_normal((90, 120))
+    mask = ndimage.gaussian_filter(noise, 6) > 0.02
+    overlay = draw_overlay(plain(90, 120), mask, width=width)
+    padded = np.pad(mask, 1)  # outside of the image there is no polyp
+    depth = ndimage.distance_transform_edt(padded)[1:-1, 1:-1]
+    contour, halo = is_colour(overlay, PREDICTION_COLOUR), is_colour(overlay, HALO_COLOUR)
+    assert contour[mask & (depth <= 0.9 * width)].all()
+    assert not contour[depth > 1.1 * width + 0.5].any()
+    assert not contour[~mask].any()
+    halo_width = max(1, width // 2)
+    distance = ndimage.distance_transform_edt(~mask)
+    assert halo[~mask & (distance <= 0.9 * halo_width)].all()
+    assert is_colour(overlay, MUCOSA)[distance > 1.1 * halo_width + 0.5].all()
+
+
+def test_the_true_mask_is_a_dashed_contour_without_a_tint():
+    truth = disk(80, 30)
+    overlay = draw_overlay(plain(80, 80), np.zeros((80, 80), bool), truth)
+    rim = truth & ~ndimage.binary_erosion(truth)
+    dashes, gaps = is_colour(overlay, TRUTH_COLOUR), is_colour(overlay, MUCOSA)
+    assert not dashes[~rim].any()
+    assert 0.4 < dashes[rim].mean() < 0.6
+    assert (dashes | gaps)[truth].all()
+    # The dashes are 4 pixels long, 8 with the gap: at least one for each 12 pixels of the circle's 188.
+    _, number = ndimage.label(dashes, structure=np.ones((3, 3)))
+    assert number >= 188 / 12
+
+
+def test_all_sides_of_a_true_mask_are_dashed():
+    truth = np.zeros((60, 80), bool)
+    truth[10:50, 20:80] = True
+    dashes = is_colour(draw_overlay(plain(60, 80), np.zeros_like(truth), truth), TRUTH_COLOUR)
+    for side in (dashes[10, 24:76], dashes[49, 24:76], dashes[14:46, 20], dashes[14:46, 79]):
+        # Four pixels of each, at most, between one change and the next.
+        changes = np.flatnonzero(np.diff(side.astype(int)))
+        assert np.diff(changes).tolist() == [4] * (len(changes) - 1)
+        assert len(changes) >= len(side) // 4 - 1
+
+
+def test_in_the_gaps_of_the_true_mask_the_prediction_is_seen():
+    mask = disk(80, 30)
+    overlay = draw_overlay(plain(80, 80), mask, mask)
+    rim = mask & ~ndimage.binary_erosion(mask)
+    truth, prediction = is_colour(overlay, TRUTH_COLOUR), is_colour(overlay, PREDICTION_COLOUR)
+    assert (truth ^ prediction)[rim].all()
+    assert 0.4 < prediction[rim].mean() < 0.6
+    assert is_colour(overlay, TINTED)[mask & ~rim].all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
+def test_images_of_other_modes(mode):
+    if mode in ("I", "I;16"):
+        # 257 levels of 16 bits are one of 8 bits.
+        pixels = np.full((6, 7), 100 * 257, np.int32 if mode == "I" else np.uint16)
+        image = Image.fromarray(pixels)
+        assert image.mode == mode
+    else:
+        image = Image.new("L", (7, 6), 255 if mode == "1" else 100).convert(mode)
+    mask = np.zeros((6, 7), bool)
+    mask[4:, 5:] = True
+    overlay = draw_overlay(image, mask)
+    assert (overlay.mode, overlay.size) == ("RGB", (7, 6))
+    assert overlay.getpixel((0, 0)) == ((255,) * 3 if mode == "1" else (100,) * 3)
+    assert overlay.getpixel((6, 5)) == PREDICTION_COLOUR
+
+
+def test_masks_in_any_memory_order():
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 3:25] = True
+    expected = draw_overlay(plain(20, 30), mask, mask).tobytes()
+    assert draw_overlay(plain(20, 30), np.asfortranarray(mask), mask[::-1, ::-1][::-1, ::-1]).tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask": np.ones((4, 6), bool)}, r"mask has the shape \(4, 6\) and its image, of 5x4 pixels, \(4, 5\)"),
+        ({"mask": np.ones((1, 4, 5), bool)}, r"mask has the shape \(1, 4, 5\)"),
+        ({"truth": np.ones((5, 4), bool)}, r"true mask has the shape \(5, 4\)"),
+        ({"mask": np.full((4, 5), 0.2)}, "mask holds float64; expected booleans. Compare probabilities"),
+        ({"opacity": 35}, "opacity is 35; expected a number from 0 to 1"),
+        ({"opacity": float("nan")}, "opacity is nan"),
+        ({"width": 0}, "width is 0; expected at least 1"),
+    ],
+)
+def test_what_bad_input_gets(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        draw_overlay(plain(4, 5), **({"mask": np.zeros((4, 5), bool)} | arguments))

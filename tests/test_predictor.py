@@ -1,0 +1,116 @@
+"""Predictions against the same steps written out with torch and scipy."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from unet_kvasir_seg.configuration_unet import UNetConfig
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.predictor import Lesion, Prediction, Predictor
+from unet_kvasir_seg.runtime import UserError, choose_runtime
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    model = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2))
+    processor = UNetImageProcessor(size={"height": 32, "width": 48})
+    return Predictor(model, processor, choose_runtime("cpu", "float32"))
+
+
+def frame(height: int, width: int) -> Image.Image:
+    return next(generate(1, 64, seed=3))["image"].resize((width, height))
+
+
+def by_hand(predictor: Predictor, image: Image.Image) -> np.ndarray:
+    """The probability map at the image's own size, of an upright RGB image."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(pixels, (32, 48), mode="bilinear", antialias=True).round() / 255
+    with torch.no_grad():
+        logits = predictor.model(resized).logits
+    native = F.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
+    return native.sigmoid()[0, 0].numpy()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 17), (32, 48), (256, 256), (1072, 1920)])
+def test_maps_have_the_images_own_size_and_the_steps_values(predictor, size):
+    image = frame(*size)
+    prediction = predictor(image)
+    expected = by_hand(predictor, image)
+    assert prediction.probability.shape == size
+    assert prediction.probability.dtype == np.float32
+    # PIL and torch round the resized image differently, by up to a grey level.
+    np.testing.assert_allclose(prediction.probability, expected, atol=0.01)
+    np.testing.assert_array_equal(prediction.mask, prediction.probability > 0.5)
+    assert prediction.network_probability.shape == (32, 48)
+
+
+def test_a_batch_of_mixed_sizes_is_its_images_one_by_one(predictor):
+    images = [frame(40, 56), frame(9, 7), Image.new("L", (20, 30), 90)]
+    for together, image in zip(predictor.batch(images), images, strict=True):
+        alone = predictor(image)
+        np.testing.assert_allclose(together.probability, alone.probability, atol=1e-6)
+
+
+def test_an_image_is_seen_as_its_exif_tag_says(predictor, tmp_path):
+    upright = frame(40, 56)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    turned = predictor(Image.open(tmp_path / "turned.png"))
+    np.testing.assert_array_equal(turned.probability, predictor(upright).probability)
+
+
+def test_arrays_and_tensors_are_images_too(predictor):
+    image = frame(40, 56)
+    array = np.array(image)
+    expected = predictor(image).probability
+    np.testing.assert_array_equal(predictor(array).probability, expected)
+    np.testing.assert_array_equal(predictor(torch.from_numpy(array).permute(2, 0, 1)).probability, expected)
+
+
+def test_tta_is_the_mean_over_the_flips_of_the_image(predictor):
+    image = frame(40, 56)
+    array = np.array(image)
+    maps = [
+        predictor(np.ascontiguousarray(np.flip(array, axes))).probability.copy() for axes in ((), (1,), (0,), (0, 1))
+    ]
+    flipped_back = [np.flip(m, axes) for m, axes in zip(maps, ((), (1,), (0,), (0, 1)), strict=True)]
+    averaged = predictor(image, tta=True)
+    np.testing.assert_allclose(averaged.probability, np.mean(flipped_back, axis=0), atol=1e-5)
+    assert not np.allclose(averaged.probability, maps[0], atol=1e-4)
+
+
+def test_lesions_by_hand():
+    probability = np.zeros((4, 10), dtype=np.float32)
+    probability[0, 0] = 0.75
+    probability[1:3, 1] = 1.0  # touches the first at a corner: one lesion of 3 pixels
+    probability[3, 8] = 0.625
+    prediction = Prediction(probability, probability, threshold=0.5)
+    assert prediction.lesions == [
+        Lesion((0, 0, 2, 3), (2 / 3, 1.0), 3, 3 / 40, pytest.approx(2.75 / 3)),
+        Lesion((8, 3, 9, 4), (8.0, 3.0), 1, 1 / 40, pytest.approx(0.625)),
+    ]
+    assert Prediction(probability, probability, threshold=1.0).lesions == []
+
+
+def test_the_threshold_is_the_calls(predictor):
+    image = frame(40, 56)
+    probability = predictor(image).probability
+    middle = float(np.median(probability))
+    assert predictor(image, threshold=middle).mask.sum() == (probability > middle).sum() > 0
+
+
+def test_a_folder_is_loaded_and_what_is_none_is_explained(predictor, tmp_path):
+    predictor.model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"no usable image processor .* preprocessor_config.json"):
+        Predictor.from_pretrained(str(tmp_path / "model"))
+    predictor.processor.save_pretrained(tmp_path / "model")
+    loaded = Predictor.from_pretrained(str(tmp_path / "model"), device="cpu", dtype="float32")
+    image = frame(40, 56)
+    np.testing.assert_array_equal(loaded(image).probability, predictor(image).probability)
+    with pytest.raises(UserError, match="nowhere cannot be loaded"):
+        Predictor.from_pretrained(str(tmp_path / "nowhere"))
