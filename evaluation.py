@@ -10,9 +10,10 @@ Writes results.json, per_image.csv, README.md (the model card) and figures/ into
 processes share the images: `accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -239,7 +240,8 @@ def evaluate(arguments: EvaluationArguments) -> dict[str, Any]:
             at_half = summary.at_threshold(images, 0.5, **resampling)
         if other is not None:
             others_images = score_rows(other, rows, threshold, arguments, processes)
-            comparison = {"with": other.name, "metrics": summary.compare(images, others_images, **resampling)}
+            with value_errors_explained():
+                comparison = {"with": other.name, "metrics": summary.compare(images, others_images, **resampling)}
     except InvalidRunError as error:
         if processes.is_main_process:
             write_results(folder / "results.json", results | {"invalid": str(error)})
@@ -425,14 +427,15 @@ def score_rows(
                 indices = mine[start : start + arguments.batch_size]
                 pairs = [read_pair(rows[index], arguments.foreground_values) for index in indices]
                 for index, pair, maps in zip(indices, pairs, source.predict(pairs), strict=True):
-                    image = score_image(
-                        pair.name,
-                        maps.probability,
-                        pair.truth,
-                        threshold=threshold,
-                        tolerance=arguments.surface_tolerance,
-                        network_pair=maps.network_pair,
-                    )
+                    with value_errors_explained():
+                        image = score_image(
+                            pair.name,
+                            maps.probability,
+                            pair.truth,
+                            threshold=threshold,
+                            tolerance=arguments.surface_tolerance,
+                            network_pair=maps.network_pair,
+                        )
                     scored.append((index, image))
                     progress.update()
     except (UserError, DatasetError) as error:
@@ -443,6 +446,15 @@ def score_rows(
         raise failures[0]
     in_order = sorted((entry for part, _ in gathered for entry in part), key=lambda entry: entry[0])
     return [image for _, image in in_order]
+
+
+@contextlib.contextmanager
+def value_errors_explained() -> Iterator[None]:
+    """Pass on a refusal of the scores as the user's: their messages name the image."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def read_pair(row: dict[str, Any], foreground_values: list[int] | None) -> Pair:

@@ -1,11 +1,14 @@
 """From the rows of a data set to what the network takes: decoding, augmentation, image processor."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image as PILImage
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision import tv_tensors
@@ -16,6 +19,8 @@ from .dataset import Cell, DatasetError, cell_name, decode_pair
 
 Rows = dict[str, list[Any]]
 SHUFFLE_BUFFER = 1000
+AUGMENTATIONS = ("card", "strong")
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def card_augmentation() -> v2.Transform:
@@ -33,6 +38,97 @@ def card_augmentation() -> v2.Transform:
             v2.ColorJitter(brightness=0.3, contrast=0.3),
         ]
     )
+
+
+class StrongAugmentation:
+    """For hundreds of epochs on few frames: one warp of image and mask, then colour, blur and noise in the image.
+
+    The ranges of the warp are near those of DUCK-Net (Dumitru et al., 2023, https://arxiv.org/abs/2311.02239) and
+    EffiSegNet (Vezakis et al., 2024, https://arxiv.org/abs/2407.16298): flips (p 0.5 each), any rotation, scale 0.6 to
+    1.5, proportions within 16 %, shear up to 0.3 (17 degrees), shift up to 20 % of the side. They are one resampling,
+    in the frame's own proportions, so that a turned polyp keeps its shape; what lies outside the frame is black.
+
+    Brightness, contrast and saturation change by a factor of 0.7 to 1.3, each colour channel by 0.92 to 1.08, and
+    with p 0.5 gamma by up to e^±0.25; Gaussian blur (p 0.2, sigma 0.5 to 1.5 pixels) and Gaussian noise (p 0.2,
+    standard deviation 0.01 to 0.06 of the range).
+
+    All draws are torch's, from its global generator.
+    """
+
+    def __call__(
+        self, image: Tensor, mask: Tensor, aspect_ratio: float = 1.0, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Augment one pair.
+
+        Args:
+            image: (3, H, W) uint8.
+            mask: (H, W) uint8, {0, 1}.
+            aspect_ratio: Width over height of the frame that the image was resized from.
+            size: Height and width of the result; None: the image's.
+
+        Returns:
+            The image (3, H', W') uint8 and the mask (H', W') uint8, {0, 1}.
+        """
+        warped, labels = warp(image, mask, self.draw_matrix(aspect_ratio), size or tuple(mask.shape))
+        return (self.change_colours(warped / 255) * 255).round().to(torch.uint8), labels
+
+    @staticmethod
+    def draw_matrix(aspect_ratio: float) -> Tensor:
+        """(2, 3) from places in the result to places in the image, as `affine_grid` takes it."""
+        angle, shear = math.radians(_uniform(-180, 180)), _uniform(-0.3, 0.3)
+        scale = math.exp(_uniform(math.log(0.6), math.log(1.5)))
+        stretch = math.exp(_uniform(-0.15, 0.15) / 2)
+        flips = [_uniform(0, 1) < 0.5 for _ in range(2)]
+        rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        shearing = torch.tensor([[1.0, shear], [0.0, 1.0]])
+        scaling = torch.diag(torch.tensor([stretch, 1 / stretch]) / scale)
+        mirror = torch.diag(torch.tensor([-1.0 if flip else 1.0 for flip in flips]))
+        # Between the unit square of the grid and the proportions of the frame, where angles are angles.
+        to_frame = torch.diag(torch.tensor([aspect_ratio, 1.0]))
+        linear = torch.diag(torch.tensor([1 / aspect_ratio, 1.0])) @ rotation @ shearing @ scaling @ to_frame @ mirror
+        # The grid goes from -1 to 1: 0.4 is 20 % of the side.
+        shift = torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
+        return torch.cat((linear, shift), dim=1)
+
+    @staticmethod
+    def change_colours(image: Tensor) -> Tensor:
+        """(3, H, W) float in [0, 1] -> the same, changed."""
+        brightness, contrast, saturation = (_uniform(0.7, 1.3) for _ in range(3))
+        luminance = torch.tensor(LUMINANCE)
+        # Each pixel's colour times one matrix, and contrast around the image's mean luminance.
+        matrix = saturation * torch.eye(3) + (1 - saturation) * luminance
+        matrix *= torch.empty(3, 1).uniform_(0.92, 1.08) * brightness * contrast
+        mean = brightness * image.mean(dim=(1, 2)) @ luminance
+        changed = (matrix @ image.flatten(1)).view_as(image).add_((1 - contrast) * mean).clamp_(0, 1)
+        if _uniform(0, 1) < 0.5:
+            changed = changed.pow_(math.exp(_uniform(-0.25, 0.25)))
+        if _uniform(0, 1) < 0.2:
+            changed = v2.functional.gaussian_blur(changed, [7, 7], [_uniform(0.5, 1.5)])
+        if _uniform(0, 1) < 0.2:
+            changed = (changed + torch.randn_like(changed) * _uniform(0.01, 0.06)).clamp_(0, 1)
+        return changed
+
+
+def warp(image: Tensor, mask: Tensor, matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Resample an image (bilinear) and its mask (nearest) once, black outside.
+
+    Args:
+        image: (3, H, W).
+        mask: (H, W), {0, 1}.
+        matrix: (2, 3), as `torch.nn.functional.affine_grid` takes it.
+        size: Height and width of the result.
+
+    Returns:
+        The image (3, *size), float32, and the mask (*size), of its own dtype.
+    """
+    grid = F.affine_grid(matrix[None], [1, 1, *size], align_corners=False)
+    warped = F.grid_sample(image[None].float(), grid, mode="bilinear", align_corners=False)[0]
+    labels = F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=False)[0, 0]
+    return warped, labels.to(mask.dtype)
+
+
+def _uniform(low: float, high: float) -> float:
+    return float(torch.empty(()).uniform_(low, high))
 
 
 class EvalTransform:
@@ -57,25 +153,26 @@ class EvalTransform:
         return {"pixel_values": list(pixel_values), "labels": list(labels)}
 
     def _example(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
-        return self._preprocess_pair(image, mask, row)
+        return self._preprocess_pair(*decode_pair(image, mask, row), cell_name(mask, row))
 
-    def _preprocess_pair(self, image: Cell, mask: Cell, row: int, **overrides) -> tuple[Tensor, Tensor]:
-        decoded_image, decoded_mask = decode_pair(image, mask, row)
+    def _preprocess_pair(
+        self, frame: PILImage.Image, mask: PILImage.Image, mask_name: str, **overrides
+    ) -> tuple[Tensor, Tensor]:
         try:
             inputs = self.processor.preprocess(
-                decoded_image,
-                segmentation_maps=decoded_mask,
+                frame,
+                segmentation_maps=mask,
                 foreground_values=self.foreground_values,
                 return_tensors="pt",
                 **overrides,
             )
         except ValueError as error:
-            raise DatasetError(f"{cell_name(mask, row)}: {error}") from error
+            raise DatasetError(f"{mask_name}: {error}") from error
         return inputs["pixel_values"][0], inputs["labels"][0]
 
 
 class TrainTransform(EvalTransform):
-    """`EvalTransform` with `card_augmentation` between the processor's resizing and its scaling.
+    """`EvalTransform` with an augmentation between the processor's resizing and its scaling.
 
     What happens to a row depends on (seed, epoch, row) alone: it is the same whatever the number of workers
     and processes, and after a restart. `set_epoch` reaches workers that are already running.
@@ -85,6 +182,13 @@ class TrainTransform(EvalTransform):
         seed: Seed of the run.
         cache_bytes: Resized rows are kept up to this size, in each process, so that later epochs need not
             decode them; 0 keeps none.
+        augmentation: "card" (`card_augmentation`) or "strong" (`StrongAugmentation`).
+        smaller_sizes: Side in pixels of the examples and the epoch until which they have it, in this order, as
+            [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size. Only with
+            "strong".
+
+    Raises:
+        ValueError: For another `augmentation`, or `smaller_sizes` without "strong".
     """
 
     def __init__(
@@ -93,40 +197,60 @@ class TrainTransform(EvalTransform):
         foreground_values: list[int] | None = None,
         seed: int = 42,
         cache_bytes: int = 0,
+        augmentation: str = "card",
+        smaller_sizes: Sequence[tuple[int, int]] = (),
     ):
         super().__init__(processor, foreground_values)
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
+        if smaller_sizes and augmentation != "strong":
+            raise ValueError(f'`smaller_sizes` need augmentation="strong", got {augmentation!r}.')
         self.seed = seed
-        self.augmentation = card_augmentation()
+        self.augmentation = StrongAugmentation() if augmentation == "strong" else card_augmentation()
+        self.smaller_sizes = smaller_sizes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cache: dict[int, tuple[Tensor, Tensor, float]] = {}
         self._cache_bytes_left = cache_bytes
 
     def set_epoch(self, epoch: int) -> None:
         """Make the draws of epoch `epoch`, counted from 0."""
         self._epoch.fill_(epoch)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of this epoch's examples."""
+        for side, until in self.smaller_sizes:
+            if self._epoch < until:
+                return side, side
+        return self.processor.size["height"], self.processor.size["width"]
+
     def _example(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
         augmented, labels = self._augment(*self._resized(image, mask, row), row)
         scaled = self.processor.preprocess(augmented, do_resize=False, return_tensors="pt")
         return scaled["pixel_values"][0], labels.long()
 
-    def _resized(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
-        """A row before augmentation, uint8: image (3, H, W), mask (H, W)."""
+    def _resized(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor, float]:
+        """A row before augmentation: image (3, H, W) and mask (H, W), uint8, and the frame's width over height."""
         if row in self._cache:
             return self._cache[row]
-        resized, labels = self._preprocess_pair(image, mask, row, do_rescale=False, do_normalize=False)
-        pair = resized, labels.to(torch.uint8)
-        size = sum(tensor.nbytes for tensor in pair)
+        frame, frame_mask = decode_pair(image, mask, row)
+        resized, labels = self._preprocess_pair(
+            frame, frame_mask, cell_name(mask, row), do_rescale=False, do_normalize=False
+        )
+        resized_row = resized, labels.to(torch.uint8), frame.width / frame.height
+        size = sum(tensor.nbytes for tensor in resized_row[:2])
         if size <= self._cache_bytes_left:
-            self._cache[row] = pair
+            self._cache[row] = resized_row
             self._cache_bytes_left -= size
-        return pair
+        return resized_row
 
-    def _augment(self, image: Tensor, mask: Tensor, row: int) -> tuple[Tensor, Tensor]:
-        # torchvision draws from the global generator: borrow it, and give it back as it was.
+    def _augment(self, image: Tensor, mask: Tensor, aspect_ratio: float, row: int) -> tuple[Tensor, Tensor]:
+        # torch and torchvision draw from the global generator: borrow it, and give it back as it was.
         with torch.random.fork_rng(devices=[]):
             key = np.random.SeedSequence((self.seed, int(self._epoch), row)).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(key[0]))
+            if isinstance(self.augmentation, StrongAugmentation):
+                return self.augmentation(image, mask, aspect_ratio, self.size)
             image, mask = self.augmentation(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 

@@ -9,7 +9,8 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ from datasets import (
     Image,
     IterableDataset,
     Value,
+    concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
@@ -230,15 +232,19 @@ def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
     counts = {"train": rows, "validation": held_out, "test": held_out}
     # A generator's row depends on its seed and index alone: each split needs a seed of its own.
     return {
-        split: Dataset.from_list(
-            [
-                {"image": _encode(pair["image"], "JPEG"), "mask": _encode(pair["mask"], "PNG")}
-                for pair in generate(count, image_size=size, seed=3 * seed + offset)
-            ],
-            features=PAIR_FEATURES,
-        )
+        split: _synthetic_dataset(generate(count, image_size=size, seed=3 * seed + offset))
         for offset, (split, count) in enumerate(counts.items())
     }
+
+
+def _synthetic_dataset(pairs: Iterator[dict[str, PILImage.Image]]) -> Dataset:
+    # In parts, so that the cells are not all held twice, as lists and as a table.
+    parts = []
+    while cells := [
+        {"image": _encode(pair["image"], "JPEG"), "mask": _encode(pair["mask"], "PNG")} for pair in islice(pairs, 256)
+    ]:
+        parts.append(Dataset.from_list(cells, features=PAIR_FEATURES))
+    return concatenate_datasets(parts)
 
 
 def _encode(image: PILImage.Image, image_format: str) -> Cell:

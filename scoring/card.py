@@ -126,7 +126,7 @@ def fill_card(results: dict[str, Any]) -> str:
         calibration_table=_calibration_table(results),
         audit_text=_audit_text(results),
         losses=_losses(training) if training else "",
-        pictures={name: _picture(name, evaluation) for name in PICTURES},
+        pictures={name: _picture(name, evaluation or training) for name in PICTURES},
         score=_score,
         data_name=_data_name,
         percent=_percent,
@@ -480,9 +480,9 @@ def _losses(training: dict[str, Any]) -> str:
     return ", ".join(f"{_number(loss)} (epoch {epoch:g})" for epoch, loss in chosen)
 
 
-def _picture(name: str, evaluation: dict[str, Any] | None) -> str:
-    """Markdown of a picture and its caption; empty where the run has not got it."""
-    if not evaluation or name not in evaluation["figures"]:
+def _picture(name: str, run: dict[str, Any] | None) -> str:
+    """Markdown of a picture and its caption; empty where the evaluation, or else the training, has not drawn it."""
+    if not run or name not in run.get("figures", []):
         return ""
     alt, caption = PICTURES[name]
     return f"![{alt}](figures/{name})\n\n*{caption}*"

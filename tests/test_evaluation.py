@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -346,6 +347,35 @@ def test_a_mask_of_another_size_is_named(run, model, frames, tmp_path):
     Image.new("L", (30, 40)).save(tmp_path / "frames" / "test" / "masks" / "a.png")
     message = refused(run("--model", model, "--dataset_name", tmp_path / "frames", check=False))
     assert "a.png: the image measures 40x30 pixels and its mask 30x40" in message
+
+
+def test_images_of_one_name_cannot_be_compared(run, model, frames, tmp_path):
+    data = (
+        datasets.Dataset.from_list(
+            [
+                {
+                    "image": {"bytes": file.read_bytes(), "path": "same.png"},
+                    "mask": str(file).replace("images", "masks"),
+                }
+                for file in sorted((frames / "test" / "images").iterdir())
+            ],
+        )
+        .cast_column("image", datasets.Image())
+        .cast_column("mask", datasets.Image())
+    )
+    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "data"))
+    arguments = ("--model", model, "--dataset_name", tmp_path / "data")
+    run(*arguments)  # they can be scored
+    message = refused(run(*arguments, "--compare_with", model, "--output_dir", tmp_path / "compared", check=False))
+    assert "same" in message
+
+
+def test_a_split_without_masks_is_refused(run, model, tmp_path):
+    frame = {"image": Image.new("RGB", (40, 30))}
+    data = datasets.Dataset.from_list([frame, frame])
+    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "data"))
+    message = refused(run("--model", model, "--dataset_name", tmp_path / "data", check=False))
+    assert "no mask column" in message
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 TRAIN = Path(train.__file__).resolve()
 CODE = {"configuration_unet.py", "modeling_unet.py", "image_processing_unet.py"}
 PUSHED = CODE | {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results.json"}
+PUSHED |= {"figures/loss_curve.png"}
 TINY = ("--dataset_name", "synthetic", "--synthetic_rows", "8", "--image_size", "32", "--num_train_epochs", "1")
 SMALL = ("--base_channels", "4")
 ANNOTATOR = "polyp-annotator-7"  # the user's name and home folder in the processes that push
@@ -205,8 +206,8 @@ def check_loaded(loaded: dict[str, Any], folder: Path, image: Image.Image) -> No
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
     """The files of a repo as a folder, as `git clone` makes it."""
-    folder.mkdir()
     for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     return folder
 
@@ -301,7 +302,7 @@ def test_a_loaded_model_can_be_saved_and_pushed_and_loaded_again(
     saved = machine.folder / "saved"
     machine.run_script(SAVE_AND_PUSH, "team/tiny-unet", saved, "team/again", HF_TOKEN=hub.token)
     files = hub.repos["team/again"].files
-    assert files.keys() >= PUSHED - {"README.md", "results.json"}
+    assert files.keys() >= PUSHED - {"README.md", "results.json", "figures/loss_curve.png"}
     for name in ("config.json", "preprocessor_config.json"):
         original = json.loads(pushed[0].files[name])["auto_map"]
         assert json.loads((saved / name).read_text())["auto_map"] == original
@@ -412,7 +413,7 @@ def test_a_push_that_fails_at_the_end_loses_nothing(machine: Machine, hub: Loopb
     assert "403" in message
     assert hub.repos["team/refusing"].pushes == []
 
-    assert {path.name for path in folder.iterdir()} >= PUSHED
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} >= PUSHED
     logits, _ = segment(folder, image)
     assert torch.isfinite(logits).all()
 
