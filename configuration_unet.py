@@ -1,9 +1,13 @@
 """Configuration of the U-Net: what the network is, and nothing about how it is trained."""
 
+from typing import Any
+
 from transformers import PretrainedConfig
 
 NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
+BLOCKS = ("plain", "residual")
+STEM_STRIDES = (1, 2)
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -21,14 +25,26 @@ class UNetConfig(PretrainedConfig):
 
     Args:
         num_channels: Channels of the input image.
-        base_channels: Channels of the first level; each pooling doubles them.
+        base_channels: Channels of the first level; each pooling doubles them. Unused with `channels`.
         depth: Number of 2x2 poolings. The input must measure at least `minimum_size` pixels a side.
         norm: Normalisation after each 3x3 convolution: "none", "batch", "group" or "instance".
-        num_groups: Groups of the group normalisation; must divide `base_channels`. Unused by other norms.
+        num_groups: Groups of the group normalisation; must divide all channels. Unused by other norms.
         upsampling: "transpose" (2x2 transposed convolution, stride 2) or "bilinear" (1x1 convolution to
             half the channels, then bilinear interpolation).
         dropout: Probability of zeroing an element of the bottleneck's output ("drop-out layers at the end
             of the contracting path", section 3.1 of the paper).
+        channels: Channels of the `depth` + 1 levels, the full resolution first, where they are not
+            `base_channels` doubled by each pooling.
+        block: Encoder levels of "plain" convolutions, two a level, or of "residual" blocks (He et al., 2016,
+            https://arxiv.org/abs/1512.03385, figure 2), which halve the size by a stride in place of the
+            pooling. A residual encoder before a plain decoder is that of nnU-Net ResEnc (Isensee et al., 2024,
+            https://arxiv.org/abs/2404.09556).
+        encoder_blocks: Residual blocks of each level; None: one. Unused by plain ones.
+        stem_stride: 1, or 2 to halve the image in a first convolution, so that the levels work on a quarter
+            of the pixels; the logits are then interpolated to the input's size.
+        decoder_channels: Channels of the `depth` decoder stages, the highest resolution first; None: those
+            of the encoder's levels.
+        decoder_convs: 3x3 convolutions of a decoder stage; nnU-Net ResEnc has 1.
         id2label: Names of label 0 and label 1; `label2id` follows from it.
         kwargs: Passed to `PretrainedConfig`.
 
@@ -47,6 +63,12 @@ class UNetConfig(PretrainedConfig):
         num_groups: int = 8,
         upsampling: str = "transpose",
         dropout: float = 0.0,
+        channels: list[int] | None = None,
+        block: str = "plain",
+        encoder_blocks: list[int] | None = None,
+        stem_stride: int = 1,
+        decoder_channels: list[int] | None = None,
+        decoder_convs: int = 2,
         id2label: dict[int, str] | None = None,
         **kwargs,
     ):
@@ -57,10 +79,17 @@ class UNetConfig(PretrainedConfig):
         self.num_groups = num_groups
         self.upsampling = upsampling
         self.dropout = dropout
+        self.channels = channels
+        self.block = block
+        self.encoder_blocks = encoder_blocks
+        self.stem_stride = stem_stride
+        self.decoder_channels = decoder_channels
+        self.decoder_convs = decoder_convs
 
         # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict: both
         # would end up in the next checkpoint, so every instance starts from its own fresh copy.
         kwargs.pop("auto_map", None)
+        kwargs.pop("custom_pipelines", None)
         self.auto_map = dict(AUTO_MAP)
         id2label = {int(label): name for label, name in (id2label or {0: "background", 1: "polyp"}).items()}
         kwargs["label2id"] = {name: label for label, name in id2label.items()}
@@ -75,12 +104,39 @@ class UNetConfig(PretrainedConfig):
         self.check()
 
     @property
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """What `pipeline()` loads with `trust_remote_code=True`, by task.
+
+        A fresh dict for each reader: `pipeline()` puts classes into it, which no `config.json` can hold.
+        """
+        return {
+            "image-segmentation": {
+                "impl": "pipeline_unet.UNetImageSegmentationPipeline",
+                "pt": ["AutoModelForSemanticSegmentation"],
+            }
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as `config.json` holds them."""
+        return super().to_dict() | {"custom_pipelines": self.custom_pipelines}
+
+    @property
+    def level_channels(self) -> list[int]:
+        """Channels of the `depth` + 1 encoder levels, the full resolution first, the bottleneck last."""
+        return self.channels or [self.base_channels * 2**level for level in range(self.depth + 1)]
+
+    @property
+    def size_multiple(self) -> int:
+        """What divides height and width of an image that need not be padded: pixels to one of the bottleneck."""
+        return self.stem_stride * 2**self.depth
+
+    @property
     def minimum_size(self) -> int:
         """Smallest height and width in pixels that the network takes.
 
         Instance norm needs more than one value a channel in the bottleneck, hence one factor 2 more.
         """
-        return 2 ** (self.depth + 1 if self.norm == "instance" else self.depth)
+        return self.size_multiple * (2 if self.norm == "instance" else 1)
 
     def check(self) -> None:
         """Refuse what cannot give a working network.
@@ -90,28 +146,73 @@ class UNetConfig(PretrainedConfig):
         Raises:
             ValueError: If a value, or a combination of values, cannot work.
         """
-        for name, lowest in (("num_channels", 1), ("base_channels", 1), ("depth", 1), ("num_groups", 1)):
+        for name in ("num_channels", "base_channels", "depth", "num_groups", "decoder_convs"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ValueError(f"`{name}` must be a whole number of at least {lowest}, got {value!r}.")
+            if not _is_count(value):
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        for name, entries, what in (
+            ("channels", self.depth + 1, "levels"),
+            ("encoder_blocks", self.depth + 1, "levels"),
+            ("decoder_channels", self.depth, "decoder stages"),
+        ):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not isinstance(values, list | tuple) or not all(_is_count(value) for value in values):
+                raise ValueError(f"`{name}` must be a list of whole numbers of at least 1, got {values!r}.")
+            if len(values) != entries:
+                raise ValueError(
+                    f"`{name}` must have {entries} entries, one for each of the {what} of depth={self.depth}, got "
+                    f"{len(values)}: {values!r}."
+                )
         if self.norm not in NORMS:
             raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
         if self.upsampling not in UPSAMPLINGS:
             raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
+        if self.block not in BLOCKS:
+            raise ValueError(f"`block` must be one of {', '.join(BLOCKS)}, got {self.block!r}.")
+        if self.block == "residual" and self.norm == "none":
+            raise ValueError(
+                'block="residual" needs a normalisation, got norm="none": each sum would double the variance. '
+                'Choose norm="batch", "group" or "instance".'
+            )
+        if self.block == "plain" and self.encoder_blocks is not None:
+            raise ValueError(
+                f'`encoder_blocks` counts residual blocks, got {self.encoder_blocks!r} with block="plain". Choose '
+                'block="residual" or leave it out.'
+            )
+        if isinstance(self.stem_stride, bool) or self.stem_stride not in STEM_STRIDES:
+            raise ValueError(f"`stem_stride` must be 1 or 2, got {self.stem_stride!r}.")
         if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout!r}.")
-        if self.norm == "group" and self.base_channels % self.num_groups != 0:
-            raise ValueError(
-                'norm="group" needs `base_channels` to be a multiple of `num_groups`, got '
-                f"base_channels={self.base_channels} and num_groups={self.num_groups}. Choose a `num_groups` "
-                f"that divides {self.base_channels}."
-            )
+        self._check_groups()
         names = dict(self.id2label or {})
         if set(names) != {0, 1} or len(set(names.values())) != 2:
             raise ValueError(
                 f"`id2label` must give labels 0 and 1 two names, got {self.id2label}: the network has one logit, "
                 'which tells one foreground class from the background. Pass {0: "background", 1: "polyp"}.'
             )
+
+    def _check_groups(self) -> None:
+        if self.norm != "group":
+            return
+        if self.channels is None and self.base_channels % self.num_groups != 0:
+            raise ValueError(
+                'norm="group" needs `base_channels` to be a multiple of `num_groups`, got '
+                f"base_channels={self.base_channels} and num_groups={self.num_groups}. Choose a `num_groups` "
+                f"that divides {self.base_channels}."
+            )
+        for name in ("channels", "decoder_channels"):
+            misfits = [value for value in getattr(self, name) or [] if value % self.num_groups != 0]
+            if misfits:
+                raise ValueError(
+                    f'norm="group" needs `{name}` to be multiples of `num_groups`, got {misfits[0]} and '
+                    f"num_groups={self.num_groups}. Choose a `num_groups` that divides all of {getattr(self, name)}."
+                )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 UNetConfig.register_for_auto_class()

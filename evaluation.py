@@ -356,7 +356,6 @@ def describe_run(
         known = known_results(arguments.model or str(PACKAGE), arguments.model_revision)
         weights = fingerprint(source.predictor.model)
         if known.get("model", {}).get("fingerprint") == weights:
-            source.name = known["model"]["name"]
             results["training"] = known["training"]
         repository = target_repo(arguments) or known.get("model", {}).get("repository")
         results["model"] = {

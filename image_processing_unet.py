@@ -116,6 +116,13 @@ class UNetImageProcessor(TorchvisionBackend):
             kwargs["return_tensors"] = return_tensors
         return super().preprocess(images, segmentation_maps, foreground_values, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as `preprocessor_config.json` holds them."""
+        settings = super().to_dict()
+        # `auto_map` names the class; by this name transformers 4.57 takes it for a slow one, and warns.
+        settings.pop("image_processor_type", None)
+        return settings
+
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open local files as they are: the library's loader turns palette and 16-bit files into RGB."""
         if isinstance(image_url_or_urls, (str, os.PathLike)) and os.path.isfile(image_url_or_urls):

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,11 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_unet import UNetConfig
+
+if TYPE_CHECKING:
+    # Never run. Saving and loading copy the files that the text of this one names: so the pipeline, which
+    # `config.json` names, goes with every model.
+    from .pipeline_unet import UNetImageSegmentationPipeline  # noqa: F401
 
 DICE_SMOOTH = 1e-6
 
@@ -60,13 +66,13 @@ def make_norm(config: UNetConfig, channels: int) -> nn.Module:
 
 
 class ConvNormAct(nn.Sequential):
-    """3x3 convolution, normalisation, ReLU: (B, in, H, W) -> (B, out, H, W)."""
+    """3x3 convolution, normalisation, ReLU: (B, in, H, W) -> (B, out, H/stride, W/stride)."""
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int):
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, stride: int = 1):
         # A normalisation brings its own shift.
         bias = config.norm == "none"
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias),
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=bias),
             make_norm(config, out_channels),
             nn.ReLU(inplace=True),
         )
@@ -81,32 +87,67 @@ class DoubleConv(nn.Sequential):
         )
 
 
-class EncoderStage(GradientCheckpointingLayer):
-    """One level of the contracting path, before its pooling: (B, in, H, W) -> (B, out, H, W)."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: (B, in, H, W) -> (B, out, H/stride, W/stride).
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int):
+    The basic block of He et al., 2016, https://arxiv.org/abs/1512.03385, figure 2. Where size or channels change,
+    the shortcut is an average pooling and a 1x1 convolution (ResNet-D; He et al., 2019,
+    https://arxiv.org/abs/1812.01187, figure 2c).
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
-        self.convs = DoubleConv(config, in_channels, out_channels)
+        self.conv1 = ConvNormAct(config, in_channels, out_channels, stride)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = make_norm(config, out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1:
+            self.shortcut.append(nn.AvgPool2d(kernel_size=stride))
+        if in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False))
+            self.shortcut.append(make_norm(config, out_channels))
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        return F.relu(self.norm2(self.conv2(self.conv1(hidden_state))) + self.shortcut(hidden_state))
+
+
+class EncoderStage(GradientCheckpointingLayer):
+    """One level of the contracting path: (B, in, H, W) -> (B, out, H/stride, W/stride).
+
+    A plain stage has the stride 1, its halving being the pooling before it.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, blocks: int = 1, stride: int = 1):
+        super().__init__()
+        self.convs: nn.Sequential
+        if config.block == "plain":
+            self.convs = DoubleConv(config, in_channels, out_channels)
+        else:
+            self.convs = nn.Sequential(
+                ResidualBlock(config, in_channels, out_channels, stride),
+                *(ResidualBlock(config, out_channels, out_channels) for _ in range(blocks - 1)),
+            )
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         return self.convs(hidden_state)
 
 
 class DecoderStage(GradientCheckpointingLayer):
-    """One level of the expanding path: (B, 2C, H/2, W/2) and its skip (B, C, H, W) -> (B, C, H, W)."""
+    """One level of the expanding path: (B, in, H/2, W/2) and its skip (B, skip, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, config: UNetConfig, channels: int):
+    def __init__(self, config: UNetConfig, in_channels: int, skip_channels: int, out_channels: int):
         super().__init__()
         self.upsample: nn.Module
         if config.upsampling == "transpose":
-            self.upsample = nn.ConvTranspose2d(2 * channels, channels, kernel_size=2, stride=2)
+            self.upsample = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
         else:
             # A 1x1 convolution and an interpolation commute; in this order the convolution costs a quarter.
             self.upsample = nn.Sequential(
-                nn.Conv2d(2 * channels, channels, kernel_size=1),
+                nn.Conv2d(in_channels, out_channels, kernel_size=1),
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             )
-        self.convs = DoubleConv(config, 2 * channels, channels)
+        in_widths = [skip_channels + out_channels] + [out_channels] * (config.decoder_convs - 1)
+        self.convs = nn.Sequential(*(ConvNormAct(config, width, out_channels) for width in in_widths))
 
     def forward(self, hidden_state: Tensor, skip: Tensor) -> Tensor:
         return self.convs(torch.cat((skip, self.upsample(hidden_state)), dim=1))
@@ -123,8 +164,12 @@ class UNetPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # He et al., 2015, https://arxiv.org/abs/1502.01852: keeps the variance through conv and ReLU.
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, nn.Conv2d):
+                # He et al., 2015, https://arxiv.org/abs/1502.01852: keeps the variance through conv and ReLU.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            else:
+                # Each output pixel sees every input channel once, and no ReLU follows.
+                nn.init.normal_(module.weight, std=module.in_channels**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.InstanceNorm2d):
@@ -174,15 +219,34 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
     def __init__(self, config: UNetConfig):
         super().__init__(config)
         config.check()
-        widths = [config.base_channels * 2**level for level in range(config.depth + 1)]
-        in_widths = [config.num_channels, *widths[:-1]]
-        stages = [EncoderStage(config, i, o) for i, o in zip(in_widths, widths, strict=True)]
+        widths = config.level_channels
+        # A residual block normalises its input's sum only: the image goes through a convolution before.
+        self.stem: nn.Module = nn.Identity()
+        first = config.num_channels
+        if config.block == "residual" or config.stem_stride > 1:
+            self.stem = ConvNormAct(config, first, widths[0], config.stem_stride)
+            first = widths[0]
+        blocks = config.encoder_blocks or [1] * len(widths)
+        strides = [1] + [1 if config.block == "plain" else 2] * config.depth
+        stages = [
+            EncoderStage(config, *sizes) for sizes in zip([first, *widths[:-1]], widths, blocks, strides, strict=True)
+        ]
         self.encoder = nn.ModuleList(stages[:-1])
-        self.pool = nn.MaxPool2d(kernel_size=2)
+        self.pool = nn.MaxPool2d(kernel_size=2) if config.block == "plain" else nn.Identity()
         self.bottleneck = stages[-1]
         self.dropout = nn.Dropout(config.dropout)
-        self.decoder = nn.ModuleList(DecoderStage(config, width) for width in reversed(widths[:-1]))
-        self.classifier = nn.Conv2d(config.base_channels, 1, kernel_size=1)
+
+        out_widths = list(config.decoder_channels or widths[:-1])[::-1]
+        in_widths = [widths[-1], *out_widths[:-1]]
+        self.decoder = nn.ModuleList(
+            DecoderStage(config, *sizes) for sizes in zip(in_widths, widths[-2::-1], out_widths, strict=True)
+        )
+        self.classifier = nn.Conv2d(out_widths[-1], 1, kernel_size=1)
+        self.enlarge = (
+            nn.Upsample(scale_factor=config.stem_stride, mode="bilinear", align_corners=False)
+            if config.stem_stride > 1
+            else nn.Identity()
+        )
         self.post_init()
 
     @can_return_tuple
@@ -194,8 +258,8 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
     ) -> SemanticSegmenterOutput:
         """Segment a batch of images.
 
-        Height and width that 2^depth does not divide are padded inside, by repeating the border, and the
-        logits are cropped back; where it divides them nothing is padded.
+        Height and width that `config.size_multiple` does not divide are padded inside, by repeating the
+        border, and the logits are cropped back; where it divides them nothing is padded.
 
         Args:
             pixel_values: (B, num_channels, H, W), float, as `UNetImageProcessor` makes them.
@@ -206,7 +270,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             loss: Scalar float32, binary cross-entropy plus Dice; only with `labels`.
             logits: (B, 1, H, W), in the dtype of the computation.
             hidden_states: Outputs of the `depth` encoder stages, the bottleneck and the `depth` decoder
-                stages, in this order, at the padded size; only on request.
+                stages, in this order, at the padded size over `stem_stride`; only on request.
 
         Raises:
             ValueError: If the shapes of `pixel_values` or `labels` do not fit the network.
@@ -216,7 +280,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         self._check_pixel_values(pixel_values)
         height, width = pixel_values.shape[-2:]
 
-        hidden_state = self._pad(pixel_values)
+        hidden_state = self.stem(self._pad(pixel_values))
         skips = []
         for stage in self.encoder:
             hidden_state = stage(hidden_state)
@@ -230,7 +294,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             hidden_state = stage(hidden_state, skip)
             hidden_states.append(hidden_state)
 
-        logits = self.classifier(hidden_state)[..., :height, :width]
+        logits = self.enlarge(self.classifier(hidden_state))[..., :height, :width]
 
         loss = None
         if labels is not None:
@@ -256,7 +320,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             )
 
     def _pad(self, pixel_values: Tensor) -> Tensor:
-        multiple = 2**self.config.depth
+        multiple = self.config.size_multiple
         height, width = pixel_values.shape[-2:]
         if height % multiple == 0 and width % multiple == 0:
             return pixel_values

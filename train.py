@@ -9,13 +9,10 @@ A recipe is a YAML file of the same flags; flags on the command line override it
 `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
 """
 
-import argparse
 import contextlib
-import difflib
+import importlib.util
 import json
 import logging
-import platform
-import shlex
 import sys
 import time
 import zipfile
@@ -26,13 +23,10 @@ from typing import Any
 
 import safetensors
 import torch
-import transformers
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi
 from torch import Tensor
 from transformers import (
     EvalPrediction,
-    HfArgumentParser,
     SchedulerType,
     Trainer,
     TrainerCallback,
@@ -40,18 +34,22 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from unet_kvasir_seg.averaging import TRAINING_WEIGHTS, WeightAverage
+from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
+from unet_kvasir_seg.command_line import FlagParser, unknown
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform
-from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, load_splits
+from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, describe_data, load_splits
 from unet_kvasir_seg.data_collator import SegmentationCollator
+from unet_kvasir_seg.hub import first_line, push_files
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, keep_freed_memory, user_errors
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
+from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, write_results
 
 PACKAGE = Path(__file__).resolve().parent
-RESULTS_SCHEMA = 1
 # What a push uploads. Training arguments, logs and states stay here: they hold paths and host names.
 PUSHED_FILES = (
     "config.json",
@@ -60,11 +58,25 @@ PUSHED_FILES = (
     "configuration_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",
+    "pipeline_unet.py",
     "README.md",
     "results.json",
+    "figures/loss_curve.png",
 )
 SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
-ARCHITECTURE_FLAGS = ("base_channels", "depth", "norm", "upsampling", "dropout")
+ARCHITECTURE_FLAGS = (
+    "base_channels",
+    "depth",
+    "norm",
+    "upsampling",
+    "dropout",
+    "channels",
+    "block",
+    "encoder_blocks",
+    "stem_stride",
+    "decoder_channels",
+    "decoder_convs",
+)
 
 
 @dataclass
@@ -95,6 +107,27 @@ class ModelArguments:
     dropout: float | None = field(
         default=None, metadata={"help": "Dropout after the bottleneck; None: 0, or the checkpoint's."}
     )
+    channels: list[int] | None = field(
+        default=None,
+        metadata={"help": "Channels of each level, where --base_channels is not doubled by each pooling."},
+    )
+    block: str | None = field(
+        default=None, metadata={"help": "plain or residual encoder; None: plain, or the checkpoint's."}
+    )
+    encoder_blocks: list[int] | None = field(
+        default=None, metadata={"help": "Residual blocks of each level; None: one, or the checkpoint's."}
+    )
+    stem_stride: int | None = field(
+        default=None,
+        metadata={"help": "2: a first convolution halves the image; None: 1, or the checkpoint's."},
+    )
+    decoder_channels: list[int] | None = field(
+        default=None,
+        metadata={"help": "Channels of each decoder stage, highest resolution first; None: the encoder's."},
+    )
+    decoder_convs: int | None = field(
+        default=None, metadata={"help": "Convolutions of a decoder stage; None: 2, or the checkpoint's."}
+    )
 
 
 @dataclass
@@ -118,6 +151,18 @@ class DataArguments:
     )
     cache_megabytes: int = field(
         default=1024, metadata={"help": "Memory in each process for resized training frames; 0 keeps none."}
+    )
+    augmentation: str = field(
+        default="card", metadata={"help": "card (flips, 30 degrees, brightness) or strong (for long trainings)."}
+    )
+    smaller_sizes: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Progressive resizing: sides in pixels to begin with, as 128 192; needs --augmentation strong."
+        },
+    )
+    smaller_until: list[int] | None = field(
+        default=None, metadata={"help": "Epoch until which each of --smaller_sizes lasts, as 100 200."}
     )
     synthetic_rows: int = field(
         default=400, metadata={"help": "Training rows of the synthetic data; a quarter as many to evaluate."}
@@ -148,6 +193,10 @@ class UNetTrainingArguments(TrainingArguments):
         default=None,
         metadata={"nargs": "?", "const": True, "help": "bfloat16 autocast; by default where the hardware has it."},
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Evaluate and save a moving average of the weights with this decay, such as 0.998."},
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -177,14 +226,39 @@ class UNetTrainingArguments(TrainingArguments):
 
 
 class UNetTrainer(Trainer):
-    """`Trainer` that writes the project's model card, and pushes one commit with nothing private in it."""
+    """`Trainer` that writes the project's model card, and pushes one commit with nothing private in it.
 
-    def __init__(self, *args, results: dict[str, Any], **kwargs):
+    With an average of the weights, that is what it evaluates and saves.
+    """
+
+    def __init__(self, *args, results: dict[str, Any], average: WeightAverage | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.results = results
+        self.average = average
+        if average is not None:
+            self.add_callback(average)
         if self.hub_model_id is not None:
             # Now with the namespace, or the whole name, that was not given.
             self.results["model"]["repository"] = self.hub_model_id
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Weights of convolutions alone decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Score the average of the weights while training, if there is one, then the model."""
+        with self._averaged():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the average of the weights, if there is one, and beside it what the training goes on from."""
+        with self._averaged():
+            super().save_model(output_dir, _internal_call)
+        if self.average is not None and self.args.should_save:
+            self.average.save_training_weights(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.average is None else self.average.in_place(self.model)
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         """Create the repository before the training, so that a missing permission is known at once."""
@@ -193,7 +267,7 @@ class UNetTrainer(Trainer):
         except Exception as error:  # whatever the HTTP client and the Hub raise
             raise UserError(
                 f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
-                f"the Hub: {_first_line(error)} Run `hf auth login` or set HF_TOKEN, check the name, "
+                f"the Hub: {first_line(error)} Run `hf auth login` or set HF_TOKEN, check the name, "
                 "or leave out --push_to_hub."
             ) from error
 
@@ -201,36 +275,30 @@ class UNetTrainer(Trainer):
         """Write `results.json` and, filled from it, `README.md` into the output folder."""
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
-            (folder / "results.json").write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
+            self.results["training"]["figures"] = draw_loss_curve(self.results["training"]["loss"], folder / "figures")
+            write_results(folder / "results.json", self.results)
             (folder / "README.md").write_text(fill_card(self.results), encoding="utf-8")
 
     def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:  # type: ignore[override]
         """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
         if not self.is_world_process_zero():
             return None
-        folder, repo = Path(str(self.args.output_dir)), str(self.hub_model_id)
-        revision = self.args.hub_revision
-        files = sorted({file for pattern in PUSHED_FILES for file in folder.glob(pattern)})
-        try:
-            # Not `upload_folder`: it may split an upload into several commits.
-            commit = HfApi().create_commit(
-                repo,
-                [CommitOperationAdd(file.name, file) for file in files],
-                commit_message=commit_message or "Train the model",
-                revision=revision,
-            )
-        except Exception as error:  # whatever the HTTP client and the Hub raise
-            command = ["hf", "upload", repo, str(folder), ".", "--exclude", "*/*"]
-            command += ["--revision", revision] if revision else []
-            raise UserError(
-                f"The push to {repo} failed: {_first_line(error)} The model is safe in {folder}. "
-                f"To upload it: {shlex.join(command)}"
-            ) from error
-        return commit.commit_url
+        folder = Path(str(self.args.output_dir))
+        files = [file for pattern in PUSHED_FILES for file in folder.glob(pattern)]
+        return push_files(
+            str(self.hub_model_id), folder, files, commit_message or "Train the model", self.args.hub_revision
+        )
 
 
-def _first_line(error: Exception) -> str:
-    return f"{next(iter(str(error).splitlines()), type(error).__name__).rstrip('.')}."
+def draw_loss_curve(losses: list[list[float]], folder: Path) -> list[str]:
+    """Draw the training loss where the extra [evaluation] is installed; returns the names of the pictures."""
+    if not losses or importlib.util.find_spec("matplotlib") is None:
+        return []
+    from unet_kvasir_seg.scoring.figures import loss_curve
+
+    folder.mkdir(exist_ok=True)
+    loss_curve(losses, folder / "loss_curve.png")
+    return ["loss_curve.png"]
 
 
 class SetEpoch(TrainerCallback):
@@ -259,45 +327,35 @@ class EpochScores:
         return self.metric.compute() if compute_result else {}
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the lines of the description as they are."""
-
-
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNetTrainingArguments]:
     """Read the flags, and the recipe before them if the first argument is a YAML file.
 
     Raises:
         UserError: For unknown flags or keys and for values that do not fit.
     """
-    parser = HfArgumentParser(
-        [ModelArguments, DataArguments, UNetTrainingArguments],  # type: ignore[list-item]
-        prog="train.py",
+    parser = FlagParser(
+        [ModelArguments, DataArguments, UNetTrainingArguments],
+        program="train.py",
         description=__doc__,
-        formatter_class=HelpFormatter,
         usage="%(prog)s [recipe.yaml] [flags]",
-        allow_abbrev=False,
     )
-    known = {action.dest for action in parser._actions}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = recipe_flags(Path(argv[0]), known) + argv[1:]
+        argv = recipe_flags(Path(argv[0]), parser.names) + argv[1:]
     # Trainer stores the token in training_args.bin, in plain text.
     if any(word.split("=")[0].replace("-", "_") in ("__hub_token", "__push_to_hub_token") for word in argv):
         raise UserError(
             "--hub_token is refused: it would be written into files of the run, and stays in your shell's "
             "history. Run `hf auth login`, or set the environment variable HF_TOKEN."
         )
-    try:
-        *parsed, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if rest:
-        raise UserError(_unknown("flag", rest[0], [f"--{name}" for name in known]))
-    model_arguments, data_arguments, training_arguments = parsed
+    model_arguments, data_arguments, training_arguments = parser.parse(argv)
     if training_arguments.push_to_hub and training_arguments.hub_strategy != "end":
         raise UserError(
             f"--hub_strategy {training_arguments.hub_strategy.value} is refused: pushes in the middle of a run "
             "leave out the model's code. Leave it at end."
         )
+    decay = training_arguments.ema_decay
+    if decay is not None and not 0.0 <= decay < 1.0:
+        raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")
     return model_arguments, data_arguments, training_arguments
 
 
@@ -316,15 +374,10 @@ def recipe_flags(path: Path, known: set[str]) -> list[str]:
     flags = []
     for name, value in recipe.items():
         if name not in known:
-            raise UserError(f"{path}: " + _unknown("key", str(name), known))
+            raise UserError(f"{path}: " + unknown("key", str(name), known))
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{name}", *(str(item) for item in values)] if value is not None else []
     return flags
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"unknown {kind} {name!r}" + (f"; near it are {', '.join(near)}." if near else "; see --help.")
 
 
 def check_output_folder(output_dir: str, resuming: bool) -> None:
@@ -362,22 +415,33 @@ def checkpoint_to_resume(training_arguments: UNetTrainingArguments) -> str | Non
     if wanted.lower() not in ("auto", "true"):
         if not is_whole(Path(wanted)):
             raise UserError(f"{wanted} is no checkpoint, or was not written to its end.")
-        return wanted
+        return _same_averaging(wanted, training_arguments)
     folder = Path(training_arguments.output_dir)
     checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
     for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
         if is_whole(checkpoint):
-            return str(checkpoint)
+            return _same_averaging(str(checkpoint), training_arguments)
         print(f"{checkpoint} was not written to its end: skipped.")
     raise UserError(f"{folder} holds no whole checkpoint to go on from. Start without --resume_from_checkpoint.")
+
+
+def _same_averaging(checkpoint: str, training_arguments: UNetTrainingArguments) -> str:
+    was_averaged = (Path(checkpoint) / TRAINING_WEIGHTS).is_file()
+    if was_averaged != (training_arguments.ema_decay is not None):
+        raise UserError(
+            f"{checkpoint} was trained {'with' if was_averaged else 'without'} --ema_decay: "
+            f"{'give' if was_averaged else 'remove'} it to go on."
+        )
+    return checkpoint
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether everything that a checkpoint consists of is there and was written to its end."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        with safetensors.safe_open(checkpoint / "model.safetensors", "pt"):
-            pass
+        for file in {checkpoint / "model.safetensors", *checkpoint.glob("*.safetensors")}:
+            with safetensors.safe_open(file, "pt"):
+                pass
         return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
     except (OSError, ValueError, safetensors.SafetensorError):
         return False
@@ -424,20 +488,26 @@ def _load_checkpoint(
             f"The checkpoint {name} brings its architecture: remove {flags}, "
             "or train from scratch without --model_name_or_path."
         )
-    try:
-        model, loading = UNetForSemanticSegmentation.from_pretrained(
-            name, revision=arguments.model_revision, dtype=torch.float32, output_loading_info=True
-        )
-        processor = UNetImageProcessor.from_pretrained(name, revision=arguments.model_revision, **size)
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"The checkpoint {name} cannot be loaded: {error}") from error
-    misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})
-    if misfits:
+    return load_checkpoint(str(name), arguments.model_revision, **size)
+
+
+def smaller_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:
+    """The sizes that a training begins with, each with the epoch until which it lasts.
+
+    Progressive resizing, as of EfficientNetV2 (Tan and Le, 2021, https://arxiv.org/abs/2104.00298, section 4), with
+    the augmentation the same throughout.
+
+    Raises:
+        UserError: If the two flags do not fit together, or a size is below the network's smallest.
+    """
+    sizes, epochs = arguments.smaller_sizes or [], arguments.smaller_until or []
+    if len(sizes) != len(epochs) or epochs != sorted(set(epochs)):
         raise UserError(
-            f"The checkpoint {name} is not one of this network: {len(misfits)} weights are missing or unknown "
-            f"({', '.join(misfits[:3])}, ...). Convert another U-Net's weights with convert.py."
+            f"--smaller_sizes {sizes} and --smaller_until {epochs} do not fit: give as many epochs as sizes, rising."
         )
-    return model, processor
+    if sizes and min(sizes) < smallest:
+        raise UserError(f"--smaller_sizes {min(sizes)} is too small for the network, which needs at least {smallest}.")
+    return list(zip(sizes, epochs, strict=True))
 
 
 def build_datasets(
@@ -445,16 +515,22 @@ def build_datasets(
     processor: UNetImageProcessor,
     data_arguments: DataArguments,
     training_arguments: UNetTrainingArguments,
+    minimum_size: int,
 ) -> tuple[Any, Any, TrainTransform]:
     """The training set with augmentation, the validation set without, and the augmentation."""
     train_rows = choose_split(splits, "train")
     is_stream = isinstance(train_rows, torch.utils.data.IterableDataset)
-    transform = TrainTransform(
-        processor,
-        data_arguments.foreground_values,
-        seed=training_arguments.seed,
-        cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
-    )
+    try:
+        transform = TrainTransform(
+            processor,
+            data_arguments.foreground_values,
+            seed=training_arguments.seed,
+            cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
+            augmentation=data_arguments.augmentation,
+            smaller_sizes=smaller_sizes(data_arguments, smallest=minimum_size),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if is_stream:
         train_set = TrainingStream(train_rows, transform, training_arguments.seed)
         if training_arguments.max_steps <= 0 and not has_length(train_set):
@@ -477,46 +553,40 @@ def describe_run(
 ) -> dict[str, Any]:
     """What the model card needs to know of a run, without paths or names of users and hosts."""
     name = training_arguments.hub_model_id or Path(str(training_arguments.output_dir)).resolve().name
-    is_local = Path(data_arguments.dataset_name).expanduser().exists()
+    data = describe_data(data_arguments.dataset_name, data_arguments.dataset_revision, splits)
+    environment = describe_environment(training_arguments.runtime, training_arguments.world_size)
     return {
         "schema_version": RESULTS_SCHEMA,
-        "model": {
-            "name": name.split("/")[-1],
-            "repository": training_arguments.hub_model_id,
-            "parameters": model.num_parameters(),
-            "image_size": [processor.size["height"], processor.size["width"]],
-            **{name: getattr(model.config, name) for name in ARCHITECTURE_FLAGS},
-        },
-        "data": {
-            "name": "a local data set" if is_local else data_arguments.dataset_name,
-            "on_the_hub": not is_local and data_arguments.dataset_name != "synthetic",
-            "revision": data_arguments.dataset_revision,
-            "rows": {name: len(rows) if hasattr(rows, "__len__") else None for name, rows in splits.items()},
-        },
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "runtime": str(training_arguments.runtime),
-            "processes": training_arguments.world_size,
-        },
+        "model": describe_model(model, processor, name.split("/")[-1], training_arguments.hub_model_id),
+        "data": data,
+        "environment": environment,
+        # An evaluation replaces the two above by its own.
         "training": {
+            "data": data,
+            "environment": environment,
             "epochs": training_arguments.num_train_epochs,
             "batch_size": training_arguments.train_batch_size
             * training_arguments.world_size
             * training_arguments.gradient_accumulation_steps,
             "learning_rate": training_arguments.learning_rate,
             "schedule": SchedulerType(training_arguments.lr_scheduler_type).value,
+            "warmup_steps": training_arguments.warmup_steps,
             "weight_decay": training_arguments.weight_decay,
+            "ema_decay": training_arguments.ema_decay,
+            "augmentation": data_arguments.augmentation,
+            "smaller_sizes": data_arguments.smaller_sizes,
+            "smaller_until": data_arguments.smaller_until,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
         },
         "metrics": {},
+        "evaluation": None,
     }
 
 
 def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, float], seconds: float) -> None:
     """Add the loss curve and the validation scores of a finished run to its description."""
+    results["model"]["fingerprint"] = fingerprint(trainer.model)
     results["training"] |= {
         "seconds": round(seconds, 1),
         "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
@@ -593,11 +663,14 @@ def train(
             synthetic_rows=data_arguments.synthetic_rows,
             synthetic_size=processor.size["height"],
         )
-    train_set, validation_set, transform = build_datasets(splits, processor, data_arguments, training_arguments)
+    train_set, validation_set, transform = build_datasets(
+        splits, processor, data_arguments, training_arguments, model.config.minimum_size
+    )
 
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
+    decay = training_arguments.ema_decay
     scores = EpochScores()
     training_arguments.batch_eval_metrics = True
     trainer = UNetTrainer(
@@ -611,6 +684,7 @@ def train(
         preprocess_logits_for_metrics=scores.count,
         # A stream is told its epochs by the data loader, and may have more of them than Trainer counts.
         callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
+        average=None if decay is None else WeightAverage(decay, checkpoint),
         results=describe_run(model, splits, processor, data_arguments, training_arguments),
     )
     started = time.perf_counter()

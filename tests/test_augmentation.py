@@ -10,7 +10,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform, card_augmentation
+from unet_kvasir_seg.data.augmentation import (
+    EvalTransform,
+    StrongAugmentation,
+    TrainingStream,
+    TrainTransform,
+    card_augmentation,
+    warp,
+)
 from unet_kvasir_seg.data.dataset import DatasetError, load_splits
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
@@ -212,3 +219,121 @@ def test_a_stream_shared_by_two_processes_gives_each_row_once_an_epoch(stream, p
 def test_a_stream_knows_its_rows(stream):
     with pytest.raises(TypeError, match="does not say how many rows"):
         len(stream)
+
+
+# --- Strong augmentation ---
+
+
+def test_warp_by_a_known_matrix():
+    """A quarter turn, and half the size in the middle: each output pixel is an input pixel that can be named."""
+    image = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(3, 8, 8)
+    mask = (torch.arange(64).view(8, 8) % 3 == 0).to(torch.uint8)
+    # Result (x, y) comes from (-y, x): the image turned counter-clockwise once by numpy's convention.
+    turned, labels = warp(image, mask, torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]), (8, 8))
+    torch.testing.assert_close(turned, image.rot90(1, (1, 2)).float())
+    assert torch.equal(labels, mask.rot90(1, (0, 1)))
+    # Twice the range is seen: the image takes the middle half of the result, black around it.
+    small, labels = warp(image, mask, torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), (16, 16))
+    torch.testing.assert_close(small[:, 4:12, 4:12], image.float())
+    assert torch.equal(labels[4:12, 4:12], mask)
+    assert small.sum() == image.sum()
+    # A shift of 0.5 in a range of 2 is a quarter of the side.
+    shifted, _ = warp(image, mask, torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]), (8, 8))
+    torch.testing.assert_close(shifted[:, :, :6], image[:, :, 2:].float())
+
+
+@pytest.mark.parametrize("aspect_ratio", [1.0, 4 / 3])
+def test_draws_of_the_strong_warp(aspect_ratio):
+    """In the frame's own proportions: scale log-uniform, half flipped, shift uniform, any angle."""
+    torch.manual_seed(0)
+    matrices = torch.stack([StrongAugmentation.draw_matrix(aspect_ratio) for _ in range(2000)]).double()
+    proportions = torch.diag(torch.tensor([aspect_ratio, 1.0])).double()
+    linear = proportions @ matrices[:, :, :2] @ proportions.inverse()
+    # Rotation and shear keep areas, flips change their sign.
+    areas = torch.linalg.det(linear)
+    scales = areas.abs().rsqrt()
+    assert 0.6 <= scales.min() < 0.61
+    assert 1.48 < scales.max() <= 1.5
+    assert scales.log().std() == pytest.approx(np.log(1.5 / 0.6) / 12**0.5, rel=0.05)
+    assert (areas < 0).double().mean() == pytest.approx(0.5, abs=0.04)
+    shifts = matrices[:, :, 2]
+    assert 0.39 < shifts.abs().max() <= 0.4
+    assert shifts.std() == pytest.approx(0.8 / 12**0.5, rel=0.04)
+    # Where the first axis goes is the angle, as nothing but the rotation turns it.
+    angles = torch.atan2(linear[:, 1, 0], linear[:, 0, 0])
+    quarters = torch.histc(angles, bins=8, min=-torch.pi, max=torch.pi)
+    assert quarters.min() > 2000 / 8 * 0.75
+    lengths = linear[:, :, 0].norm(dim=1) * scales
+    assert 1.07 < lengths.max() <= np.exp(0.075) + 1e-6
+
+
+def test_a_round_polyp_stays_round_in_a_wide_frame(processor):
+    """A disc in a frame of 2:1, which the processor squeezes to a square, whatever the angle."""
+    height, width = 64, 128
+    y, x = np.mgrid[:height, :width]
+    disc = ((y - 32) ** 2 + (x - 64) ** 2 < 14**2).astype(np.uint8)
+    row = cells(Image.fromarray(np.repeat(disc[..., None] * 200, 3, axis=2)), Image.fromarray(disc * 255))
+    transform = TrainTransform(processor, seed=3, augmentation="strong")
+    _, _, aspect_ratio = transform._resized(row["image"][0], row["mask"][0], 0)
+    assert aspect_ratio == 2.0
+    for epoch in range(6):
+        transform.set_epoch(epoch)
+        rows, columns = (axis.double() for axis in transform(row)["labels"][0].nonzero(as_tuple=True))
+        # The disc becomes an ellipse, by shear and stretch; turning the squeezed image in place of the frame
+        # would make axes of up to 4:1.
+        spread = torch.linalg.eigvalsh(torch.cov(torch.stack([rows, 2 * columns]))).sqrt()
+        assert spread[1] / spread[0] < 1.65
+
+
+def test_strong_colours_stay_near_and_leave_the_mask_alone(processor):
+    torch.manual_seed(0)
+    grey = torch.full((3, 16, 16), 0.5)
+    means = torch.stack([StrongAugmentation.change_colours(grey).mean(dim=(1, 2)) for _ in range(500)])
+    # Brightness 0.7 to 1.3 and the channel's 0.92 to 1.08 act on 0.5; contrast and saturation on grey do nothing
+    # but by the channels' difference; gamma may add or take an eighth.
+    assert means.min() > 0.5 * 0.7 * 0.88 * 0.75
+    assert means.max() < 0.5 * 1.3 * 1.12 * 1.25
+    assert means.mean() == pytest.approx(0.5, abs=0.02)
+    assert (means.max(dim=1).values - means.min(dim=1).values).max() > 0.05
+    example = TrainTransform(processor, augmentation="strong")(marked_row())
+    assert example["labels"][0].dtype == torch.int64
+    assert example["labels"][0].unique().tolist() == [0, 1]
+    assert example["pixel_values"][0].min() >= 0
+    assert example["pixel_values"][0].max() <= 1
+
+
+def test_strong_draws_depend_on_seed_epoch_and_row_alone(processor, rows):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    transform = TrainTransform(processor, seed=7, augmentation="strong", cache_bytes=2**20)
+    data = rows.with_transform(transform)
+    first = [data[i]["pixel_values"] for i in (0, 1)]
+    again = [data[i]["pixel_values"] for i in (1, 0)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    transform.set_epoch(1)
+    assert not torch.equal(data[0]["pixel_values"], first[0])
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_smaller_sizes_come_first(processor, rows):
+    transform = TrainTransform(processor, augmentation="strong", smaller_sizes=[(16, 2), (32, 3)])
+    sides = []
+    for epoch in range(4):
+        transform.set_epoch(epoch)
+        example = rows.with_transform(transform)[0]
+        assert example["labels"].shape == example["pixel_values"].shape[1:]
+        sides.append(tuple(example["labels"].shape))
+    assert sides == [(16, 16), (16, 16), (32, 32), (64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": "weak"}, "`augmentation` must be one of card, strong, got 'weak'"),
+        ({"smaller_sizes": [(16, 2)]}, '`smaller_sizes` need augmentation="strong"'),
+    ],
+)
+def test_augmentations_refused(processor, settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainTransform(processor, **settings)

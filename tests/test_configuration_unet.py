@@ -1,6 +1,7 @@
 """The configuration: defaults, round trips, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ NOT_DEFAULT = {
     "num_groups": 4,
     "upsampling": "bilinear",
     "dropout": 0.25,
+    "channels": [4, 8, 8],
+    "block": "residual",
+    "encoder_blocks": [1, 2, 3],
+    "stem_stride": 2,
+    "decoder_channels": [4, 8],
+    "decoder_convs": 1,
 }
 LESION = {0: "nothing", 1: "lesion"}
 
@@ -31,6 +38,12 @@ def test_defaults_are_the_card():
         "num_groups": 8,
         "upsampling": "transpose",
         "dropout": 0.0,
+        "channels": None,
+        "block": "plain",
+        "encoder_blocks": None,
+        "stem_stride": 1,
+        "decoder_channels": None,
+        "decoder_convs": 2,
     }
     assert config.model_type == "unet_kvasir_seg"
     assert config.id2label == {0: "background", 1: "polyp"}
@@ -47,6 +60,8 @@ def test_defaults_are_the_card():
         ({"norm": "group"}, 16),
         ({"norm": "instance"}, 32),
         ({"norm": "instance", "depth": 2}, 8),
+        ({"stem_stride": 2}, 32),
+        ({"stem_stride": 2, "norm": "instance", "depth": 2}, 16),
     ],
 )
 def test_minimum_size(fields: dict, size: int):
@@ -177,7 +192,7 @@ def test_auto_map_forgets_the_repo_it_came_from():
 REFUSED = [
     *(
         ({name: value}, rf"`{name}` must be a whole number of at least 1, got {value!r}")
-        for name in ("num_channels", "base_channels", "depth", "num_groups")
+        for name in ("num_channels", "base_channels", "depth", "num_groups", "decoder_convs")
         for value in (0, -1, 2.0, "4", True, None)
     ),
     *(
@@ -197,6 +212,25 @@ REFUSED = [
         r"base_channels=12 and num_groups=8\. Choose a `num_groups` that divides 12",
     ),
     ({"norm": "group", "base_channels": 4}, r"base_channels=4 and num_groups=8"),
+    *(
+        ({name: value}, rf"`{name}` must be a list of whole numbers of at least 1, got {re.escape(repr(value))}")
+        for name in ("channels", "encoder_blocks", "decoder_channels")
+        for value in (8, [0, 1, 2, 3, 4], ["8"] * 5, [1.0] * 5)
+    ),
+    ({"channels": [8] * 4}, r"`channels` must have 5 entries, one for each of the levels of depth=4, got 4: \[8, 8"),
+    ({"decoder_channels": [8] * 5}, r"`decoder_channels` must have 4 entries, .*decoder stages of depth=4, got 5"),
+    ({"block": "dense"}, r"`block` must be one of plain, residual, got 'dense'"),
+    ({"block": "residual"}, r'block="residual" needs a normalisation, got norm="none": .*Choose norm="batch"'),
+    ({"encoder_blocks": [1] * 5}, r'counts residual blocks, got \[1, 1, 1, 1, 1\] with block="plain". Choose'),
+    *(
+        ({"stem_stride": stride}, rf"`stem_stride` must be 1 or 2, got {stride!r}")
+        for stride in (0, 4, True, "2", None)
+    ),
+    (
+        {"norm": "group", "channels": [8, 12, 16, 16, 16]},
+        r"needs `channels` to be multiples of `num_groups`, got 12 and num_groups=8\. Choose",
+    ),
+    ({"norm": "group", "decoder_channels": [8, 8, 8, 4]}, r"`decoder_channels` .*got 4 and num_groups=8"),
     *(({"num_labels": number}, rf"`num_labels` must be 2, got {number}: .*one logit") for number in (1, 5)),
     ({"id2label": {0: "polyp"}}, r"got \{0: 'polyp'\}: .*one logit.*Pass"),
     ({"id2label": {0: "a", 1: "b", 2: "c"}}, r"got \{0: 'a', 1: 'b', 2: 'c'\}: .*one logit.*Pass"),

@@ -783,7 +783,7 @@ def test_instances_do_not_share_their_size():
 def test_json_string_holds_the_settings():
     saved = json.loads(UNetImageProcessor(**SETTINGS).to_json_string())
     assert {key: saved[key] for key in SETTINGS} == SETTINGS
-    assert saved["image_processor_type"] == "UNetImageProcessor"
+    assert "image_processor_type" not in saved  # transformers 4.57 warns of it
 
 
 def test_json_file_round_trip(tmp_path):

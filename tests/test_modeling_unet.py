@@ -840,3 +840,144 @@ def test_channels_last_equals_contiguous(norm: str, upsampling: str, size: int):
     assert relative_difference(outputs.logits, expected.logits) < 1e-5
     for name, gradient in gradients(model).items():
         assert relative_difference(gradient, expected_gradients[name]) < 1e-4, name
+
+
+# --- Residual encoder, stem at half resolution, light decoder ---
+
+RESIDUAL = {
+    "channels": [4, 6, 8],
+    "block": "residual",
+    "encoder_blocks": [1, 2, 1],
+    "stem_stride": 2,
+    "decoder_channels": [2, 4],
+    "decoder_convs": 1,
+    "norm": "batch",
+    "upsampling": "bilinear",
+}
+VARIANTS = {
+    "residual": RESIDUAL,
+    "residual_full_resolution": RESIDUAL | {"stem_stride": 1, "upsampling": "transpose", "decoder_convs": 2},
+    "residual_group": RESIDUAL | {"norm": "group", "encoder_blocks": None, "decoder_channels": None},
+    "residual_instance": RESIDUAL | {"norm": "instance"},
+    "plain_stem": {"stem_stride": 2, "channels": [4, 6, 6], "decoder_convs": 1},
+}
+any_variant = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def residual_by_hand(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The network of `RESIDUAL` in functions of torch alone, evaluating."""
+
+    def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        kernel = weights[f"{name}.weight"]
+        return F.conv2d(x, kernel, weights.get(f"{name}.bias"), stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var, scale, shift = (
+            weights[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    def block(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        inner = norm(conv(x, f"{name}.conv1.0", stride), f"{name}.conv1.1").relu()
+        inner = norm(conv(inner, f"{name}.conv2"), f"{name}.norm2")
+        if stride == 2:
+            x = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+            x = norm(conv(x, f"{name}.shortcut.1"), f"{name}.shortcut.2")
+        return (inner + x).relu()
+
+    def merge(x: Tensor, skip: Tensor, name: str) -> Tensor:
+        x = F.interpolate(conv(x, f"{name}.upsample.0"), scale_factor=2, mode="bilinear")
+        return norm(conv(torch.cat([skip, x], 1), f"{name}.convs.0.0"), f"{name}.convs.0.1").relu()
+
+    half = norm(conv(x, "stem.0", 2), "stem.1").relu()
+    half = block(half, "encoder.0.convs.0")
+    quarter = block(block(half, "encoder.1.convs.0", 2), "encoder.1.convs.1")
+    bottom = block(quarter, "bottleneck.convs.0", 2)
+    merged = merge(merge(bottom, quarter, "decoder.0"), half, "decoder.1")
+    return F.interpolate(conv(merged, "classifier"), scale_factor=2, mode="bilinear")
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (24, 40)])
+def test_residual_network_by_hand(height: int, width: int):
+    model = tiny(**RESIDUAL)
+    x = images(height=height, width=width)
+    with torch.no_grad():
+        expected, logits = residual_by_hand(model.state_dict(), x), model(x).logits
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_stem_and_widths_of_a_plain_network():
+    """The stem halves, then it is the plain network of the same widths on its output."""
+    fields = VARIANTS["plain_stem"]
+    model = tiny(**fields)
+    inner = tiny(**(fields | {"stem_stride": 1, "num_channels": 4}))
+    renamed = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("stem.")}
+    inner.load_state_dict(renamed)
+    with torch.no_grad():
+        half = F.conv2d(images(), model.stem[0].weight, model.stem[0].bias, stride=2, padding=1).relu()
+        expected = F.interpolate(inner(half).logits, scale_factor=2, mode="bilinear")
+        torch.testing.assert_close(model(images()).logits, expected, rtol=1e-5, atol=1e-6)
+    assert [stage.convs[0][0].out_channels for stage in (*model.encoder, model.bottleneck)] == [4, 6, 6]
+
+
+@any_variant
+def test_variants_take_every_size_from_the_minimum_on(fields: dict):
+    model = tiny(**fields)
+    smallest, multiple = model.config.minimum_size, model.config.size_multiple
+    with torch.no_grad():
+        for height, width in [(smallest, smallest), (smallest, smallest + 1), (37, 50)]:
+            x = images(1, height, width)
+            rows = torch.arange(height + -height % multiple).clamp(max=height - 1)
+            columns = torch.arange(width + -width % multiple).clamp(max=width - 1)
+            padded = model(x[:, :, rows][:, :, :, columns]).logits[..., :height, :width]
+            torch.testing.assert_close(model(x).logits, padded, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=f"needs at least {smallest}x{smallest}"):
+        model(images(1, smallest - 1, smallest))
+
+
+@any_variant
+def test_variants_train_every_parameter_with_and_without_checkpointing(fields: dict):
+    plain, checkpointed = (tiny(**fields) for _ in range(2))
+    checkpointed.gradient_checkpointing_enable()
+    expected_gradients, expected_buffers = train_two_steps(plain)
+    got_gradients, got_buffers = train_two_steps(checkpointed)
+    assert [name for name, gradient in expected_gradients.items() if not gradient.abs().sum() > 0] == []
+    assert_equal(got_gradients, expected_gradients)
+    assert_equal(got_buffers, expected_buffers)
+
+
+@any_variant
+def test_variants_are_initialised_and_saved(fields: dict, tmp_path: Path):
+    torch.manual_seed(0)
+    fresh = UNetForSemanticSegmentation(UNetConfig(**{"depth": 2, "num_groups": 2} | fields))
+    for name, module in fresh.named_modules():
+        assert_initialised(name, module)
+    model = tiny(**fields)
+    again, info = UNetForSemanticSegmentation.from_pretrained(
+        tmp_path, **save_plain(model, tmp_path), output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    with torch.no_grad():
+        assert torch.equal(again(images()).logits, model(images()).logits)
+
+
+@any_variant
+def test_variants_exported_with_dynamic_shapes_equal_eager(fields: dict):
+    model = tiny(**fields)
+    multiple = model.config.size_multiple
+    height, width = (torch.export.Dim(name, min=2) * multiple for name in ("height", "width"))
+    shapes = {"pixel_values": {0: torch.export.Dim("batch"), 2: height, 3: width}}
+    program = torch.export.export(model, (images(2, 32, 24),), dynamic_shapes=shapes).module()
+    with torch.no_grad():
+        for batch, rows, columns in [(1, 2, 2), (3, 3, 7)]:
+            x = images(batch, rows * multiple, columns * multiple)
+            torch.testing.assert_close(program(x).logits, model(x).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_compact_network_fits_sixteen_megabytes():
+    fields = {"depth": 5, "channels": [16, 32, 64, 128, 192, 256], "encoder_blocks": [1, 1, 1, 2, 2, 1]}
+    model = UNetForSemanticSegmentation(UNetConfig(**(RESIDUAL | fields | {"decoder_channels": [16, 16, 32, 64, 96]})))
+    assert model.num_parameters() == 3_361_665
+    assert model.config.minimum_size == 64

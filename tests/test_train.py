@@ -57,7 +57,7 @@ def test_defaults_are_the_cards():
     assert training.metric_for_best_model == "dice_per_image"
 
 
-@pytest.mark.parametrize("name", ["card", "demo"])
+@pytest.mark.parametrize("name", ["card", "demo", "compact"])
 def test_shipped_recipes_are_valid(name):
     parse(f"recipes/{name}.yaml")
 
@@ -252,7 +252,15 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(run_train, tmp_path):
 
 def run_two_processes(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     """`train.py` under torchrun with two processes on this machine's cores."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "train.py")]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(ROOT / "train.py"),
+    ]
     command = [*launch, *map(str, arguments), "--ddp_backend", "gloo"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,101 @@
+"""The pipeline "image-segmentation" of the U-Net: images to masks of their own size, with scores.
+
+    segment = pipeline("image-segmentation", model="me/unet-kvasir-seg", trust_remote_code=True)
+    polyp = next(entry for entry in segment("frame.jpg") if entry["label"] == "polyp")
+    polyp["mask"], polyp["score"]
+
+This file stands alone: the Hub runs it without the rest of the project.
+"""
+
+import os
+from typing import Any
+
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import BatchFeature, ImageSegmentationPipeline
+from transformers.image_utils import load_image
+
+
+class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
+    """Images to one mask and score for each label, by the model's own image processor.
+
+    A call takes an image, as a PIL image, a path, a URL or in base64, and gives a list of two dicts, background
+    then polyp, whatever the image shows; a list, a generator or a data set of images gives such a list for each.
+
+    - `label`: the label's name in the model's config.
+    - `mask`: PIL image of mode L, 255 inside and 0 elsewhere, of the image's own size, upright as its EXIF tag says.
+      Together the two masks cover each pixel once.
+    - `score`: mean probability of the label inside its mask, a float. An image without polyp has a black polyp mask
+      with the score 0.0, which no other mask has: its pixels are above the threshold.
+
+    Arguments of the constructor or, with precedence, of a call:
+
+    - `threshold`: a pixel is polyp if its probability is higher; in [0, 1], by default 0.5.
+    - `subtask`: None or "semantic", which mean the same.
+    - `timeout`: seconds to wait for an image from the web.
+    - `batch_size`: images that the network takes at once, of any sizes.
+
+    Raises:
+        ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], or no
+            image to be found.
+        TypeError: An image of another type, such as an array, whose order of channels nobody knows.
+    """
+
+    def check_model_type(self, supported_models: list[str] | dict) -> None:
+        """Accept the model: the lists of transformers cannot name one whose code is remote."""
+
+    def _sanitize_parameters(
+        self, subtask: str | None = None, threshold: float | None = None, timeout: float | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if subtask not in (None, "semantic"):
+            raise ValueError(
+                f'Got subtask={subtask!r}; expected "semantic" or none: this network tells polyp from background, '
+                "and one polyp from another only where they do not touch."
+            )
+        for name in ("mask_threshold", "overlap_mask_area_threshold"):
+            if name in kwargs:
+                raise ValueError(f"Got {name}, which this pipeline does not know; a pixel's probability is `threshold`.")
+        preprocess = {} if timeout is None else {"timeout": timeout}
+        postprocess = {} if threshold is None else {"threshold": threshold}
+        return preprocess, {}, postprocess
+
+    def preprocess(  # type: ignore[override]
+        self, image: "str | os.PathLike[str] | Image.Image", timeout: float | None = None
+    ) -> BatchFeature:
+        """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, and its own height and width."""
+        # Not `load_image` for all: it makes 8 bits of 16 by clipping, where the image processor scales.
+        if isinstance(image, str | os.PathLike):
+            image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image), timeout=timeout)
+        elif not isinstance(image, Image.Image):
+            raise TypeError(
+                f"Got an image of type {type(image).__name__}; expected a PIL image, a path, a URL or base64. "
+                "Image.fromarray makes a PIL image of an RGB array."
+            )
+        image = ImageOps.exif_transpose(image)
+        inputs = self.image_processor(image, return_tensors="pt").to(self.dtype)
+        inputs["target_size"] = [(image.height, image.width)]
+        return inputs
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: Any, threshold: float = 0.5
+    ) -> list[dict[str, Any]]:
+        """Logits (1, 1, h, w) of one image -> an entry for each label, at the image's own size."""
+        output = self.image_processor.post_process_semantic_segmentation(
+            model_outputs,
+            target_sizes=model_outputs["target_size"],
+            threshold=threshold,
+            return_segmentation_scores=True,
+        )[0]
+        return [
+            describe(name, output["segmentation"] == label, output["segmentation_scores"][label])
+            for label, name in sorted(self.model.config.id2label.items())
+        ]
+
+
+def describe(label: str, inside: Tensor, probability: Tensor) -> dict[str, Any]:
+    """The entry of a label from its mask (H, W) bool and its probabilities (H, W)."""
+    return {
+        "label": label,
+        "mask": Image.fromarray(inside.byte().mul(255).numpy()),
+        "score": probability[inside].double().mean().item() if inside.any() else 0.0,
+    }
