@@ -590,7 +590,8 @@ def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, 
     results["training"] |= {
         "seconds": round(seconds, 1),
         "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
-        "best_step": trainer.state.best_global_step,
+        # Known also where the last weights are kept.
+        "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
         "steps": trainer.state.global_step,
         "validation": {
             name.removeprefix("eval_"): value
