@@ -41,8 +41,19 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         TypeError: An image of another type, such as an array, whose order of channels nobody knows.
     """
 
+    # Of remote code, so of no type that transformers declares.
+    model: Any
+    image_processor: Any
+
     def check_model_type(self, supported_models: list[str] | dict) -> None:
         """Accept the model: the lists of transformers cannot name one whose code is remote."""
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Segment an image, or each of several; see the class."""
+        if isinstance(inputs, list | tuple):
+            # transformers looks at the first to tell images from chats, and takes a tuple for one image.
+            return super().__call__(list(inputs), **kwargs) if inputs else []
+        return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
         self, subtask: str | None = None, threshold: float | None = None, timeout: float | None = None, **kwargs: Any
@@ -54,7 +65,9 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
             )
         for name in ("mask_threshold", "overlap_mask_area_threshold"):
             if name in kwargs:
-                raise ValueError(f"Got {name}, which this pipeline does not know; a pixel's probability is `threshold`.")
+                raise ValueError(
+                    f"Got {name}, which this pipeline does not know; a pixel's probability is `threshold`."
+                )
         preprocess = {} if timeout is None else {"timeout": timeout}
         postprocess = {} if threshold is None else {"threshold": threshold}
         return preprocess, {}, postprocess
