@@ -608,7 +608,8 @@ def disk_full_is_explained(output_dir: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         # safetensors and the operating system say the first, torch's zip writer one of the others.
-        if not any(sign in str(error) for sign in ("No space left", "PytorchStreamWriter", "inline_container")):
+        signs = ("No space left", "PytorchStreamWriter", "inline_container", "iostream error")
+        if not any(sign in str(error) for sign in signs):
             raise
         raise UserError(
             f"The disk is full: {output_dir} could not be written. Earlier checkpoints there are whole. Make room, "
