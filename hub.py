@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from .runtime import UserError
@@ -26,7 +27,9 @@ def push_files(repo: str, folder: Path, files: Sequence[Path], message: str, rev
         )
     except Exception as error:  # whatever the HTTP client and the Hub raise
         command = ["hf", "upload", repo, str(folder), "."]
-        command += [word for name in names for word in ("--include", name)]
+        # The flag is given once, with all names, before version 1, and once a name since.
+        is_old = huggingface_hub.__version__.startswith("0.")
+        command += ["--include", *names] if is_old else [word for name in names for word in ("--include", name)]
         command += ["--revision", revision] if revision else []
         raise UserError(
             f"The push to {repo} failed: {first_line(error)} What was to be uploaded is safe in {folder}. "

@@ -48,7 +48,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     def check_model_type(self, supported_models: list[str] | dict) -> None:
         """Accept the model: the lists of transformers cannot name one whose code is remote."""
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Segment an image, or each of several; see the class."""
         if isinstance(inputs, list | tuple):
             # transformers looks at the first to tell images from chats, and takes a tuple for one image.
