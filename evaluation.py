@@ -41,7 +41,7 @@ from unet_kvasir_seg.data.dataset import (
 from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import binarize_mask
 from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, require_extra, user_errors
+from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, leaving_processes, require_extra, user_errors
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
 from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, read_results, write_results
@@ -171,9 +171,9 @@ class ModelSource:
         predictions = self.predictor.from_pixels(inputs["pixel_values"], sizes, tta=self.tta)
         self.seconds += time.perf_counter() - started
         for pair, prediction in zip(pairs, predictions, strict=True):
-            if not np.isfinite(prediction.network_probability).all():
+            if not prediction.is_valid:
                 raise InvalidRunError(
-                    f"The model gives NaN for the image {pair.name}: the run is invalid, and no score of it was kept. "
+                    f"{self.name} gives NaN for the image {pair.name}: the run is invalid, and no score is kept. "
                     "Try --dtype float32; if it is that already, the weights are broken."
                 )
         return [
@@ -547,7 +547,7 @@ def draw_figures(
     figures.example_grid(example_cases(dice, source, rows, evaluation, arguments), folder / "examples.png")
     if arguments.push_example_images:
         # These show frames of the data set.
-        published += [name for name in ("examples.png", "audit.png") if (folder / name).exists()]
+        published += ["examples.png"] + (["audit.png"] if evaluation["audit"] and evaluation["audit"]["pairs"] else [])
     return published
 
 
@@ -604,14 +604,17 @@ def push(results: dict[str, Any], arguments: EvaluationArguments) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()  # of loading weights, which takes no time
-    with user_errors("evaluation.py", DatasetError):
+    with leaving_processes(), user_errors("evaluation.py", DatasetError):
         parser = FlagParser([EvaluationArguments], program="evaluation.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         results = evaluate(arguments)
-        if PartialState().is_main_process:
+        processes = PartialState()
+        if processes.is_main_process:
             print_scores(results, arguments.output_dir)
             if arguments.push_to_hub:
                 print(f"Pushed: {push(results, arguments)}")
+        # Launchers end the others when one has ended: not before the main process has written.
+        processes.wait_for_everyone()
 
 
 if __name__ == "__main__":

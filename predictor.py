@@ -64,6 +64,11 @@ class Prediction:
         """(H, W) bool, True where there is polyp."""
         return self.probability > self.threshold
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the network gave a number everywhere; what is NaN would look like background."""
+        return bool(np.isfinite(self.network_probability).all())
+
     @cached_property
     def lesions(self) -> list[Lesion]:
         """The connected regions of the mask, the largest first."""
@@ -133,11 +138,20 @@ class Predictor:
 
     def batch(self, images: Sequence[Any], *, threshold: float = 0.5, tta: bool = False) -> list[Prediction]:
         """Segment images of any sizes together."""
-        upright = [self._upright(image) for image in images]
+        pixel_values, sizes = zip(*(self.prepare(image) for image in images), strict=True)
+        return self.from_pixels(torch.cat(pixel_values), sizes, threshold=threshold, tta=tta)
+
+    def prepare(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+        """What `from_pixels` takes of one image: (1, 3, h, w) float, and the image's own height and width.
+
+        Threads may call it, so that the next images are prepared while the network has these.
+
+        Raises:
+            ValueError: For an image that `UNetImageProcessor` refuses.
+        """
+        upright = self._upright(image)
         layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
-        inputs = [self.processor.preprocess(image, **layout)["pixel_values"] for image in upright]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in upright]
-        return self.from_pixels(torch.cat(inputs), sizes, threshold=threshold, tta=tta)
+        return self.processor.preprocess(upright, **layout)["pixel_values"], (upright.shape[-2], upright.shape[-1])
 
     def from_pixels(
         self,

@@ -103,6 +103,16 @@ def require_extra(extra: str, *modules: str) -> None:
 
 
 @contextlib.contextmanager
+def leaving_processes() -> Iterator[None]:
+    """Leave the group of processes at the end: one that ends within it may abort, and be taken for a crash."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
 def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
     """End the program with one line on stderr and exit status 2 for a `UserError` or one of `kinds`."""
     try:
