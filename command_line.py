@@ -9,6 +9,8 @@ from transformers import HfArgumentParser
 
 from .runtime import UserError
 
+YES_OR_NO = ("true", "false", "yes", "no")
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and leaves the lines of the description as they are."""
@@ -52,8 +54,39 @@ class FlagParser(HfArgumentParser):
         except ValueError as error:
             raise UserError(str(error)) from error
         if rest:
-            raise UserError(unknown("flag", rest[0], [f"--{name}" for name in self.names]))
+            raise self._unknown_flag(rest[0])
         return tuple(parsed)
+
+    def separate(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Tell flags with their values from the arguments that may stand before, between and after them.
+
+        After "--" there are only arguments, so that they may begin with a dash. A flag that is on or off takes the
+        word that follows it only if that is one for yes or no.
+
+        Raises:
+            UserError: For unknown flags: nobody knows whether a value follows.
+        """
+        flags: list[str] = []
+        arguments: list[str] = []
+        words = list(argv)
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                return flags, arguments + words
+            if not word.startswith("-") or word == "-":
+                arguments.append(word)
+                continue
+            flags.append(word)
+            action = self._option_string_actions.get(word.split("=")[0])
+            if action is None:
+                raise self._unknown_flag(word)
+            takes_value = action.nargs is None or (action.nargs == "?" and words[:1] and words[0].lower() in YES_OR_NO)
+            if takes_value and "=" not in word and words:
+                flags.append(words.pop(0))
+        return flags, arguments
+
+    def _unknown_flag(self, flag: str) -> UserError:
+        return UserError(unknown("flag", flag, [f"--{name}" for name in self.names]))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

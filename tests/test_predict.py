@@ -1,0 +1,452 @@
+"""`predict.py` from its command line, on files of all kinds: values recomputed, runs that stop, and bad input."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image, ImageOps
+from skimage.measure import label, regionprops
+from unet_kvasir_seg import predict
+from unet_kvasir_seg.configuration_unet import UNetConfig
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.overlay import draw_overlay
+from unet_kvasir_seg.predictor import Predictor
+
+
+def save_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
+    """An untrained network whose masks are neither empty nor full, and its image processor."""
+    torch.manual_seed(seed)
+    model = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2))
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.array(next(generate(1, 32, seed=9))["image"])).permute(2, 0, 1)[None] / 255
+        model.classifier.bias -= model(pixels).logits.median() + bias
+    model.save_pretrained(folder)
+    UNetImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "first", seed=0)
+
+
+@pytest.fixture(scope="module")
+def predictor(model) -> Predictor:
+    return Predictor.from_pretrained(str(model), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    """Images of several kinds in folders; one is without polyp at a high threshold."""
+    folder = tmp_path_factory.mktemp("data") / "frames"
+    (folder / "case 1" / "ä").mkdir(parents=True)
+    names = ("first.jpg", "case 1/a b.png", "case 1/ä/ü.png", "-dash.png", "case 1/tall.bmp")
+    for index, name in enumerate(names):
+        size = (40, 56) if index % 2 else (48, 33)
+        image = next(generate(1, size, seed=index))["image"]
+        if name == "case 1/ä/ü.png":  # to be turned by 90 degrees clockwise
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            image.save(folder / name, exif=exif)
+        else:
+            image.save(folder / name)
+    grey = next(generate(1, 64, seed=7))["image"].convert("L")
+    Image.fromarray(np.array(grey).astype(np.uint16) * 257).save(folder / "sixteen.png")
+    next(generate(1, 64, seed=8))["image"].quantize(16).save(folder / "palette.png")
+    Image.new("RGB", (1, 1), (200, 80, 70)).save(folder / "pixel.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd, model):
+    """Run `predict.py` in this process and in a fresh folder; returns exit status and output as of a process."""
+
+    def run(*arguments: object, status: int = 0, model: Path = model) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        found = 0
+        flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "3")
+        argv = [str(argument) for argument in (*flags, *arguments)]
+        try:
+            predict.main(argv)
+        except SystemExit as end:
+            found = end.code
+        done = subprocess.CompletedProcess(argv, found, *capfd.readouterr())
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def images_of(folder: Path) -> list[Path]:
+    suffixes = (".png", ".jpg", ".bmp")
+    return sorted(path for path in folder.rglob("*") if path.suffix in suffixes and path.name[0] != ".")
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def written(output: Path, kind: str = "masks") -> set[str]:
+    return {path.relative_to(output / kind).as_posix() for path in (output / kind).rglob("*") if path.is_file()}
+
+
+def refused(done: subprocess.CompletedProcess) -> str:
+    """The one line of a refusal."""
+    assert done.returncode == 2
+    return done.stderr.strip().splitlines()[-1]
+
+
+def failures(done: subprocess.CompletedProcess) -> list[str]:
+    """The lines on what was not done."""
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    start = next(index for index, line in enumerate(lines) if "inputs were not done" in line)
+    assert lines[start].startswith(f"{len(lines) - start - 1} inputs")
+    return [line.strip() for line in lines[start + 1 :]]
+
+
+def test_masks_overlays_and_probabilities_are_the_predictors(run, frames, predictor, tmp_path):
+    done = run(frames, "--output_dir", "out", "--overlay", "--probabilities")
+    expected_names = {path.relative_to(frames).with_suffix(".png").as_posix() for path in images_of(frames)}
+    assert len(expected_names) == 8
+    for kind in ("masks", "overlays", "probabilities"):
+        assert written(tmp_path / "out", kind) == expected_names
+    for path in images_of(frames):
+        name = path.relative_to(frames).with_suffix(".png")
+        image = ImageOps.exif_transpose(Image.open(path))
+        prediction = predictor(image)
+        mask = np.array(Image.open(tmp_path / "out" / "masks" / name))
+        assert mask.shape == (image.height, image.width)
+        np.testing.assert_array_equal(mask, prediction.mask * np.uint8(255))
+        stored = np.array(Image.open(tmp_path / "out" / "probabilities" / name))
+        # A batch may differ from its images by a rounding.
+        np.testing.assert_allclose(stored / 65535, prediction.probability, atol=1e-5)
+        overlay = np.array(Image.open(tmp_path / "out" / "overlays" / name))
+        np.testing.assert_array_equal(overlay, np.array(draw_overlay(image, prediction.mask)))
+    assert "8 images" in done.stdout
+    assert "8/8" in done.stderr
+    assert "image/s" in done.stderr
+
+
+def test_rows_are_the_lesions_by_other_means(run, frames, predictor, tmp_path):
+    done = run(frames, "--output_dir", "out")
+    found = table(tmp_path / "out")
+    names = [row["image"] for row in found]
+    assert len(set(names)) > 4
+    assert names == sorted(names, key=lambda name: (Path(name).parent != Path("."), str(Path(name).parent), name))
+    for path in images_of(frames):
+        name = path.relative_to(frames).as_posix()
+        probability = predictor(Image.open(path)).probability
+        regions = sorted(
+            regionprops(label(probability > 0.5, connectivity=2), intensity_image=probability),
+            key=lambda region: -region.area,
+        )
+        rows = [row for row in found if row["image"] == name]
+        assert [int(row["lesion"]) for row in rows] == list(range(1, len(regions) + 1))
+        assert [int(row["area_pixels"]) for row in rows] == [region.area for region in regions]
+        by_box = {tuple(int(row[key]) for key in ("top", "left", "bottom", "right")): row for row in rows}
+        for region in regions:
+            row = by_box[region.bbox]
+            assert float(row["centroid_y"]) == pytest.approx(region.centroid[0], abs=0.01)
+            assert float(row["centroid_x"]) == pytest.approx(region.centroid[1], abs=0.01)
+            assert float(row["area_percent"]) == pytest.approx(100 * region.area / probability.size, abs=1e-4)
+            assert float(row["mean_probability"]) == pytest.approx(region.intensity_mean, abs=1e-5)
+    assert f"{len(found)} lesions in {len(set(names))} of 8 images" in done.stdout
+
+
+def test_an_image_without_polyp_has_a_mask_and_no_row(run, frames, tmp_path):
+    done = run(frames / "first.jpg", "--output_dir", "out", "--threshold", "1")
+    assert np.array(Image.open(tmp_path / "out" / "masks" / "first.png")).max() == 0
+    assert table(tmp_path / "out") == []
+    assert "0 lesions in 0 of 1 images; 1 are without polyp" in done.stdout
+
+
+def test_threshold_and_tta_are_the_predictors(run, frames, predictor, tmp_path):
+    image = Image.open(frames / "first.jpg")
+    threshold = float(np.quantile(predictor(image, tta=True).probability, 0.7))
+    run(frames / "first.jpg", "--output_dir", "out", "--threshold", threshold, "--tta")
+    mask = np.array(Image.open(tmp_path / "out" / "masks" / "first.png")) > 0
+    expected = predictor(image, threshold=threshold, tta=True).mask
+    assert 0 < expected.mean() < 0.5
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_files_folders_and_globs_are_mixed_and_flags_may_stand_between(run, frames, tmp_path):
+    for name in ("x/1/a.png", "x/2/a.png", "x/2/[b].png", "more/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((frames / "palette.png").read_bytes())
+    run("x/*/a.png", "--overlay", "x/2/[b].png", "--output_dir", "out", "more", frames / "first.jpg")
+    assert written(tmp_path / "out") == {"1/a.png", "2/a.png", "[b].png", "c.png", "first.png"}
+    assert written(tmp_path / "out", "overlays") == written(tmp_path / "out")
+    run("x/**", "--output_dir", "all", "--tta", "false")
+    assert written(tmp_path / "all") == {"1/a.png", "2/a.png", "2/[b].png"}
+
+
+def test_a_name_may_begin_with_a_dash(run, frames, tmp_path):
+    (tmp_path / "-x.png").write_bytes((frames / "-dash.png").read_bytes())
+    run("--output_dir", "out", "--", "-x.png")
+    assert written(tmp_path / "out") == {"-x.png"}
+
+
+def test_the_same_file_twice_is_one_input(run, frames, tmp_path):
+    run(frames, frames / "first.jpg", frames, "--output_dir", "out")
+    assert len(written(tmp_path / "out")) == 8
+
+
+def test_a_second_run_does_what_is_missing_and_nothing_twice(run, frames, tmp_path):
+    out = tmp_path / "out"
+    run(frames, "--output_dir", out)
+    before = (out / "predictions.csv").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in images_of(out)}
+    (out / "masks" / "first.png").unlink()
+    (out / "masks" / "pixel.png").write_bytes((out / "masks" / "pixel.png").read_bytes()[:20])
+    done = run(frames, "--output_dir", out)
+    assert "2 images" in done.stdout
+    assert "6 before" in done.stdout
+    assert (out / "predictions.csv").read_bytes() == before
+    changed = {path.name for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"first.png", "pixel.png"}
+    assert "8 images" in run(frames, "--output_dir", out, "--overlay").stdout  # since overlays are missing
+    assert len(written(out, "overlays")) == 8
+
+
+def write_many(folder: Path, count: int, size: int = 512) -> Path:
+    """A folder of so many images, by links to a few."""
+    folder.mkdir()
+    for index, pair in enumerate(generate(3, size, seed=20)):
+        pair["image"].save(folder / f"{index:04}.jpg")
+    for index in range(3, count):
+        os.link(folder / f"{index % 3:04}.jpg", folder / f"{index:04}.jpg")
+    return folder
+
+
+def test_a_killed_run_goes_on_where_it_stopped(run, model, tmp_path):
+    folder = write_many(tmp_path / "many", 120)
+    # Batches of other images would differ by a rounding.
+    flags = ["--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "1"]
+    command = [sys.executable, ROOT / "predict.py", folder, "--output_dir", "out", *flags]
+    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    masks = tmp_path / "out" / "masks"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and len(list(masks.glob("*.png"))) < 5:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    times = {path: path.stat().st_mtime_ns for path in masks.glob("*.png")}
+    assert 5 <= len(times) < 120
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    done = run(folder, "--output_dir", "out", "--batch_size", "1")
+    assert f"{120 - len(times)} images" in done.stdout
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    run(folder, "--output_dir", "whole", "--batch_size", "1")
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    for path in masks.glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "whole" / "masks" / path.name).read_bytes()
+
+
+def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path):
+    few, many = write_many(tmp_path / "few", 20), write_many(tmp_path / "many", 100)
+    run(few, "--output_dir", "a", "--overlay")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(many, "--output_dir", "b", "--overlay")
+    # Probability map, image and mask of 80 images more, of 512x512 pixels, would be 165 MB.
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 40
+
+
+def test_two_processes_share_the_work(run, model, frames, tmp_path):
+    bad = tmp_path / "frames" / "bad.png"
+    bad.parent.mkdir()
+    bad.write_text("text")
+    (tmp_path / "frames" / "link").symlink_to(frames)
+    run("frames", "--output_dir", "one", status=1)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    flags = ["--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "3"]
+    command = [*launch, ROOT / "predict.py", "frames", "--output_dir", "two", *flags]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("bad.png: is no image") == 1
+    assert done.stdout.count("Done: 8 images") == 1
+    assert (tmp_path / "one" / "predictions.csv").read_bytes() == (tmp_path / "two" / "predictions.csv").read_bytes()
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says that it measures 60000x60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+def test_files_that_cannot_be_used_are_named_and_the_others_done(run, frames, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    jpeg = (frames / "first.jpg").read_bytes()
+    (folder / "good.jpg").write_bytes(jpeg)
+    (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "text.png").write_text("hello")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "empty.png").write_bytes(b"")
+    animation = [Image.new("RGB", (20, 10), (shade, 0, 0)) for shade in (0, 100, 200)]
+    animation[0].save(folder / "animated.gif", save_all=True, append_images=animation[1:])
+    Image.new("RGB", (20, 10)).save(folder / "still.gif")
+    Image.new("I", (20, 10), 70000).save(folder / "deep.tif")
+    (folder / "nowhere.png").symlink_to(tmp_path / "nothing.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "table.xlsx").write_text("x")
+    expected = {
+        "in/animated.gif": "holds 3 images",
+        "in/bomb.png": "is too large",
+        "in/deep.tif": "mode I with values",
+        "in/empty.png": "is empty (0 bytes)",
+        "in/loop": "links back to a folder that holds it",
+        "in/nowhere.png": "No such file",
+        "in/sub/up": "links back to a folder that holds it",
+        "in/text.png": "is no image",
+        "in/truncated.jpg": "truncated",
+        "table.xlsx": "has another ending",
+    }
+    for _ in range(2):  # the second run says so again
+        lines = failures(run("in", "table.xlsx", "--output_dir", "out", "--overlay", status=1))
+        assert [line.split(": ")[0] for line in lines] == sorted(expected)
+        for line, reason in zip(lines, [expected[name] for name in sorted(expected)], strict=True):
+            assert reason in line
+        assert written(tmp_path / "out") == {"good.png", "still.png"}
+    lines = failures(run("in/**/*.png", "--output_dir", "globbed", status=1))
+    assert any(line.startswith("in/loop: links back") for line in lines)
+    assert len(lines) == 6
+    assert written(tmp_path / "globbed") == set()
+
+
+def test_outputs_of_other_settings_or_of_another_model_are_left_alone(run, frames, tmp_path):
+    first = frames / "first.jpg"
+    run(first, "--output_dir", "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["threshold"] == 0.5
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    message = refused(run(first, "--output_dir", "out", "--threshold", "0.4", "--tta", status=2))
+    assert "out holds outputs of other settings: threshold 0.5 and not 0.4, tta False and not True" in message
+    other = save_model(tmp_path / "other", seed=1)
+    message = refused(run(first, "--output_dir", "out", model=other, status=2))
+    assert "out holds the outputs of another model" in message
+    assert {path: path.read_bytes() for path in before} == before
+
+    (tmp_path / "mine" / "masks").mkdir(parents=True)
+    (tmp_path / "mine" / "masks" / "first.png").write_text("mine")
+    assert "holds masks that no run of this command wrote" in refused(run(first, "--output_dir", "mine", status=2))
+    (tmp_path / "out" / "run.json").write_text("{")
+    assert "run.json is not" in refused(run(first, "--output_dir", "out", status=2))
+
+
+def test_a_mask_of_another_image_or_program_is_left_alone(run, frames, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "x.jpg").write_bytes((frames / "first.jpg").read_bytes())
+    (tmp_path / "b" / "x.png").write_bytes((frames / "palette.png").read_bytes())
+    run("a", "--output_dir", "out")
+    mask = tmp_path / "out" / "masks" / "x.png"
+    before = mask.read_bytes()
+    lines = failures(run("b", "--output_dir", "out", status=1))
+    assert lines[0].startswith("b/x.png: not done, since out/masks/x.png is there, of another file")
+    assert mask.read_bytes() == before
+    Image.open(mask).point(lambda level: 255 - level).save(mask)  # someone's correction
+    before = mask.read_bytes()
+    lines = failures(run("a", "--output_dir", "out", status=1))
+    assert "is there and not from this command" in lines[0]
+    assert mask.read_bytes() == before
+
+
+def test_two_inputs_of_one_output_are_refused(run, frames, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("x.png", "x.bmp"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    message = refused(run("in", "--output_dir", "out", status=2))
+    assert "in/x.bmp and in/x.png would both become masks/x.png" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_never_is_among_the_inputs(run, frames, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "x.png")
+    for output in ("in", "in/out", "in/../in"):
+        assert "the next run would take masks for images" in refused(run("in", "--output_dir", output, status=2))
+    (tmp_path / "linked").symlink_to(folder)
+    assert "would take masks" in refused(run("linked", "--output_dir", "in/out", status=2))
+    run("in", "--output_dir", "out")
+    before = (tmp_path / "out" / "masks" / "x.png").read_bytes()
+    for given in ("out/masks", "out/masks/x.png", "out/**/*.png"):
+        assert "is among the outputs" in refused(run(given, "--output_dir", "out", status=2))
+    (folder / "more").symlink_to(tmp_path / "out")
+    assert "would take masks" in refused(run("in", "--output_dir", "out", status=2))
+    assert (tmp_path / "out" / "masks" / "x.png").read_bytes() == before
+    assert [path.name for path in sorted(folder.iterdir())] == ["more", "x.png"]
+
+
+def test_an_output_that_cannot_be_written_is_named(run, frames, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "file/out cannot be written to" in refused(run(frames, "--output_dir", "file/out", status=2))
+    assert "file cannot be written to" in refused(run(frames, "--output_dir", "file", status=2))
+    run(frames / "first.jpg", "--output_dir", "out")
+    (tmp_path / "out" / "overlays").write_text("x")
+    message = refused(run(frames, "--output_dir", "out", "--overlay", status=2))
+    assert "cannot be written: " in message
+    assert "run the same command again" in message
+
+
+def test_not_a_number_ends_the_run(run, frames, model, tmp_path):
+    broken = UNetForSemanticSegmentation.from_pretrained(model)
+    with torch.no_grad():
+        broken.classifier.weight.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    UNetImageProcessor.from_pretrained(model).save_pretrained(tmp_path / "broken")
+    message = refused(run(frames / "first.jpg", "--output_dir", "out", model=tmp_path / "broken", status=2))
+    assert "NaN for the image" in message
+    assert written(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "No input"),
+        (["nowhere.png"], "no file or folder nowhere.png"),
+        (["*.jpg"], "Nothing matches *.jpg"),
+        (["empty"], "The folder empty holds no image"),
+        (["x.png", "--threshold", "1.5"], "--threshold 1.5 is no probability"),
+        (["x.png", "--smoothing", "1"], "--smoothing 1.0 cannot be"),
+        (["x.png", "--batch_size", "0"], "--batch_size 0 is too few"),
+        (["x.png", "--overlays"], "near it are --overlay"),
+        (["-x.png"], "unknown flag '-x.png'"),
+    ],
+)
+def test_commands_that_cannot_be_are_refused(run, tmp_path, arguments, expected):
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert expected in refused(run(*arguments, status=2))
+    assert not (tmp_path / "outputs").exists()

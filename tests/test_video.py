@@ -1,0 +1,357 @@
+"""Videos through `predict.py` and `segment_video`: overlays and tables recomputed, and bad input."""
+
+import csv
+import os
+import re
+import resource
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from unet_kvasir_seg import predict
+from unet_kvasir_seg.configuration_unet import UNetConfig
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.overlay import draw_overlay
+from unet_kvasir_seg.predictor import Predictor
+from unet_kvasir_seg.video import VideoReport, segment_video
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """An untrained network whose masks are neither empty nor full, and its image processor."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    torch.manual_seed(0)
+    model = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2))
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.array(next(generate(1, 32, seed=9))["image"])).permute(2, 0, 1)[None] / 255
+        model.classifier.bias -= model(pixels).logits.median()
+    model.save_pretrained(folder)
+    UNetImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model) -> Predictor:
+    return Predictor.from_pretrained(str(model), device="cpu", dtype="float32")
+
+
+def write_video(
+    path: Path,
+    size: tuple[int, int] = (64, 48),
+    frames: int = FRAMES,
+    ticks: list[int] | None = None,
+    audio: bool = False,
+    codec: str = "libx264",
+    matrix: int | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A video of synthetic frames at 10 a second, or shown at these hundredths of a second.
+
+    Args:
+        matrix: Number of the colour matrix, primaries and transfer in H.273.
+        options: Of the container.
+    """
+    images = [np.array(pair["image"].resize(size)) for pair in generate(6, (48, 64), seed=4)]
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv444p" if size[0] % 2 else "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, 100)
+        context.options = {"crf": "8", "g": "4"} if codec == "libx264" else {}
+        if matrix is not None:
+            context.colorspace = context.color_primaries = context.color_trc = matrix
+        sound = container.add_stream("aac", rate=8000, layout="mono") if audio else None
+        for index in range(frames):
+            picture = av.VideoFrame.from_ndarray(images[index % len(images)], format="rgb24")
+            picture = picture.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
+            picture.pts, picture.time_base = ticks[index] if ticks else 10 * index, Fraction(1, 100)
+            container.mux(stream.encode(picture))
+        container.start_encoding()  # without frames it would not have begun
+        container.mux(stream.encode())
+        if sound is not None:
+            for index in range(frames):
+                noise = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.float32), format="fltp", layout="mono")
+                noise.sample_rate, noise.pts, noise.time_base = 8000, 800 * index, Fraction(1, 8000)
+                container.mux(sound.encode(noise))
+            container.mux(sound.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", audio=True)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd, model):
+    """Run `predict.py` in this process and in a fresh folder; returns exit status and output as of a process."""
+
+    def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        found = 0
+        flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "5")
+        argv = [str(argument) for argument in (*flags, *arguments)]
+        try:
+            predict.main(argv)
+        except SystemExit as end:
+            found = end.code
+        done = subprocess.CompletedProcess(argv, found, *capfd.readouterr())
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def segment(source: Path, predictor: Predictor, **options) -> VideoReport:
+    """Segment into `overlay.mp4` and `table.csv` beside the video."""
+    return segment_video(
+        source, source.with_name("overlay.mp4"), source.with_name("table.csv"), predictor, batch_size=5, **options
+    )
+
+
+def decode(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def subsampled(picture: np.ndarray) -> np.ndarray:
+    """A picture as it is with colours at half the resolution, of which thin contours lose much."""
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+    return frame.to_ndarray(format="rgb24").astype(int)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check_table(path: Path, probabilities: list[np.ndarray], predictor: Predictor) -> None:
+    found = rows(path)
+    assert [int(row["frame"]) for row in found] == list(range(len(probabilities)))
+    for row, probability in zip(found, probabilities, strict=True):
+        mask = probability > 0.5
+        assert float(row["area_percent"]) == pytest.approx(100 * mask.mean(), abs=1e-3)
+        assert float(row["max_probability"]) == pytest.approx(probability.max(), abs=1e-5)
+        assert float(row["mean_probability"]) == pytest.approx(probability[mask].mean(), abs=1e-5)
+
+
+def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_path):
+    done = run(clip, "--output_dir", "out")
+    out = tmp_path / "out" / "videos"
+    assert {path.name for path in out.iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
+    with av.open(str(clip)) as theirs, av.open(str(out / "clip.mp4")) as ours:
+        assert len(ours.streams) == 1
+        one, other = theirs.streams.video[0], ours.streams.video[0]
+        assert (other.width, other.height, other.pix_fmt, other.codec.name) == (64, 48, "yuv420p", "h264")
+        assert other.average_rate == one.average_rate == 10
+        assert other.frames == FRAMES
+        assert other.duration * other.time_base == pytest.approx(float(one.duration * one.time_base))
+    assert times(out / "clip.mp4") == pytest.approx(times(clip))
+    predictions = [predictor(Image.fromarray(frame)) for frame in decode(clip)]
+    for frame, shown, prediction in zip(decode(clip), decode(out / "clip.mp4"), predictions, strict=True):
+        expected = subsampled(np.array(draw_overlay(Image.fromarray(frame), prediction.mask)))
+        assert np.abs(shown - expected).mean() < 8 < np.abs(frame - expected).mean()
+    check_table(out / "clip.csv", [prediction.probability for prediction in predictions], predictor)
+    assert [int(row["lesions"]) for row in rows(out / "clip.csv")] == [len(p.lesions) for p in predictions]
+    assert [float(row["seconds"]) for row in rows(out / "clip.csv")] == pytest.approx(times(clip))
+    assert re.search(r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; audio dropped", done.stdout)
+    assert "1 videos" in done.stdout
+
+
+def test_a_video_that_is_done_is_not_done_again(run, clip, tmp_path):
+    run(clip, "--output_dir", "out")
+    overlay = tmp_path / "out" / "videos" / "clip.mp4"
+    before = overlay.stat().st_mtime_ns
+    assert "0 videos, 1 before" in run(clip, "--output_dir", "out").stdout
+    assert overlay.stat().st_mtime_ns == before
+    overlay.unlink()
+    assert "1 videos, 0 before" in run(clip, "--output_dir", "out").stdout
+    other = write_video(tmp_path / "clip.mp4", frames=3)
+    before = overlay.read_bytes()
+    assert "of another file of that name" in run(other, "--output_dir", "out", status=1).stderr
+    assert overlay.read_bytes() == before
+
+
+def test_images_and_videos_of_a_folder_are_done_together(run, clip, tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "a b:1.mp4").write_bytes(clip.read_bytes())
+    Image.new("RGB", (20, 10)).save(tmp_path / "in" / "sub" / "a b:1.png")
+    run("in", "--output_dir", "out")
+    assert (tmp_path / "out" / "videos" / "sub" / "a b:1.mp4").exists()
+    assert (tmp_path / "out" / "masks" / "sub" / "a b:1.png").exists()
+
+
+def test_smoothing_by_hand(clip, predictor, tmp_path):
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip.read_bytes())
+    segment(source, predictor, smoothing=0.75)
+    expected, before = [], None
+    for frame in decode(source):
+        probability = predictor(Image.fromarray(frame)).probability
+        before = probability if before is None else 0.75 * before + 0.25 * probability
+        expected.append(before)
+    assert not np.allclose(expected[5], predictor(Image.fromarray(decode(source)[5])).probability, atol=1e-3)
+    check_table(tmp_path / "table.csv", expected, predictor)
+
+
+def test_a_frame_without_polyp_has_an_empty_row(clip, predictor, tmp_path):
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip.read_bytes())
+    segment(source, predictor, threshold=1.0)
+    for row in rows(tmp_path / "table.csv"):
+        assert (row["lesions"], float(row["area_percent"]), row["mean_probability"]) == ("0", 0.0, "")
+    for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
+        assert np.abs(frame.astype(int) - shown).mean() < 4
+
+
+def test_times_of_a_variable_rate_are_kept(predictor, tmp_path):
+    ticks = [0, 10, 13, 40, 41, 90, 100, 103, 150, 151, 152, 200]
+    source = write_video(tmp_path / "uneven.mp4", ticks=ticks)
+    segment(source, predictor)
+    expected = [tick / 100 for tick in ticks]
+    assert times(tmp_path / "overlay.mp4") == pytest.approx(expected)
+    assert [float(row["seconds"]) for row in rows(tmp_path / "table.csv")] == pytest.approx(expected)
+
+
+def test_odd_sizes_are_padded_by_a_pixel(predictor, tmp_path):
+    source = write_video(tmp_path / "odd.mp4", size=(63, 47))
+    report = segment(source, predictor)
+    assert report.problem is None
+    assert "padded from 63x47 to 64x48, since H.264 needs even sides" in report.notes
+    for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
+        assert shown.shape == (48, 64, 3)
+        expected = np.array(draw_overlay(Image.fromarray(frame), predictor(Image.fromarray(frame)).mask))
+        padded = subsampled(np.pad(expected, ((0, 1), (0, 1), (0, 0)), mode="edge"))
+        assert np.abs(shown - padded).mean() < 8
+
+
+def rotate(path: Path) -> None:
+    """Ask players to turn an mp4 file by 90 degrees clockwise, by the matrix in its track header."""
+
+    def matrix(*values: int) -> bytes:
+        return b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+
+    content = path.read_bytes()
+    one, half = 0x10000, 0x40000000
+    upright = matrix(one, 0, 0, 0, one, 0, 0, 0, half)
+    start = content.index(upright, content.index(b"tkhd"))
+    turned = matrix(0, one, 0, -one, 0, 0, 0, 0, half)
+    path.write_bytes(content[:start] + turned + content[start + len(turned) :])
+
+
+def test_a_rotation_is_applied(predictor, tmp_path):
+    source = write_video(tmp_path / "phone.mp4")
+    rotate(source)
+    segment(source, predictor, threshold=1.0)
+    for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
+        assert shown.shape == (64, 48, 3)
+        assert np.abs(np.rot90(frame, -1).astype(int) - shown).mean() < 4
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        assert next(container.decode(video=0)).rotation == 0
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6])
+def test_colours_are_kept(predictor, tmp_path, matrix):
+    source = write_video(tmp_path / "colours.mp4", matrix=matrix)
+    segment(source, predictor, threshold=1.0)
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (matrix, matrix, matrix)
+    with av.open(str(source)) as theirs, av.open(str(tmp_path / "overlay.mp4")) as ours:
+        for frame, shown in zip(theirs.decode(video=0), ours.decode(video=0), strict=True):
+            for plane, shown_plane in zip(frame.planes, shown.planes, strict=True):
+                means = [np.frombuffer(bytes(data), np.uint8).mean() for data in (plane, shown_plane)]
+                assert means[0] == pytest.approx(means[1], abs=1)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("avi", "mpeg4"), ("ts", "libx264")])
+def test_other_containers(predictor, tmp_path, suffix, codec):
+    source = write_video(tmp_path / f"clip.{suffix}", codec=codec)
+    report = segment(source, predictor)
+    assert (report.frames, report.problem) == (FRAMES, None)
+    # A transport stream does not begin at 0.
+    start = times(source)[0]
+    assert times(tmp_path / "overlay.mp4") == pytest.approx([time - start for time in times(source)], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
+def test_of_a_video_that_is_cut_off_what_was_read_is_kept(run, tmp_path, name):
+    source = write_video(tmp_path / name, frames=60, options={"movflags": "faststart"} if name == "cut.mp4" else None)
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) // 2])
+    for _ in range(2):  # the second run says so again
+        done = run(name, "--output_dir", "out", status=1)
+        assert re.search(rf"  {name}: .*(cut off|decoded|failed).*; what was read is kept", done.stderr)
+    found = decode(tmp_path / "out" / "videos" / "cut.mp4")
+    assert 10 < len(found) < 50
+    assert len(rows(tmp_path / "out" / "videos" / "cut.csv")) == len(found)
+
+
+def test_a_damaged_packet_does_not_end_a_video(run, tmp_path):
+    source = write_video(tmp_path / "damaged.mp4", frames=40)
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    content = bytearray(source.read_bytes())
+    for packet in packets[17:19]:
+        content[packet.pos : packet.pos + packet.size] = os.urandom(packet.size)
+    source.write_bytes(content)
+    done = run("damaged.mp4", "--output_dir", "out", status=1)
+    assert re.search(r"damaged.mp4: \d packets cannot be decoded", done.stderr)
+    assert len(decode(tmp_path / "out" / "videos" / "damaged.mp4")) >= 36
+
+
+def test_videos_without_frames_are_named(run, clip, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.avi").write_bytes(b"")
+    content = clip.read_bytes()
+    (tmp_path / "headless.mp4").write_bytes(content[: len(content) // 2])  # its index is at the end
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        noise.sample_rate = 8000
+        container.mux(sound.encode(noise))
+        container.mux(sound.encode())
+    write_video(tmp_path / "none.avi", frames=0, codec="mpeg4")
+    names = ["empty.avi", "headless.mp4", "none.avi", "sound.mp4", "text.mp4"]
+    done = run(*names, clip, "--output_dir", "out", status=1)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert [line.split(":")[0] for line in lines] == names
+    assert any("holds no video" in line for line in lines)
+    assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
+
+
+def test_memory_does_not_grow_with_the_length(predictor, tmp_path):
+    size = (512, 384)
+    short = write_video(tmp_path / "short.mp4", size=size, frames=30)
+    long = write_video(tmp_path / "long.mp4", size=size, frames=150)
+    segment(short, predictor)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    segment(long, predictor)
+    # Picture and probability map of 120 frames more would be 160 MB.
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 40
+
+
+def test_without_the_video_extra_the_message_says_how_to_get_it(run, clip, monkeypatch, tmp_path):
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name))
+    done = run(clip, "--output_dir", "out", status=2)
+    assert 'av is not installed; this needs pip install -e ".[video]"' in done.stderr
+    assert not (tmp_path / "out").exists()
