@@ -10,6 +10,7 @@ This file stands alone: the Hub runs it without the rest of the project.
 import os
 from typing import Any
 
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, ImageSegmentationPipeline
@@ -44,6 +45,12 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     # Of remote code, so of no type that transformers declares.
     model: Any
     image_processor: Any
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # As the project's other commands compute: between layouts a convolution's sums differ in their last bits, and
+        # a pixel in millions may fall on the threshold's other side.
+        self.model.to(memory_format=torch.channels_last)
 
     def check_model_type(self, supported_models: list[str] | dict) -> None:
         """Accept the model: the lists of transformers cannot name one whose code is remote."""
