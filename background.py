@@ -1,6 +1,8 @@
-"""Work in threads, a bounded number of items ahead of who asks for them: stages overlap, and memory stays flat.
+"""Work in threads, a bounded number of items ahead of who asks for them.
 
-for image in map_ahead(decode, paths, threads=4, ahead=16): ...    # decodes the next while this one is used
+    for image in map_ahead(decode, paths, threads=4, ahead=16): ...    # decodes the next while this one is used
+
+So stages overlap, and memory does not grow with the number of items.
 """
 
 from collections import deque

@@ -8,9 +8,9 @@ import safetensors
 import torch
 
 from .configuration_unet import UNetConfig
+from .errors import UserError
 from .image_processing_unet import UNetImageProcessor
 from .modeling_unet import UNetForSemanticSegmentation
-from .runtime import UserError
 
 
 def load_checkpoint(

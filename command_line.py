@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from .runtime import UserError
+from .errors import UserError
 
 YES_OR_NO = ("true", "false", "yes", "no")
 

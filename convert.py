@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from unet_kvasir_seg.configuration_unet import NORMS, UNetConfig
+from unet_kvasir_seg.errors import UserError, user_errors
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.runtime import UserError, user_errors
 
 PICKLES = (".pt", ".pth", ".bin")
 # Keys under which training scripts keep the state dict beside the optimizer, the epoch, ...

@@ -38,10 +38,11 @@ from unet_kvasir_seg.data.dataset import (
     load_splits,
     row_name,
 )
+from unet_kvasir_seg.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import binarize_mask
 from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, leaving_processes, require_extra, user_errors
+from unet_kvasir_seg.runtime import Runtime, choose_runtime, leaving_processes
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
 from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, read_results, write_results

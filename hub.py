@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from .runtime import UserError
+from .errors import UserError, first_line
 
 
 def push_files(repo: str, folder: Path, files: Sequence[Path], message: str, revision: str | None = None) -> str:
@@ -32,12 +32,7 @@ def push_files(repo: str, folder: Path, files: Sequence[Path], message: str, rev
         command += ["--include", *names] if is_old else [word for name in names for word in ("--include", name)]
         command += ["--revision", revision] if revision else []
         raise UserError(
-            f"The push to {repo} failed: {first_line(error)} What was to be uploaded is safe in {folder}. "
+            f"The push to {repo} failed: {first_line(error)}. What was to be uploaded is safe in {folder}. "
             f"To upload it: {shlex.join(command)}"
         ) from error
     return commit.commit_url
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, as a sentence."""
-    return f"{next(iter(str(error).splitlines()), type(error).__name__).rstrip('.')}."

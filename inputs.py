@@ -1,6 +1,8 @@
 """Finds the images and videos that a command line names: files, folders, globs, mixed.
 
-sources, failures = find_inputs(["frame.png", "frames/", "more/**/*.jpg", "clip.mp4"], Path("out"))
+    sources, failures = find_inputs(["frame.png", "frames/", "more/**/*.jpg", "clip.mp4"], Path("out"))
+
+Nothing of the output folder is among them.
 """
 
 import fnmatch
@@ -11,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from .data.dataset import IMAGE_SUFFIXES
-from .runtime import UserError
+from .errors import UserError
+from .files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 

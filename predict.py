@@ -32,7 +32,6 @@ import os
 import sys
 import time
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -45,17 +44,19 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
 from unet_kvasir_seg.background import map_ahead
 from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.command_line import FlagParser
+from unet_kvasir_seg.errors import UserError, first_line, require_extra, user_errors
+from unet_kvasir_seg.files import image_from_bytes, unfinished_name, write_whole
 from unet_kvasir_seg.inputs import MASKS, OUTPUT_FOLDERS, OVERLAYS, PROBABILITIES, VIDEOS, Failure, Source, find_inputs
 from unet_kvasir_seg.overlay import draw_overlay
 from unet_kvasir_seg.predictor import Lesion, Prediction, Predictor
-from unet_kvasir_seg.runtime import UserError, choose_runtime, leaving_processes, require_extra, user_errors
+from unet_kvasir_seg.runtime import choose_runtime, leaving_processes
 
 PACKAGE = Path(__file__).resolve().parent
 RUN_SCHEMA = 1
@@ -163,7 +164,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> Report:
     runtime = choose_runtime(arguments.device, arguments.dtype)
     processes = PartialState(cpu=runtime.device.type == "cpu", timeout=LONGEST_WAIT)
     predictor = Predictor(*load_checkpoint(arguments.model or str(PACKAGE), arguments.model_revision), runtime)
-    open_output(output, describe_settings(predictor, arguments))
+    open_output(output, describe_settings(predictor, arguments), processes.is_main_process)
 
     share = slice(processes.process_index, None, processes.num_processes)
     report = Report(failures=failures if processes.is_main_process else [])
@@ -213,7 +214,7 @@ def describe_settings(predictor: Predictor, arguments: PredictArguments) -> dict
     }
 
 
-def open_output(output: Path, settings: dict[str, Any]) -> None:
+def open_output(output: Path, settings: dict[str, Any], is_main: bool) -> None:
     """Make the output folder, or check that what it holds is of the same model and settings.
 
     Raises:
@@ -234,7 +235,8 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
                 raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
         elif taken := [name for name in (*OUTPUT_FOLDERS, "predictions.csv") if _is_taken(output / name)]:
             raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
-        write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
+        if is_main:
+            write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
         (output / MASKS).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {output} cannot be written to: {error.strerror}.") from error
@@ -246,20 +248,6 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
 
 def _is_taken(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    unfinished = unfinished_name(path)
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
-def unfinished_name(path: Path) -> Path:
-    """Where to write a file that gets its name when it is whole: short, since names may be as long as they can be."""
-    # Two processes may write run.json at the same time; images and videos are one process's each.
-    process = f".{os.getpid()}" if path.name == "run.json" else ""
-    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}{process}.part")
 
 
 class ImageRun:
@@ -300,10 +288,10 @@ class ImageRun:
                 if all(target.exists() for target in targets.values()):
                     return Done(was_there=True)
         try:
-            image = decode_image(content)
+            image = image_from_bytes(content)
             pixel_values, size = self.predictor.prepare(image)
         except ValueError as error:
-            return Failure(source.path, one_line(error))
+            return Failure(source.path, first_line(error))
         return Frame(source, digest, pixel_values, size, image if self.arguments.overlay else None)
 
     def segment(self, items: Iterable[Frame | Done | Failure]) -> Iterator[tuple[Frame, Prediction] | Done | Failure]:
@@ -376,38 +364,6 @@ def cannot_write(target: Path, error: OSError) -> UserError:
     )
 
 
-def decode_image(content: bytes) -> Image.Image:
-    """The one image of a file, upright as its EXIF tag says.
-
-    Raises:
-        ValueError: If there is none, or more than one, or it is damaged or huge.
-    """
-    if not content:
-        raise ValueError("is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            # Phones put a second picture, for editing, into a JPEG.
-            pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if pictures > 1:
-                raise ValueError(
-                    f"holds {pictures} images, as an animation or in pages: expected one. Convert an animation to "
-                    "mp4, or save the images one by one"
-                )
-            return ImageOps.exif_transpose(image)  # reads the pixels
-    except UnidentifiedImageError as error:
-        raise ValueError("is no image of a format that Pillow reads") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"is too large ({one_line(error)}): at most {Image.MAX_IMAGE_PIXELS} pixels are decoded. Scale it down"
-        ) from error
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
-        raise ValueError(f"is damaged ({one_line(error)})") from error
-
-
 def encode_png(image: Image.Image, text: str | None = None, compress_level: int = 6) -> bytes:
     """A PNG file, with a text in it if given."""
     info = PngInfo()
@@ -448,11 +404,6 @@ def refuse_mismatch(record: dict[str, Any] | None, digest: str, target: Path, so
             "remove that, or choose another --output_dir",
         )
     return None
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, show: bool) -> None:
@@ -525,7 +476,7 @@ def segment_one_video(
         os.replace(unfinished[1], table)
         os.replace(unfinished[0], overlay)  # last: with it the video is done
     except VideoError as error:
-        report.failures.append(Failure(source.path, one_line(error)))
+        report.failures.append(Failure(source.path, first_line(error)))
         return
     except OSError as error:
         raise cannot_write(overlay, error) from error

@@ -6,17 +6,13 @@ CPU: bfloat16 where the cores have instructions for it. Else float32. Convolutio
 
 import contextlib
 import ctypes
-import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
 
-
-class UserError(ValueError):
-    """A user's mistake: the message says what was got, what was expected and the remedy."""
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -91,17 +87,6 @@ def keep_freed_memory() -> None:
             set_option(option, 2**31 - 1)
 
 
-def require_extra(extra: str, *modules: str) -> None:
-    """Check that the packages of an optional extra are installed.
-
-    Raises:
-        UserError: If one is missing; the message says how to install it.
-    """
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UserError(f'{", ".join(missing)} is not installed; this needs pip install -e ".[{extra}]".')
-
-
 @contextlib.contextmanager
 def leaving_processes() -> Iterator[None]:
     """Leave the group of processes at the end: one that ends within it may abort, and be taken for a crash."""
@@ -110,17 +95,3 @@ def leaving_processes() -> Iterator[None]:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """End the program with one line on stderr and exit status 2 for a `UserError` or one of `kinds`."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, (UserError, *kinds)):
-            raise
-        # A data loader's worker puts its traceback before the message: only the message is for the user.
-        message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
-        tqdm.write(f"{program}: error: {message}", file=sys.stderr)  # on a line of its own, beside progress bars
-        sys.exit(2)

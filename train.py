@@ -41,10 +41,11 @@ from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, describe_data, load_splits
 from unet_kvasir_seg.data_collator import SegmentationCollator
-from unet_kvasir_seg.hub import first_line, push_files
+from unet_kvasir_seg.errors import UserError, first_line, user_errors
+from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.runtime import Runtime, UserError, choose_runtime, keep_freed_memory, user_errors
+from unet_kvasir_seg.runtime import Runtime, choose_runtime, keep_freed_memory
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
 from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, write_results
@@ -267,7 +268,7 @@ class UNetTrainer(Trainer):
         except Exception as error:  # whatever the HTTP client and the Hub raise
             raise UserError(
                 f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
-                f"the Hub: {first_line(error)} Run `hf auth login` or set HF_TOKEN, check the name, "
+                f"the Hub: {first_line(error)}. Run `hf auth login` or set HF_TOKEN, check the name, "
                 "or leave out --push_to_hub."
             ) from error
 

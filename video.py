@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from .background import map_ahead, prefetch
+from .errors import UserError
 from .overlay import draw_overlay
 from .predictor import Prediction, Predictor
-from .runtime import UserError
 
 COLUMNS = ("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability")
 

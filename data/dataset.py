@@ -27,8 +27,9 @@ from datasets import (
 )
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image as PILImage
-from PIL import ImageOps
 
+from ..errors import some
+from ..files import IMAGE_SUFFIXES, image_from_bytes
 from .synthetic import generate
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ MASK_COLUMNS = (
     "gt",
     "target",
 )
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 HELD_OUT_SHARE = 0.1
 
 # Cells stay encoded until a transform decodes them, so that an unreadable file can be named.
@@ -209,11 +209,8 @@ def row_name(image: Cell, row: int) -> str:
 
 def _decode(cell: Cell, kind: str, row: int) -> PILImage.Image:
     try:
-        with PILImage.open(io.BytesIO(_encoded_bytes(cell))) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    # Pillow raises SyntaxError and ValueError too for broken files, and its own error for huge ones.
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
+        return image_from_bytes(_encoded_bytes(cell))
+    except (OSError, ValueError) as error:
         raise DatasetError(
             f"The {kind} {cell_name(cell, row)} cannot be read ({error}). Replace or remove the pair."
         ) from error
@@ -271,7 +268,7 @@ def _pairs_by_stem(folder: Path) -> dict[str, tuple[Path, Path]]:
     for kind, missing in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
         if missing:
             raise DatasetError(
-                f"{folder}: {len(missing)} files have no {kind} of the same name: {_some(sorted(missing))}. "
+                f"{folder}: {len(missing)} files have no {kind} of the same name: {some(sorted(missing))}. "
                 "images/ and masks/ must hold the same file names, their endings apart."
             )
     if not images:
@@ -293,7 +290,7 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         else:
             files[file.stem] = file
     if ignored:
-        logger.warning("%s: ignored what is no image: %s", folder, _some(ignored))
+        logger.warning("%s: ignored what is no image: %s", folder, some(ignored))
     return files
 
 
@@ -309,13 +306,13 @@ def _listed_stems(path: Path, pairs: Iterable[str]) -> dict[str, list[str]]:
                 listed[split] = [name.removesuffix(Path(name).suffix) if name not in known else name for name in names]
                 unknown = [name for name in listed[split] if name not in known]
                 if unknown:
-                    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {_some(unknown)}.")
+                    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {some(unknown)}.")
     counts = Counter(stem for stems in listed.values() for stem in stems)
     twice = sorted(stem for stem, count in counts.items() if count > 1)
     if twice:
-        raise DatasetError(f"{path}: the lists name {_some(twice)} more than once. Keep each in one split, once.")
+        raise DatasetError(f"{path}: the lists name {some(twice)} more than once. Keep each in one split, once.")
     if listed and (unlisted := sorted(known - counts.keys())):
-        logger.warning("%s: left out %d pairs that no list names: %s", path, len(unlisted), _some(unlisted))
+        logger.warning("%s: left out %d pairs that no list names: %s", path, len(unlisted), some(unlisted))
     return listed
 
 
@@ -339,11 +336,6 @@ def _random_stems(stems: list[str], seed: int) -> dict[str, list[str]]:
 def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:
     cells = [{"image": {"bytes": None, "path": str(i)}, "mask": {"bytes": None, "path": str(m)}} for i, m in pairs]
     return Dataset.from_list(cells, features=PAIR_FEATURES)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:

@@ -8,9 +8,7 @@ puts the scores of `results.json` into the README, between the lines `<!-- resul
 
 import argparse
 import math
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..runtime import UserError, user_errors
+from ..errors import UserError, user_errors
+from ..files import write_whole
 from .results import read_results
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
@@ -189,10 +188,7 @@ def update_readme(readme: Path, text: str) -> None:
                 f"{readme.name} must have the line {BEGIN} once and, below it, the line {END} once. "
                 "Put them where the table belongs."
             )
-        unfinished = readme.with_suffix(".part")
-        unfinished.write_bytes(before + f"{BEGIN}\n\n{text}\n\n{END}".encode() + after)
-        shutil.copymode(readme, unfinished)
-        os.replace(unfinished, readme)
+        write_whole(readme, before + f"{BEGIN}\n\n{text}\n\n{END}".encode() + after)
     except OSError as error:
         raise UserError(f"{readme.name} cannot be read or written: {error.strerror}.") from error
 

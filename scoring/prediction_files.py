@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..runtime import UserError
+from ..errors import UserError
+from ..files import IMAGE_SUFFIXES, image_from_bytes
 
-SUFFIXES = (".npy", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jpg", ".jpeg")
+SUFFIXES = (".npy", *IMAGE_SUFFIXES)
 
 
 class PredictionFiles:
@@ -82,10 +83,8 @@ def _read(file: Path) -> np.ndarray:
         if file.suffix.lower() == ".npy":
             array = np.load(file, allow_pickle=False)
         else:
-            with Image.open(file) as image:
-                array = _channel(image)
-    # Pillow raises SyntaxError and its own error for files that are broken or huge.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            array = _channel(image_from_bytes(file.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(f"The prediction {file} cannot be read ({error}). Write it again.") from error
     # Whole numbers of no grey scale: a mask, or else out of range.
     return array if array.dtype in (np.bool_, np.uint8, np.uint16) else array.astype(np.float32)

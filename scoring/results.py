@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import torch
 import transformers
 
-from ..runtime import Runtime, UserError
+from ..errors import UserError
+from ..files import write_whole
+from ..runtime import Runtime
 
 RESULTS_SCHEMA = 1
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -47,10 +48,8 @@ def read_results(path: Path, *, allow_invalid: bool = False) -> dict[str, Any]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write a `results.json`, whole or not at all."""
-    unfinished = Path(path).with_suffix(".part")
     # NaN is no JSON, and no score: a ValueError here is better than a file that others cannot read.
-    unfinished.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
 
 
 def describe_environment(runtime: Runtime, processes: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
 from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
 
@@ -158,14 +159,14 @@ def compare(
     for which, alone in (("first", ours.keys() - theirs.keys()), ("second", theirs.keys() - ours.keys())):
         if alone:
             raise ValueError(
-                f"{len(alone)} images are only in the {which} of the two results: {_some(sorted(alone))}. "
+                f"{len(alone)} images are only in the {which} of the two results: {some(sorted(alone))}. "
                 "A paired comparison needs the same images in both."
             )
     other = [name for name in ours if _truth(ours[name]) != _truth(theirs[name])]
     if other:
         raise ValueError(
             f"The true masks of {len(other)} images differ between the two results, in size or in the number of "
-            f"polyp pixels: {_some(other)}. A paired comparison needs the same images in both."
+            f"polyp pixels: {some(other)}. A paired comparison needs the same images in both."
         )
     matched = [theirs[name] for name in ours]
     scores: dict[str, Callable[[Sequence[ImageScores]], np.ndarray]] = {
@@ -352,7 +353,7 @@ def _at_network_size(images: Sequence[ImageScores]) -> bool:
     without = [image.name for image in images if image.network_counts is None]
     if 0 < len(without) < len(images):
         raise ValueError(
-            f"{len(without)} of {len(images)} images have no scores at the network's size: {_some(without)}. "
+            f"{len(without)} of {len(images)} images have no scores at the network's size: {some(without)}. "
             "Score all images with it or none."
         )
     return not without
@@ -399,7 +400,7 @@ def _by_name(images: Sequence[ImageScores], which: str) -> dict[str, ImageScores
     twice = [name for name, times in Counter(image.name for image in images).items() if times > 1]
     if twice:
         raise ValueError(
-            f"{len(twice)} names stand for more than one image in the {which} of the two results: {_some(twice)}. "
+            f"{len(twice)} names stand for more than one image in the {which} of the two results: {some(twice)}. "
             "Images are matched by name: give each its own."
         )
     return {image.name: image for image in images}
@@ -407,7 +408,3 @@ def _by_name(images: Sequence[ImageScores], which: str) -> dict[str, ImageScores
 
 def _truth(image: ImageScores) -> tuple[int, int, int]:
     return image.height, image.width, image.true_pixels
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.runtime import UserError
+from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.scoring.card import (
     AUGMENTATIONS,
     BEGIN,

@@ -1,10 +1,11 @@
-"""The choice of device and precision, and one-line errors."""
+"""The choice of device and precision."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from unet_kvasir_seg.runtime import UserError, available_devices, choose_runtime, supported_dtypes, user_errors
+from unet_kvasir_seg.errors import UserError
+from unet_kvasir_seg.runtime import available_devices, choose_runtime, supported_dtypes
 
 
 def test_the_cpu_is_always_there_and_computes_in_float32():
@@ -37,15 +38,3 @@ def test_mps_computes_in_float32_alone():
 def test_what_is_not_there_is_refused_with_what_is(device, dtype, message):
     with pytest.raises(UserError, match=message):
         choose_runtime(device, dtype)
-
-
-def test_a_users_error_is_one_line_and_status_2(capsys):
-    with pytest.raises(SystemExit) as end, user_errors("train.py"):
-        raise UserError("Got x. Expected y.")
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "train.py: error: Got x. Expected y.\n"
-
-
-def test_a_programmers_error_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors("train.py"):
-        raise ZeroDivisionError

@@ -16,8 +16,8 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.runtime import UserError
 from unet_kvasir_seg.train import is_whole, parse_arguments
 
 TINY = ("--dataset_name", "synthetic", "--synthetic_rows", "8", "--base_channels", "4", "--image_size", "32")

@@ -1,0 +1,59 @@
+"""Files of images: their endings, reading them, and writing so that a file is there as a whole or not at all."""
+
+import io
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import first_line
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def image_from_bytes(content: bytes) -> Image.Image:
+    """The one image of a file, upright as its EXIF tag says.
+
+    Raises:
+        ValueError: If there is none, or more than one, or it is damaged or huge.
+    """
+    if not content:
+        raise ValueError("is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            # Phones put a second picture, for editing, into a JPEG.
+            pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if pictures > 1:
+                raise ValueError(
+                    f"holds {pictures} images, as an animation or in pages: expected one. Convert an animation to "
+                    "mp4, or save the images one by one"
+                )
+            return ImageOps.exif_transpose(image)  # reads the pixels
+    except UnidentifiedImageError as error:
+        raise ValueError("is no image of a format that Pillow reads") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"is too large ({first_line(error)}): at most {Image.MAX_IMAGE_PIXELS} pixels are decoded. Scale it down"
+        ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
+        raise ValueError(f"is damaged ({first_line(error)})") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, or replace it, so that it is there as a whole or not at all; its permissions are kept."""
+    unfinished = unfinished_name(path)
+    unfinished.write_bytes(content)
+    if path.exists():
+        shutil.copymode(path, unfinished)
+    os.replace(unfinished, path)
+
+
+def unfinished_name(path: Path) -> Path:
+    """Where to write a file that gets its name when it is whole: short, since names may be as long as they can be."""
+    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part")
