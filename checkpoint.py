@@ -60,12 +60,14 @@ def fingerprint(model: UNetForSemanticSegmentation) -> str:
 def describe_model(
     model: UNetForSemanticSegmentation, processor: UNetImageProcessor, name: str, repository: str | None
 ) -> dict[str, Any]:
-    """The section "model" of `results.json`: architecture and input size."""
-    fields = [field for field in inspect.signature(UNetConfig).parameters if field not in ("id2label", "kwargs")]
+    """The section "model" of `results.json`: input size, and the fields of the architecture that it uses."""
+    unused = {"id2label", "kwargs", "base_channels"} | ({"num_groups"} if model.config.norm != "group" else set())
+    fields = [field for field in inspect.signature(UNetConfig).parameters if field not in unused]
     return {
         "name": name,
         "repository": repository,
         "parameters": model.num_parameters(),
         "image_size": [processor.size["height"], processor.size["width"]],
         **{field: getattr(model.config, field) for field in fields},
+        "channels": model.config.level_channels,
     }

@@ -372,17 +372,18 @@ def _calibration_table(results: dict[str, Any]) -> str:
 
 def _model_facts(results: dict[str, Any]) -> str:
     model = results["model"]
-    architecture = (
-        "U-Net (Ronneberger et al., 2015), depth {depth}, {base_channels} channels at the first level, norm {norm}, "
-        "upsampling {upsampling}, dropout {dropout:g}"
-    )
     described = [
         *("name", "repository", "parameters", "image_size", "fingerprint"),
-        *("depth", "base_channels", "norm", "upsampling", "dropout"),
+        *("depth", "channels", "norm", "upsampling", "dropout"),
     ]
-    # Masks from a folder come without a network.
+    architecture = "not recorded"
+    if model.get("channels"):  # masks from a folder come without a network
+        architecture = (
+            "U-Net (Ronneberger et al., 2015), depth {depth}, channels of the levels {levels}, norm {norm}, "
+            "upsampling {upsampling}, dropout {dropout:g}"
+        ).format(levels=", ".join(map(str, model["channels"])), **model)
     facts = {
-        "architecture": architecture.format(**model) if model.get("depth") else "not recorded",
+        "architecture": architecture,
         "parameters": f"{model['parameters']:,}" if model.get("parameters") else "not recorded",
         "network size": f"{_size(model['image_size'])} (width x height)"
         if model.get("image_size")
@@ -409,7 +410,7 @@ def _training_facts(training: dict[str, Any]) -> str:
     }
     described = [
         *("data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"),
-        *("fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation"),
+        *("fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"),
     ]
     return _rows([*facts.items(), *_further_settings(training, described)])
 
@@ -417,7 +418,7 @@ def _training_facts(training: dict[str, Any]) -> str:
 def _further_settings(section: dict[str, Any], described: Sequence[str]) -> list[tuple[str, str]]:
     """A row of what a section of the results holds besides what was described, so that no setting is kept back."""
     settings = [
-        f"{name.replace('_', ' ')} {value}"
+        f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
         for name, value in section.items()
         if name not in described and value not in (None, [])
     ]

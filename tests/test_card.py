@@ -99,7 +99,7 @@ def results() -> dict:
             "repository": "team/unet-x",
             "parameters": 1234567,
             "image_size": [192, 256],
-            "base_channels": 12,
+            "channels": [12, 24, 48, 96],
             "depth": 3,
             "norm": "batch",
             "upsampling": "bilinear",
@@ -121,6 +121,7 @@ def results() -> dict:
             "seed": 43,
             "augmentation": "card",
             "ema_decay": 0.9876,
+            "warmup_steps": 1500.0,
             "smaller_sizes": None,
             "fine_tuned": False,
             "seconds": 1620.0,
@@ -305,8 +306,10 @@ def test_the_text_holds_every_figure_of_the_training(results):
     figures = (
         *("1,234,567", "801 train", "99 validation", "0.00025", "cosine", "1.250 (epoch 1), 0.750 (epoch 2)"),
         *(
+            "depth 3, channels of the levels 12, 24, 48, 96, norm batch",
             "block residual",
             "ema decay 0.9876",
+            "warmup steps 1500",
             "step 300 of 350",
             "27 min",
             "2 processes",
@@ -316,6 +319,7 @@ def test_the_text_holds_every_figure_of_the_training(results):
     )
     for figure in figures:
         assert figure in text
+    assert "1500.0" not in text
     table = section(text, "Results")
     assert cells(table, "score on the validation split") == ["network size 256x192"]
     names = ("loss", "Dice, mean per image", "IoU, mean per image", "Dice, pooled")
