@@ -171,6 +171,34 @@ class UNetImageProcessor(TorchvisionBackend):
         resized = self._preprocess(masks, return_tensors=None, **kwargs)["pixel_values"]
         return [mask[0].to(torch.int64) for mask in resized]
 
+    def polyp_probabilities(
+        self, logits: torch.Tensor, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """
+        Turn the model's logits into probabilities of polyp at the original sizes.
+
+        Logits are resized in float32 (bilinear, `align_corners=False`), then the sigmoid is taken.
+
+        Args:
+            logits: (B, 1, h, w).
+            target_sizes: B pairs (height, width) in pixels, a list or a (B, 2) tensor; `None` keeps (h, w).
+
+        Returns:
+            B maps (H, W), float32.
+
+        Raises:
+            ValueError: logits of another shape, or a wrong number of target sizes.
+        """
+        if logits.ndim != 4 or logits.shape[1] != 1:
+            raise ValueError(
+                f"Got logits of shape {tuple(logits.shape)}; expected (batch, 1, height, width): "
+                "this processor serves models with one foreground class."
+            )
+        return [
+            F.interpolate(logit[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+            for logit, size in zip(logits.float(), _target_sizes(target_sizes, logits), strict=True)
+        ]
+
     def post_process_semantic_segmentation(
         self,
         outputs: Any,
@@ -181,9 +209,8 @@ class UNetImageProcessor(TorchvisionBackend):
         """
         Turn the model's logits into masks at the original sizes.
 
-        Logits are resized in float32 (bilinear, `align_corners=False`), the sigmoid gives the probability,
-        and a pixel is polyp where that is above `threshold`. So a logit of 0 (probability 0.5) is background
-        at the default threshold.
+        A pixel is polyp where its probability, as `polyp_probabilities` gives it, is above `threshold`. So a
+        logit of 0 (probability 0.5) is background at the default threshold.
 
         Args:
             outputs: the model's output; `outputs.logits` is (B, 1, h, w).
@@ -199,20 +226,9 @@ class UNetImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1].
         """
-        logits = outputs.logits
-        if logits.ndim != 4 or logits.shape[1] != 1:
-            raise ValueError(
-                f"Got logits of shape {tuple(logits.shape)}; expected (batch, 1, height, width): "
-                "this processor serves models with one foreground class."
-            )
         if not 0 <= threshold <= 1:
             raise ValueError(f"Got threshold={threshold}; expected a probability between 0 and 1.")
-        sizes = _target_sizes(target_sizes, logits)
-
-        probabilities = [
-            F.interpolate(logit[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
-            for logit, size in zip(logits.float(), sizes, strict=True)
-        ]
+        probabilities = self.polyp_probabilities(outputs.logits, target_sizes)
         masks = [(probability > threshold).to(torch.int64) for probability in probabilities]
         if not return_segmentation_scores:
             return masks
@@ -386,7 +402,7 @@ def _image_to_tensor(
         input_data_format = ChannelDimension.LAST
     if not isinstance(image, torch.Tensor):
         # torch wants native byte order, positive strides and memory it may write to.
-        image = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))
+        image = torch.from_numpy(np.require(image, image.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"]))
     if image.numel() == 0 or image.ndim not in (2, 3):
         raise ValueError(f"Got an image of shape {tuple(image.shape)}; expected (height, width), or with channels.")
     if image.ndim == 2:
@@ -409,7 +425,7 @@ def _pil_to_array(image: Image.Image, do_convert_rgb: bool) -> np.ndarray:
             )
         return array.astype(np.uint16)
     keeps_mode = not do_convert_rgb or image.mode == "F" or image.mode.startswith("I;16")
-    return np.array(image if keeps_mode else image.convert("RGB"))
+    return np.array(image if keeps_mode or image.mode == "RGB" else image.convert("RGB"))
 
 
 def _is_channels_last(

@@ -32,6 +32,7 @@ import os
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ COLUMNS = (
     *("area_pixels", "area_percent", "mean_probability"),
 )
 RECORD = "unet-kvasir-seg"  # the mask's PNG text that says of which image it is, and its lesions
-THREADS = min(4, os.cpu_count() or 1)  # that read, and as many that write
+THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))  # that read, and as many that write; the network needs cores too
 BATCH_PIXELS = 2**25  # of the images that are held together, whose probability maps take 4 bytes a pixel
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
@@ -349,7 +350,10 @@ class ImageRun:
         """One of the PNG files of an image."""
         if kind == MASKS:
             record = make_record(frame.source, frame.digest, prediction.lesions)
-            return encode_png(Image.fromarray(prediction.mask.astype(np.uint8) * 255), record)
+            # Runs of one value are what a mask is made of: looking for nothing else is quicker, and smaller.
+            return encode_png(
+                Image.fromarray(prediction.mask.astype(np.uint8) * 255), record, compress_type=zlib.Z_RLE
+            )
         if kind == PROBABILITIES:
             return encode_png(Image.fromarray((prediction.probability * 65535).round().astype(np.uint16)))
         assert frame.image is not None
@@ -364,13 +368,13 @@ def cannot_write(target: Path, error: OSError) -> UserError:
     )
 
 
-def encode_png(image: Image.Image, text: str | None = None, compress_level: int = 6) -> bytes:
-    """A PNG file, with a text in it if given."""
+def encode_png(image: Image.Image, text: str | None = None, **compression: int) -> bytes:
+    """A PNG file, with a text in it if given, compressed as Pillow's options say."""
     info = PngInfo()
     if text is not None:
         info.add_text(RECORD, text)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info, compress_level=compress_level)
+    image.save(buffer, "PNG", pnginfo=info, **compression)
     return buffer.getvalue()
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .checkpoint import load_checkpoint
 from .image_processing_unet import UNetImageProcessor
@@ -72,24 +71,68 @@ class Prediction:
     @cached_property
     def lesions(self) -> list[Lesion]:
         """The connected regions of the mask, the largest first."""
-        labels, _ = ndimage.label(self.mask, EIGHT_NEIGHBOURS)
+        runs = _Runs.of(self.mask)
+        if not runs.row.size:
+            return []
+        # The part of the image that holds them all, with its first row and column.
+        top, left = int(runs.row[0]), int(runs.first.min())
+        labels, count = ndimage.label(self.mask[top : runs.row[-1] + 1, left : runs.after.max()], EIGHT_NEIGHBOURS)
+        of_lesion = labels[runs.row - top, runs.first - left] - 1
+
+        def total(of_run: np.ndarray) -> np.ndarray:
+            return np.bincount(of_lesion, of_run, count)
+
+        pixels = total(runs.length)
+        columns = total(runs.length * (runs.first + runs.after - 1) / 2) / pixels
+        rows = total(runs.length * runs.row) / pixels
+        probabilities = total(runs.sums(self.probability)) / pixels
         found = [
-            self._lesion(labels[region] == number, region)
-            for number, region in enumerate(ndimage.find_objects(labels), start=1)
+            Lesion(
+                box=(left + across.start, top + down.start, left + across.stop, top + down.stop),
+                centroid=(float(column), float(row)),
+                pixels=int(area),
+                share=int(area) / self.probability.size,
+                probability=float(probability),
+            )
+            for (down, across), area, column, row, probability in zip(
+                ndimage.find_objects(labels), pixels, columns, rows, probabilities, strict=True
+            )
         ]
         return sorted(found, key=lambda lesion: -lesion.pixels)
 
-    def _lesion(self, inside: np.ndarray, region: tuple[slice, slice]) -> Lesion:
-        rows, columns = region
-        row, column = (float(indices.mean()) for indices in np.nonzero(inside))
-        pixels = int(inside.sum())
-        return Lesion(
-            box=(columns.start, rows.start, columns.stop, rows.stop),
-            centroid=(columns.start + column, rows.start + row),
-            pixels=pixels,
-            share=pixels / self.probability.size,
-            probability=float(self.probability[region][inside].mean()),
-        )
+
+@dataclass(frozen=True)
+class _Runs:
+    """The stretches of a mask's rows that are polyp: few, where there are a million pixels.
+
+    Attributes:
+        row, first, after: (N,) their row, first column, and the column after the last.
+    """
+
+    row: np.ndarray
+    first: np.ndarray
+    after: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "_Runs":
+        """The runs of a mask (H, W) bool, row by row."""
+        width = mask.shape[1] + 2
+        fenced = np.pad(mask, ((0, 0), (1, 1))).ravel()  # so that no run goes on in the next row
+        changes = np.flatnonzero(fenced[1:] != fenced[:-1])
+        return cls(changes[::2] // width, changes[::2] % width, changes[1::2] % width)
+
+    @property
+    def length(self) -> np.ndarray:
+        """(N,) in pixels."""
+        return self.after - self.first
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(N,) the sum of `values` (H, W) over each run."""
+        height, width = values.shape
+        bounds = np.stack((self.row * width + self.first, self.row * width + self.after), axis=1).ravel()
+        if bounds[-1] == height * width:
+            bounds = bounds[:-1]  # the last run ends with the values
+        return np.add.reduceat(values.ravel(), bounds, dtype=np.float64)[::2]
 
 
 class Predictor:
@@ -169,17 +212,17 @@ class Predictor:
             threshold, tta: As for a call.
         """
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
-        network = torch.stack([logits.sigmoid() for logits in outputs]).mean(0)[:, 0].cpu()
-        native = zip(*(self._native_probabilities(logits, sizes) for logits in outputs), strict=True)
+        network = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
+        native = zip(*(self.processor.polyp_probabilities(logits, sizes) for logits in outputs), strict=True)
         return [
-            Prediction(torch.stack(maps).mean(0).cpu().numpy(), network_map.numpy(), threshold)
+            Prediction(_mean(maps).cpu().numpy(), network_map.numpy(), threshold)
             for maps, network_map in zip(native, network, strict=True)
         ]
 
     def _upright(self, image: Any) -> Tensor:
         """Any image -> (3, H, W) as it is to be seen, so that its size is the mask's."""
         settings = {"do_resize": False, "do_rescale": False, "do_normalize": False}
-        return self.processor.preprocess(image, return_tensors="pt", **settings)["pixel_values"][0]
+        return self.processor.preprocess(image, **settings)["pixel_values"][0]
 
     @torch.inference_mode()
     def _logits(self, pixel_values: Tensor) -> Tensor:
@@ -188,8 +231,6 @@ class Predictor:
             inputs = pixel_values.to(device, memory_format=self.runtime.memory_format)
             return self.model(inputs).logits.float()
 
-    def _native_probabilities(self, logits: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        outputs = self.processor.post_process_semantic_segmentation(
-            SemanticSegmenterOutput(logits=logits), target_sizes=sizes, return_segmentation_scores=True
-        )
-        return [output["segmentation_scores"][1] for output in outputs]
+
+def _mean(maps: Sequence[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.stack(tuple(maps)).mean(0)
