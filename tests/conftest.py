@@ -24,32 +24,62 @@ def kvasir_seg() -> str:
     return folder
 
 
-@pytest.fixture
-def run_train(tmp_path, monkeypatch, capfd):
-    """Run `train.py` with these arguments in a fresh folder; returns exit status and output as of a process.
+def save_tiny_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
+    """An untrained network whose masks are neither empty nor full, and its image processor."""
+    import numpy as np
+    import torch
+    from unet_kvasir_seg.configuration_unet import UNetConfig
+    from unet_kvasir_seg.data.synthetic import generate
+    from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+    from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
-    In this process, since imports take longer than the runs, unless `fresh_process` is asked for.
+    torch.manual_seed(seed)
+    model = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2))
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.array(next(generate(1, 32, seed=9))["image"])).permute(2, 0, 1)[None] / 255
+        model.classifier.bias -= model(pixels).logits.median() + bias
+    model.save_pretrained(folder)
+    UNetImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_command(tmp_path, monkeypatch, capfd):
+    """Run a command's `main` in this process, since imports take longer than the runs, and in a fresh folder.
+
+    Returns exit status and output as of a process; the status must be the one given, unless that is None.
     """
+
+    def run(main, *arguments: object, status: int | None = 0) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        argv = [str(argument) for argument in arguments]
+        found = 0
+        try:
+            main(argv)
+        except SystemExit as end:
+            found = end.code
+        done = subprocess.CompletedProcess(argv, found, *capfd.readouterr())
+        assert status is None or done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def run_train(run_command, tmp_path, monkeypatch):
+    """Run `train.py` as `run_command` does, or in a process of its own if `fresh_process` is asked for."""
     from unet_kvasir_seg.train import main
 
     def run(*arguments: object, check: bool = True, fresh_process: bool = False) -> subprocess.CompletedProcess:
-        argv = [str(argument) for argument in arguments]
-        if fresh_process:
-            command = [sys.executable, str(ROOT / "train.py"), *argv]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        else:
-            monkeypatch.chdir(tmp_path)
-            # transformers 4.57 leaves the precision of one run to the next.
-            monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-            capfd.readouterr()
-            status = 0
-            try:
-                main(argv)
-            except SystemExit as end:
-                status = end.code
-            done = subprocess.CompletedProcess(argv, status, *capfd.readouterr())
-        if check:
-            assert done.returncode == 0, done.stderr
+        # transformers 4.57 leaves the precision of one run to the next.
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+        if not fresh_process:
+            return run_command(main, *arguments, status=0 if check else None)
+        command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert not check or done.returncode == 0, done.stderr
         return done
 
     return run

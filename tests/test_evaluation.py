@@ -12,12 +12,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, save_tiny_model
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 from PIL import Image
 from unet_kvasir_seg import evaluation
-from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.evaluation import describe_sizes
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
@@ -26,26 +25,14 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 SPLITS = {"train": 3, "validation": 4, "test": 6}
 
 
-def save_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
-    """An untrained network whose masks are neither empty nor full, and its image processor."""
-    torch.manual_seed(seed)
-    model = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2))
-    with torch.no_grad():
-        pixels = torch.from_numpy(np.array(next(generate(1, 32, seed=9))["image"])).permute(2, 0, 1)[None] / 255
-        model.classifier.bias -= model(pixels).logits.median() + bias
-    model.save_pretrained(folder)
-    UNetImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "first", seed=0)
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "first", seed=0)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "second", seed=1, bias=0.3)
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "second", seed=1, bias=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +51,9 @@ def frames(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    """Run `evaluation.py` in this process and in a fresh folder; returns exit status and output as of a process."""
-
+def run(run_command):
     def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-        monkeypatch.chdir(tmp_path)
-        capfd.readouterr()
-        status = 0
-        argv = ["--resamples", "200", *(str(argument) for argument in arguments)]
-        try:
-            evaluation.main(argv)
-        except SystemExit as end:
-            status = end.code
-        done = subprocess.CompletedProcess(argv, status, *capfd.readouterr())
-        if check:
-            assert done.returncode == 0, done.stderr
-        return done
+        return run_command(evaluation.main, "--resamples", 200, *arguments, status=0 if check else None)
 
     return run
 

@@ -92,23 +92,10 @@ def clip(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd, model):
-    """Run `predict.py` in this process and in a fresh folder; returns exit status and output as of a process."""
-
+def run(run_command, model):
     def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess:
-        monkeypatch.chdir(tmp_path)
-        capfd.readouterr()
-        found = 0
         flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "5")
-        argv = [str(argument) for argument in (*flags, *arguments)]
-        try:
-            predict.main(argv)
-        except SystemExit as end:
-            found = end.code
-        done = subprocess.CompletedProcess(argv, found, *capfd.readouterr())
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        return run_command(predict.main, *flags, *arguments, status=status)
 
     return run
 
