@@ -11,9 +11,8 @@ import time
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.data.augmentation import EvalTransform, card_augmentation
+from unet_kvasir_seg.data.augmentation import CardAugmentation, EvalTransform
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
@@ -48,13 +47,13 @@ def train(seed: int, epochs: int, base_channels: int, train_data: tuple, validat
     images, masks = train_data
     steps = epochs * -(-len(images) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    augment = card_augmentation()
+    augment = CardAugmentation()
 
     for epoch in range(1, epochs + 1):
         model.train()
         started, losses = time.perf_counter(), []
         for indices in torch.randperm(len(images)).split(BATCH_SIZE):
-            pairs = [augment(tv_tensors.Image(images[i]), tv_tensors.Mask(masks[i])) for i in indices]
+            pairs = [augment(images[i], masks[i]) for i in indices]
             pixel_values = torch.stack([image for image, _ in pairs]) / 255
             labels = torch.stack([mask for _, mask in pairs])
             with torch.autocast("cpu", torch.bfloat16):

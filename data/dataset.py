@@ -26,6 +26,7 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
 from ..errors import some
@@ -173,17 +174,26 @@ def _fingerprint(splits: Iterable[Dataset]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def decode_pair(image: Cell, mask: Cell, row: int) -> tuple[PILImage.Image, PILImage.Image]:
+def decode_pair(
+    image: Cell, mask: Cell, row: int, smallest_side: int | None = None
+) -> tuple[PILImage.Image, PILImage.Image]:
     """Read an encoded image and its mask, both turned upright as their EXIF tags say.
+
+    Args:
+        image, mask, row: As `load_splits` gives them.
+        smallest_side: Pixels that the image's sides need at least: a JPEG image is read, faster, at the smallest of
+            1/8, 1/4 and 1/2 of its size that has them, if its sides divide by that. The mask is always read in full.
+            None: the image too.
 
     Raises:
         DatasetError: If one cannot be read, or they differ in size; the message names the file or the row.
     """
-    decoded_image, decoded_mask = decode_image(image, row), _decode(mask, "mask", row)
-    if decoded_image.size != decoded_mask.size:
+    decoded_image, image_size = _decode(image, "image", row, smallest_side)
+    decoded_mask, mask_size = _decode(mask, "mask", row)
+    if image_size != mask_size:
         raise DatasetError(
-            f"{cell_name(image, row)}: the image measures {_size(decoded_image)} pixels and its mask "
-            f"{_size(decoded_mask)}. A mask must have its image's size: fix or remove the pair."
+            f"{cell_name(image, row)}: the image measures {image_size[0]}x{image_size[1]} pixels and its mask "
+            f"{mask_size[0]}x{mask_size[1]}. A mask must have its image's size: fix or remove the pair."
         )
     return decoded_image, decoded_mask
 
@@ -194,7 +204,7 @@ def decode_image(cell: Cell, row: int) -> PILImage.Image:
     Raises:
         DatasetError: If it cannot be read; the message names the file or the row.
     """
-    return _decode(cell, "image", row)
+    return _decode(cell, "image", row)[0]
 
 
 def cell_name(cell: Cell, row: int) -> str:
@@ -207,21 +217,45 @@ def row_name(image: Cell, row: int) -> str:
     return Path(image["path"]).stem if image.get("path") else f"row_{row}"
 
 
-def _decode(cell: Cell, kind: str, row: int) -> PILImage.Image:
+def _decode(
+    cell: Cell, kind: str, row: int, smallest_side: int | None = None
+) -> tuple[PILImage.Image, tuple[int, int]]:
+    """An image, reduced if it is a JPEG image that stays large enough, and its width and height in full; upright."""
     try:
-        return image_from_bytes(_encoded_bytes(cell))
+        content = _encoded_bytes(cell)
+        if smallest_side and (reduced := _decode_reduced(content, smallest_side)):
+            return reduced
+        image = image_from_bytes(content)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"The {kind} {cell_name(cell, row)} cannot be read ({error}). Replace or remove the pair."
         ) from error
+    return image, image.size
+
+
+def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image, tuple[int, int]] | None:
+    """A JPEG image at 1/2, 1/4 or 1/8, and its width and height in full; None if it is to be read in full.
+
+    Whatever is wrong with an image is left to `image_from_bytes`, which names it.
+    """
+    try:
+        with PILImage.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            is_huge = PILImage.MAX_IMAGE_PIXELS is not None and width * height > PILImage.MAX_IMAGE_PIXELS
+            # Sides that do not divide would be padded, and every place in the image shifted against its mask.
+            scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
+            scale = max((scale for scale in scales if min(width, height) >= scale * smallest_side), default=1)
+            if image.format != "JPEG" or scale == 1 or is_huge:
+                return None
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees either way
+            image.draft(None, (width // scale, height // scale))
+            return ImageOps.exif_transpose(image), (height, width) if is_turned else (width, height)
+    except Exception:  # Pillow's readers raise errors of all kinds for damaged files
+        return None
 
 
 def _encoded_bytes(cell: Cell) -> bytes:
     return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-
-
-def _size(image: PILImage.Image) -> str:
-    return f"{image.width}x{image.height}"
 
 
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:

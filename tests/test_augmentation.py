@@ -11,14 +11,15 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from unet_kvasir_seg.data.augmentation import (
+    CardAugmentation,
     EvalTransform,
     StrongAugmentation,
     TrainingStream,
     TrainTransform,
-    card_augmentation,
     warp,
 )
 from unet_kvasir_seg.data.dataset import DatasetError, load_splits
+from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 
@@ -35,12 +36,12 @@ def rows():
     return load_splits("synthetic", synthetic_rows=12, synthetic_size=SIZE)["train"]
 
 
-def cells(image: Image.Image, mask: Image.Image) -> dict[str, list]:
+def cells(image: Image.Image, mask: Image.Image, image_format: str = "PNG") -> dict[str, list]:
     """One row as `load_splits` gives it."""
     encoded = []
     for picture in (image, mask):
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        picture.save(buffer, image_format, quality=90)
         encoded.append({"bytes": buffer.getvalue(), "path": None})
     return {"image": encoded[:1], "mask": encoded[1:], "row": [0]}
 
@@ -69,29 +70,96 @@ def test_image_and_mask_move_together(processor):
     assert len(places) > 6
 
 
+def card_parameters(matrix: torch.Tensor, aspect_ratio: float) -> tuple[bool, bool, float]:
+    """Whether a matrix of `CardAugmentation` flips columns and rows, and its angle in degrees."""
+    (across, _, _), (down, along, _) = matrix.tolist()
+    # Up to 30 degrees a cosine is positive, so a sign on the diagonal is a flip.
+    sign = np.sign(along)
+    return across < 0, along < 0, np.degrees(np.arctan2(sign * down / aspect_ratio, sign * along))
+
+
 def test_draws_are_those_of_the_card():
     """Of 2,000 draws: half flipped each way, angles uniform in ±30°, factors uniform in 0.7 to 1.3."""
-    horizontal, vertical, rotation, jitter = card_augmentation().transforms
-    assert (horizontal.p, vertical.p) == (0.5, 0.5)
+    card = CardAugmentation()
     torch.manual_seed(0)
-    angles = torch.tensor([rotation.make_params([])["angle"] for _ in range(2000)])
+    columns, rows, angles = np.array([card_parameters(card.draw_matrix(1.5), 1.5) for _ in range(2000)]).T
+    assert columns.mean() == pytest.approx(0.5, abs=0.04)
+    assert rows.mean() == pytest.approx(0.5, abs=0.04)
+    assert (columns * rows).mean() == pytest.approx(0.25, abs=0.04)
     assert -30 <= angles.min() < -29
     assert 29 < angles.max() <= 30
-    assert angles.std() == pytest.approx(60 / 12**0.5, rel=0.05)
-    grey = tv_tensors.Image(torch.full((3, 2, 2), 100, dtype=torch.uint8))
+    assert np.histogram(angles, bins=6, range=(-30, 30))[0].min() > 2000 / 6 * 0.8
+    grey = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     # On a uniform image contrast changes nothing, so the level is the brightness factor in per cent.
-    levels = torch.tensor([float(jitter(grey)[0, 0, 0]) for _ in range(2000)])
+    levels = torch.tensor([float(card.jitter(grey)[0, 0, 0]) for _ in range(2000)])
     assert levels.min() >= 69
     assert levels.max() <= 130
     assert levels.mean() == pytest.approx(100, abs=1.5)
     assert levels.std() == pytest.approx(60 / 12**0.5, rel=0.06)
 
 
+@pytest.mark.parametrize("shape", [(48, 48), (40, 60)])
+def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, *shape)).float()
+    mask = (torch.rand(shape) < 0.5).to(torch.uint8)
+    aspect_ratio = shape[1] / shape[0]
+    flips_seen = set()
+    for _ in range(20):
+        matrix = CardAugmentation().draw_matrix(aspect_ratio)
+        columns, rows, angle = card_parameters(matrix, aspect_ratio)
+        expected = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
+        if columns:
+            expected = [v2.functional.horizontal_flip(part) for part in expected]
+        if rows:
+            expected = [v2.functional.vertical_flip(part) for part in expected]
+        expected = [v2.functional.rotate(part, angle, v2.InterpolationMode.BILINEAR) for part in expected]
+        warped, labels = warp(image, mask, matrix, shape)
+        torch.testing.assert_close(warped, expected[0].as_subclass(torch.Tensor), rtol=0, atol=0.05)
+        assert (labels != expected[1].as_subclass(torch.Tensor)).sum() <= 2  # where two pixels are equally near
+        flips_seen.add((columns, rows))
+    assert len(flips_seen) == 4
+
+
+def test_the_card_gives_the_images_that_torchvision_gives():
+    """Over 400 draws of each: mean and spread of brightness and contrast, and the mean image and mask."""
+    pair = next(generate(1, SIZE, seed=3))
+    image = tv_tensors.Image(pair["image"])
+    mask = tv_tensors.Mask(np.array(pair["mask"]) // 255)
+    plain = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(p=0.5),
+            v2.RandomVerticalFlip(p=0.5),
+            v2.RandomRotation(degrees=30, interpolation=v2.InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.3, contrast=0.3),
+        ]
+    )
+    torch.manual_seed(0)
+    expected, got = (
+        [torch.stack(parts).float() for parts in zip(*(augment(*parts) for _ in range(400)), strict=True)]
+        for augment, parts in (
+            (plain, (image, mask)),
+            (CardAugmentation(), (image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor))),
+        )
+    )
+    for statistic in (lambda images: images.mean(dim=(1, 2, 3)), lambda images: images.std(dim=(1, 2, 3))):
+        ours, theirs = statistic(got[0]), statistic(expected[0])
+        assert ours.mean() == pytest.approx(theirs.mean().item(), abs=4 * theirs.std().item() / 200**0.5)
+        assert ours.std() == pytest.approx(theirs.std().item(), rel=0.2)
+    # Twice 400 draws of torchvision's own differ by up to 2.7 grey levels, and masks by 0.043.
+    assert (got[0].mean(0) - expected[0].mean(0)).abs().mean() < 5
+    assert (got[1].mean(0) - expected[1].mean(0)).abs().mean() < 0.08
+    assert got[1].unique().tolist() == [0, 1]
+
+
 def test_brightness_and_contrast_leave_the_mask_alone():
-    jitter = card_augmentation().transforms[-1]
-    mask = tv_tensors.Mask(torch.eye(8, dtype=torch.int64))
-    image = tv_tensors.Image(torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8))
-    changed, kept = jitter(image, mask)
+    class OnlyColours(CardAugmentation):
+        def draw_matrix(self, aspect_ratio):
+            return torch.eye(2, 3)
+
+    mask = torch.eye(8, dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    changed, kept = OnlyColours()(image, mask)
     assert torch.equal(kept, mask)
     assert not torch.equal(changed, image)
 
@@ -157,8 +225,47 @@ def test_a_mask_of_three_classes_is_named_with_the_remedy(processor):
     row = cells(Image.new("RGB", (SIZE, SIZE)), Image.fromarray(levels))
     with pytest.raises(DatasetError, match=r"row 0: .*--foreground_values"):
         EvalTransform(processor)(row)
+    with pytest.raises(DatasetError, match=r"row 0: .*--foreground_values"):
+        TrainTransform(processor)(row)
     chosen = EvalTransform(processor, foreground_values=[2])(row)["labels"][0]
     assert torch.equal(chosen, torch.tensor(levels == 2).long())
+    assert TrainTransform(processor, foreground_values=[2])(row)["labels"][0].sum() > 0
+
+
+def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
+    transform = TrainTransform(processor)
+    transform.augmentation = v2.Identity()
+    return transform
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [(64, 64), (131, 255), (256, 258), (601, 780), (604, 780)])
+def test_training_reads_a_pair_as_evaluation_does(processor, size, image_format):
+    """The mask to the pixel, the frame too unless it is a JPEG of four times the processor's size and even sides."""
+    pair = next(generate(1, size, seed=2))
+    row = cells(pair["image"], pair["mask"], image_format)
+    expected, got = EvalTransform(processor)(row), unaugmented(processor)(row)
+    assert torch.equal(got["labels"][0], expected["labels"][0])
+    difference = (got["pixel_values"][0] - expected["pixel_values"][0]).abs() * 255
+    is_reduced = image_format == "JPEG" and size in ((256, 258), (604, 780))
+    assert (difference.max() > 0) == is_reduced
+    assert difference.mean() < 0.5
+    assert difference.max() < 12
+
+
+def test_a_large_frame_keeps_its_proportions(processor):
+    row = cells(Image.new("RGB", (518, 264)), Image.new("L", (518, 264)), "JPEG")
+    assert TrainTransform(processor)._resized(row["image"][0], row["mask"][0], 0)[2] == 518 / 264
+
+
+def test_a_frame_that_is_not_resized_is_read_in_full():
+    row = cells(*next(generate(1, 512, seed=2)).values(), "JPEG")
+    small = {"height": 32, "width": 32}
+    as_they_are = UNetImageProcessor(do_resize=False, size=small)
+    expected = EvalTransform(as_they_are)(row)
+    got = unaugmented(as_they_are)(row)
+    assert torch.equal(got["pixel_values"][0], expected["pixel_values"][0])
+    assert torch.equal(got["labels"][0], expected["labels"][0])
 
 
 @pytest.mark.parametrize("rows_that_fit", [0, 1, 12])
@@ -186,9 +293,7 @@ def stream(rows, processor, tmp_path) -> TrainingStream:
         part = rows.remove_columns("row").shard(2, shard)
         part.to_parquet(str(tmp_path / "data" / f"train-0000{shard}-of-00002.parquet"))
     part.to_parquet(str(tmp_path / "data" / "validation-00000-of-00001.parquet"))
-    transform = TrainTransform(processor, seed=0)
-    transform.augmentation = v2.Identity()
-    return TrainingStream(load_splits(str(tmp_path), streaming=True)["train"], transform, seed=0)
+    return TrainingStream(load_splits(str(tmp_path), streaming=True)["train"], unaugmented(processor), seed=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

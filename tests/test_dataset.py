@@ -241,6 +241,60 @@ def test_an_unreadable_image_is_named(content):
         decode_pair(cell, encoded(mask()), 0)
 
 
+@pytest.mark.parametrize(
+    ("smallest_side", "size"),
+    [(None, (64, 48)), (25, (64, 48)), (24, (32, 24)), (13, (32, 24)), (12, (16, 12)), (6, (8, 6)), (1, (8, 6))],
+)
+def test_a_jpeg_image_is_read_as_small_as_is_asked_for_and_its_mask_in_full(smallest_side, size):
+    truth = mask((64, 48))
+    for image_format in ("PNG", "JPEG"):
+        image, read_mask = decode_pair(
+            encoded(frame(100, (64, 48)), image_format), encoded(truth), 0, smallest_side=smallest_side
+        )
+        assert image.size == (size if image_format == "JPEG" else (64, 48))
+        assert image.getextrema() == ((100, 100),) * 3
+        assert read_mask.tobytes() == truth.tobytes()
+
+
+def test_an_image_is_not_padded_to_be_reduced():
+    """66 columns divide by 2 but not by 4; 65 by neither."""
+    for width, expected in ((66, (33, 24)), (65, (65, 48))):
+        pair = encoded(frame(1, (width, 48)), "JPEG"), encoded(mask((width, 48)))
+        assert decode_pair(*pair, 0, smallest_side=8)[0].size == expected
+
+
+def test_a_reduced_image_is_upright_and_has_the_places_of_the_whole():
+    """Of four squares of 32 pixels each pixel is one at 1/8; turned by 90 degrees as EXIF says."""
+    picture = Image.new("L", (64, 32))
+    picture.paste(200, (0, 0, 32, 16))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif)
+    cell = {"bytes": buffer.getvalue(), "path": None}
+    image, _ = decode_pair(cell, encoded(mask((32, 64))), 0, smallest_side=4)
+    assert image.size == (4, 8)
+    assert [image.getpixel((x, y)) > 100 for y in (0, 3, 4, 7) for x in (1, 2)] == [False, True] * 2 + [False] * 4
+    with pytest.raises(DatasetError, match="row 0: the image measures 32x64 pixels and its mask 64x32"):
+        decode_pair(cell, encoded(mask((64, 32))), 0, smallest_side=4)
+
+
+def test_sizes_are_compared_in_full():
+    """At 1/2 images of 64 and of 63 columns have 32 alike."""
+    with pytest.raises(DatasetError, match="the image measures 64x48 pixels and its mask 63x48"):
+        decode_pair(encoded(frame(1, (64, 48)), "JPEG"), encoded(mask((63, 48))), 0, smallest_side=20)
+
+
+def test_an_image_that_cannot_be_read_reduced_is_named(monkeypatch):
+    whole = encoded(frame(1, (64, 64)), "JPEG")["bytes"]
+    for content in (b"", b"plain text", whole[:400]):
+        with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):
+            decode_pair({"bytes": content, "path": "folder/broken.jpg"}, encoded(mask()), 0, smallest_side=8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    with pytest.raises(DatasetError, match=r"The image row 0 cannot be read .*too large"), pytest.warns():
+        decode_pair({"bytes": whole, "path": None}, encoded(mask((8, 8))), 0, smallest_side=8)
+
+
 def test_an_image_is_read_without_its_mask():
     assert decode_image(encoded(frame(9)), 3).getpixel((0, 0)) == (9, 9, 9)
     with pytest.raises(DatasetError, match="The image row 3 cannot be read"):
