@@ -11,6 +11,7 @@ from .configuration_unet import UNetConfig
 from .errors import UserError
 from .image_processing_unet import UNetImageProcessor
 from .modeling_unet import UNetForSemanticSegmentation
+from .onnx_network import OnnxNetwork
 
 
 def load_checkpoint(
@@ -48,8 +49,10 @@ def load_checkpoint(
     return model, processor
 
 
-def fingerprint(model: UNetForSemanticSegmentation) -> str:
-    """Hash of the weights: the same for the same values, however they are stored."""
+def fingerprint(model: UNetForSemanticSegmentation | OnnxNetwork) -> str:
+    """Hash of the weights: the same for the same values, however they are stored; of an ONNX file those exported."""
+    if isinstance(model, OnnxNetwork):
+        return model.fingerprint
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -58,7 +61,10 @@ def fingerprint(model: UNetForSemanticSegmentation) -> str:
 
 
 def describe_model(
-    model: UNetForSemanticSegmentation, processor: UNetImageProcessor, name: str, repository: str | None
+    model: UNetForSemanticSegmentation | OnnxNetwork,
+    processor: UNetImageProcessor,
+    name: str,
+    repository: str | None,
 ) -> dict[str, Any]:
     """The section "model" of `results.json`: input size, and the fields of the architecture that it uses."""
     unused = {"id2label", "kwargs", "base_channels"} | ({"num_groups"} if model.config.norm != "group" else set())
@@ -70,4 +76,5 @@ def describe_model(
         "image_size": [processor.size["height"], processor.size["width"]],
         **{field: getattr(model.config, field) for field in fields},
         "channels": model.config.level_channels,
+        **({"format": "onnx", "precision": model.precision} if isinstance(model, OnnxNetwork) else {}),
     }

@@ -27,7 +27,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 from tqdm.auto import tqdm
-from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
+from unet_kvasir_seg.checkpoint import describe_model, fingerprint
 from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.data.dataset import (
     DatasetError,
@@ -61,7 +61,10 @@ class EvaluationArguments:
     """What to score, on what, and how."""
 
     model: str | None = field(
-        default=None, metadata={"help": "A folder or an id on the Hub; by default the model of this clone."}
+        default=None,
+        metadata={
+            "help": "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone."
+        },
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of --model on the Hub."})
     predictions: str | None = field(
@@ -335,7 +338,7 @@ def open_model(name: str, revision: str | None, arguments: EvaluationArguments, 
     """A model of a folder or of the Hub."""
     folder = Path(name).resolve()
     short_name = "unet-kvasir-seg" if folder == PACKAGE else folder.name if folder.exists() else name.split("/")[-1]
-    return ModelSource(short_name, Predictor(*load_checkpoint(name, revision), runtime), arguments.tta)
+    return ModelSource(short_name, Predictor.load(name, revision, runtime), arguments.tta)
 
 
 def describe_run(
@@ -348,7 +351,9 @@ def describe_run(
         "data": describe_data(
             arguments.dataset_name, arguments.dataset_revision, {arguments.split: rows}, arguments.split
         ),
-        "environment": describe_environment(runtime, processes.num_processes),
+        "environment": describe_environment(
+            source.predictor.runtime if isinstance(source, ModelSource) else runtime, processes.num_processes
+        ),
         "training": None,
         "metrics": {},
         "evaluation": None,
@@ -367,8 +372,10 @@ def describe_run(
 
 
 def known_results(model: str, revision: str | None) -> dict[str, Any]:
-    """The `results.json` beside a model; empty if there is none."""
-    if Path(model).is_dir():
+    """The `results.json` beside a model, or beside the folder of an ONNX file; empty if there is none."""
+    if model.endswith(".onnx"):
+        file = Path(model).resolve().parent.parent / "results.json"
+    elif Path(model).is_dir():
         file = Path(model) / "results.json"
     else:
         try:

@@ -50,21 +50,17 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
 from unet_kvasir_seg.background import map_ahead
-from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.errors import UserError, first_line, require_extra, user_errors
 from unet_kvasir_seg.files import image_from_bytes, unfinished_name, write_whole
 from unet_kvasir_seg.inputs import MASKS, OUTPUT_FOLDERS, OVERLAYS, PROBABILITIES, VIDEOS, Failure, Source, find_inputs
+from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
 from unet_kvasir_seg.overlay import draw_overlay
 from unet_kvasir_seg.predictor import Lesion, Prediction, Predictor
 from unet_kvasir_seg.runtime import choose_runtime, leaving_processes
 
 PACKAGE = Path(__file__).resolve().parent
 RUN_SCHEMA = 1
-COLUMNS = (
-    *("image", "lesion", "left", "top", "right", "bottom", "centroid_x", "centroid_y"),
-    *("area_pixels", "area_percent", "mean_probability"),
-)
 RECORD = "unet-kvasir-seg"  # the mask's PNG text that says of which image it is, and its lesions
 THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))  # that read, and as many that write; the network needs cores too
 BATCH_PIXELS = 2**25  # of the images that are held together, whose probability maps take 4 bytes a pixel
@@ -76,7 +72,10 @@ class PredictArguments:
     """With what to segment, and what to write."""
 
     model: str | None = field(
-        default=None, metadata={"help": "A folder or an id on the Hub; by default the model of this clone."}
+        default=None,
+        metadata={
+            "help": "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone."
+        },
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of --model on the Hub."})
     output_dir: str = field(default="outputs/predictions", metadata={"help": "Folder of the outputs."})
@@ -97,6 +96,9 @@ class PredictArguments:
     batch_size: int = field(default=8, metadata={"help": "Images that go through the network together."})
     device: str = field(default="auto", metadata={"help": "auto, cuda, mps or cpu."})
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16."})
+    compile: bool = field(
+        default=False, metadata={"help": "Compile the network first: it pays back over thousands of images."}
+    )
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> Report:
     images = [source for source in sources if not source.is_video]
     if videos:
         require_extra("video", "av")
-    runtime = choose_runtime(arguments.device, arguments.dtype)
+    runtime = choose_runtime(arguments.device, arguments.dtype, arguments.compile)
     processes = PartialState(cpu=runtime.device.type == "cpu", timeout=LONGEST_WAIT)
-    predictor = Predictor(*load_checkpoint(arguments.model or str(PACKAGE), arguments.model_revision), runtime)
+    predictor = Predictor.load(arguments.model or str(PACKAGE), arguments.model_revision, runtime)
     open_output(output, describe_settings(predictor, arguments), processes.is_main_process)
 
     share = slice(processes.process_index, None, processes.num_processes)
@@ -206,7 +208,7 @@ def describe_settings(predictor: Predictor, arguments: PredictArguments) -> dict
     shaping = ("size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize")
     return {
         "schema_version": RUN_SCHEMA,
-        "model": fingerprint(predictor.model),
+        "model": predictor.identity,
         "image_processor": {name: processor.get(name) for name in (*shaping, "image_mean", "image_std")},
         "threshold": arguments.threshold,
         "tta": arguments.tta,
@@ -380,9 +382,7 @@ def encode_png(image: Image.Image, text: str | None = None, **compression: int) 
 
 def make_record(source: Source, digest: str, lesions: Sequence[Lesion]) -> str:
     """What a mask's file says of itself; with it, mask and lesions are there together or not at all."""
-    rows = [
-        [*lesion.box, *lesion.centroid, lesion.pixels, 100 * lesion.share, lesion.probability] for lesion in lesions
-    ]
+    rows = [lesion_numbers(lesion) for lesion in lesions]
     return json.dumps({"image": source.name, "digest": digest, "lesions": rows})
 
 
@@ -521,13 +521,8 @@ def write_table(output: Path) -> None:
             images += 1
             empty += not record["lesions"]
             lesions += len(record["lesions"])
-            for number, (*pixels, centroid_x, centroid_y, area, percent, probability) in enumerate(
-                record["lesions"], start=1
-            ):
-                centroid = f"{centroid_x:.2f}", f"{centroid_y:.2f}"
-                rows.writerow(
-                    [record["image"], number, *pixels, *centroid, area, f"{percent:.4f}", f"{probability:.6f}"]
-                )
+            for number, numbers in enumerate(record["lesions"], start=1):
+                rows.writerow(lesion_row(record["image"], number, numbers))
     os.replace(unfinished, file)
     if images:
         print(f"{file}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.")

@@ -5,8 +5,9 @@ prediction = predictor(Image.open("frame.jpg"))
 prediction.mask.sum(), prediction.lesions
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .checkpoint import load_checkpoint
+from .checkpoint import fingerprint, load_checkpoint
+from .errors import UserError, first_line
 from .image_processing_unet import UNetImageProcessor
 from .modeling_unet import UNetForSemanticSegmentation
+from .onnx_network import OnnxNetwork
 from .runtime import Runtime, choose_runtime, keep_freed_memory
 
 # Axes of (B, C, H, W) that are flipped; without the first, nothing is.
@@ -139,35 +142,67 @@ class Predictor:
     """A network, its image processor, and where to compute: images in, predictions out.
 
     Args:
-        model: Moved to the device and into the memory format of `runtime`, and set to evaluation.
+        model: Moved to the device and into the memory format of `runtime`, and set to evaluation; one in an ONNX file
+            computes where and as it was made to.
         processor: The image processor that belongs to it.
         runtime: Device, dtype and memory format.
     """
 
-    def __init__(self, model: UNetForSemanticSegmentation, processor: UNetImageProcessor, runtime: Runtime):
+    def __init__(
+        self, model: UNetForSemanticSegmentation | OnnxNetwork, processor: UNetImageProcessor, runtime: Runtime
+    ):
         if runtime.device.type == "cpu":
             keep_freed_memory()
         self.processor = processor
-        self.runtime = runtime
-        self.model = model.eval().to(runtime.device, memory_format=runtime.memory_format)
+        self.model: UNetForSemanticSegmentation | OnnxNetwork
+        if isinstance(model, OnnxNetwork):
+            self.runtime = Runtime(model.device, torch.float32)
+            self.model = model
+        else:
+            self.runtime = runtime
+            self.model = model.eval().to(runtime.device, memory_format=runtime.memory_format)
+            self._compute: Callable[..., Any] = torch.compile(self.model) if runtime.compiles else self.model
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+        cls,
+        path_or_id: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool | str = "auto",
     ) -> "Predictor":
-        """Load a network with its image processor from a folder or the Hub.
+        """Load a network with its image processor from a folder, the Hub, or an ONNX file.
 
         Args:
-            path_or_id: A folder or an id on the Hub.
+            path_or_id: A folder, an id on the Hub, or a file that `export.py` wrote, whose name ends in .onnx.
             revision: Branch, tag or commit on the Hub.
-            device, dtype: As for `runtime.choose_runtime`.
+            device, dtype, compile: As for `runtime.choose_runtime`; an ONNX file has its own dtype, and is never
+                compiled.
 
         Raises:
             UserError: If it cannot be loaded, or device or dtype are not there.
         """
-        runtime = choose_runtime(device, dtype)
-        model, processor = load_checkpoint(path_or_id, revision)
-        return cls(model, processor, runtime)
+        return cls.load(path_or_id, revision, choose_runtime(device, dtype, compile))
+
+    @classmethod
+    def load(cls, path_or_id: str, revision: str | None, runtime: Runtime) -> "Predictor":
+        """As `from_pretrained`, for where to compute that was chosen before."""
+        if not path_or_id.endswith(".onnx"):
+            model, processor = load_checkpoint(path_or_id, revision)
+            return cls(model, processor, runtime)
+        if revision is not None:
+            raise UserError(
+                f"The revision {revision} is of a repo on the Hub, and {path_or_id} is a file: leave one out."
+            )
+        network = OnnxNetwork.load(path_or_id, cpu_only=runtime.device.type == "cpu")
+        return cls(network, network.processor, runtime)
+
+    @property
+    def identity(self) -> str:
+        """Hash of what the probabilities depend on: the weights, or the ONNX file."""
+        return self.model.digest if isinstance(self.model, OnnxNetwork) else fingerprint(self.model)
 
     def __call__(self, image: Any, *, threshold: float = 0.5, tta: bool = False) -> Prediction:
         """Segment one image: PIL, numpy or torch, as `UNetImageProcessor` takes it.
@@ -226,10 +261,21 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits(self, pixel_values: Tensor) -> Tensor:
+        if isinstance(self.model, OnnxNetwork):
+            return self.model.logits(pixel_values)
         device, dtype = self.runtime.device, self.runtime.dtype
+        inputs = pixel_values.to(device, memory_format=self.runtime.memory_format)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            inputs = pixel_values.to(device, memory_format=self.runtime.memory_format)
-            return self.model(inputs).logits.float()
+            try:
+                return self._compute(inputs).logits.float()
+            except Exception as error:
+                if not self.runtime.compiles:
+                    raise
+                # Compilers fail in many ways, and all that they do can be done without.
+                print(f"The network could not be compiled ({first_line(error)}); it goes on without.", file=sys.stderr)
+                self.runtime = replace(self.runtime, compiles=False)
+                self._compute = self.model
+                return self.model(inputs).logits.float()
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:

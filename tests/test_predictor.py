@@ -1,5 +1,8 @@
 """Predictions against the same steps written out with torch and scipy."""
 
+import shutil
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +118,22 @@ def test_a_folder_is_loaded_and_what_is_none_is_explained(predictor, tmp_path):
     np.testing.assert_array_equal(loaded(image).probability, predictor(image).probability)
     with pytest.raises(UserError, match="nowhere cannot be loaded"):
         Predictor.from_pretrained(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_compiled_or_where_that_fails_without_the_values_are_the_same(predictor, monkeypatch, capsys, works):
+    """A compiler that cannot work is one whose C++ compiler is missing, as on many machines."""
+    if works and shutil.which("g++") is None:
+        pytest.skip("compiling needs a C++ compiler")
+    if not works:
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    torch._dynamo.reset()
+    image = frame(40, 50)
+    compiled = Predictor(predictor.model, predictor.processor, choose_runtime("cpu", "float32", compile=True))
+    assert str(compiled.runtime) == "cpu, float32, channels_last, compiled"
+    with monkeypatch.context() as patch, tempfile.TemporaryDirectory() as cache:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", cache)
+        for _ in range(2):
+            np.testing.assert_allclose(compiled(image).probability, predictor(image).probability, atol=1e-5)
+    assert capsys.readouterr().err.count("could not be compiled") == (0 if works else 1)
+    assert compiled.runtime.compiles is works

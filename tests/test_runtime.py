@@ -28,6 +28,10 @@ def test_mps_computes_in_float32_alone():
     assert supported_dtypes("mps") == ["float32"]
 
 
+def test_compiling_is_asked_for():
+    assert [choose_runtime("cpu", compile=choice).compiles for choice in ("auto", False, True)] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
     [

@@ -1,0 +1,246 @@
+"""`export.py` from its command line: files that agree with PyTorch, files that must not be kept, and bad input."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, save_tiny_model
+from PIL import Image
+from torch import nn
+from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
+from unet_kvasir_seg.configuration_unet import UNetConfig
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.errors import UserError
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.onnx_network import OnnxNetwork
+from unet_kvasir_seg.predictor import Predictor
+from unet_kvasir_seg.runtime import choose_runtime
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from unet_kvasir_seg import evaluation, export, onnx_proof, predict  # noqa: E402 - they need onnx
+from unet_kvasir_seg.onnx_graph import PointwiseUpsample, SegmentationGraph, build_graph  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Weights whose probabilities are far from 0.5, as trained ones' are: no rounding turns a mask over."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+    model, _ = load_checkpoint(str(folder))
+    with torch.no_grad():
+        model.classifier.weight *= 20
+        model.classifier.bias *= 20
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of 20 plain images."""
+    folder = tmp_path_factory.mktemp("images")
+    for index, row in enumerate(generate(20, (40, 56), seed=1)):
+        row["image"].save(folder / f"{index}.png")
+    return folder
+
+
+def report(output: Path, name: str) -> dict:
+    return json.loads((output / "onnx" / name).read_text())
+
+
+def files(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "onnx").iterdir()) if (output / "onnx").exists() else []
+
+
+def refused(done) -> str:
+    assert done.returncode == 2
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_float_files_are_whole_and_agree(run_command, model, tmp_path):
+    for precision, name in (("fp32", "model"), ("fp16", "model_fp16")):
+        run_command(export.main, "--model", model, "--output_dir", "out", "--precision", precision)
+        found = report(tmp_path / "out", f"{name}.json")
+        content = (tmp_path / "out" / "onnx" / f"{name}.onnx").read_bytes()
+        assert found["bytes"] == len(content)
+        assert found["proof"]["problems"] == []
+        assert found["proof"]["same_pixel_values"]["worst"] < {"fp32": 1e-5, "fp16": 5e-3}[precision]
+        assert list(found["proof"]["sizes"]) == ["1x1", "31x17", "256x256", "1920x1072"]
+        for path in (ROOT, model, tmp_path, Path.home(), Path(torch.__file__).parent):
+            assert str(path).encode() not in content
+        assert b".py" not in content.replace(b"processing_unet.UNet", b"")
+        network = OnnxNetwork.load(tmp_path / "out" / "onnx" / f"{name}.onnx")
+        assert network.precision == precision
+        assert json.loads(network.metadata["id2label"]) == {"0": "background", "1": "polyp"}
+        types = {tensor.data_type for tensor in onnx.load_from_string(content).graph.initializer if tensor.dims}
+        assert (onnx.TensorProto.FLOAT16 in types) == (precision == "fp16")
+    assert files(tmp_path / "out") == ["model.json", "model.onnx", "model_fp16.json", "model_fp16.onnx"]
+
+
+def test_int8_of_plain_images_has_int8_weights_and_names_what_it_left(run_command, model, images, tmp_path):
+    flags = ("--model", model, "--output_dir", "out", "--precision", "int8", "--calibration_dataset", images)
+    done = run_command(export.main, *flags)
+    found = report(tmp_path / "out", "model_int8.json")
+    assert f"float32, since their rounding costs the most: {', '.join(found['float_layers']) or 'none'}" in done.stdout
+    assert found["calibration"]["images"] == 16
+    assert found["proof"]["images"] == 4
+    assert found["proof"]["dice"] is None
+    trials = found["calibration"]["difference_by_float_layers"]
+    assert set(trials) >= {"none", "classifier", "encoder.0.convs.0.0"}
+    assert trials.get(", ".join(found["float_layers"]) or "none") <= trials["none"]
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model_int8.onnx").graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    eight_bit = [
+        weights[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights and len(weights[node.input[0]].dims) == 4
+    ]
+    network, _ = load_checkpoint(str(model))
+    layers = sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in network.modules())
+    assert len(eight_bit) == layers - len(found["float_layers"])
+    assert {tensor.data_type for tensor in eight_bit} == {onnx.TensorProto.INT8}
+    # Pre- and post-processing stay in float: nothing before the first convolution or after the logits is rounded.
+    rounded = [node.name for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert not [name for name in rounded if name.startswith("processing")]
+
+
+def test_a_transposed_convolution_is_a_pointwise_one():
+    torch.manual_seed(0)
+    transposed = nn.ConvTranspose2d(6, 4, kernel_size=2, stride=2)
+    images = torch.randn(2, 6, 3, 5)
+    torch.testing.assert_close(PointwiseUpsample(transposed)(images), transposed(images))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "instance"])
+def test_other_architectures_agree_too(norm, tmp_path):
+    torch.manual_seed(0)
+    config = UNetConfig(
+        base_channels=8, depth=2, norm=norm, block="residual", stem_stride=2, upsampling="bilinear", num_groups=4
+    )
+    model = UNetForSemanticSegmentation(config).train()
+    with torch.no_grad():
+        model(torch.rand(4, 3, 32, 32))  # gives batch norm statistics of its own
+    processor = UNetImageProcessor(size={"height": 36, "width": 52})  # padded inside
+    (tmp_path / "model.onnx").write_bytes(build_graph(model.eval(), processor, "fp32").SerializeToString())
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
+    picture = np.array(next(generate(1, (72, 104), seed=0))["image"])
+    expected = Predictor(model, processor, choose_runtime("cpu", "float32"))(Image.fromarray(picture))
+    _, probability, _ = OnnxNetwork.load(tmp_path / "model.onnx").run(picture[None])
+    np.testing.assert_allclose(probability[0], expected.probability, atol=1e-5)
+
+
+def test_a_file_that_disagrees_is_not_kept_and_what_was_there_stays(run_command, model, monkeypatch, tmp_path):
+    flags = ("--model", model, "--output_dir", "out")
+    run_command(export.main, *flags)
+    before = (tmp_path / "out" / "onnx" / "model.onnx").read_bytes()
+    forward = SegmentationGraph.forward
+
+    def darker(self, frames, threshold):  # as a wrong translation of the pre-processing would be
+        return forward(self, (frames.float() * 0.9).to(torch.uint8), threshold)
+
+    monkeypatch.setattr(SegmentationGraph, "forward", darker)
+    done = run_command(export.main, *flags, status=2)
+    assert "disagrees with PyTorch and is not kept: worst difference in probability" in refused(done)
+    assert files(tmp_path / "out") == ["model.json", "model.onnx"]
+    assert (tmp_path / "out" / "onnx" / "model.onnx").read_bytes() == before
+
+
+def test_nan_is_beyond_any_tolerance(model):
+    network, processor = load_checkpoint(str(model))
+    predictor = Predictor(network, processor, choose_runtime("cpu", "float32"))
+
+    class NoNumbers:
+        precision = "fp32"
+
+        def logits(self, pixel_values):
+            return torch.full((1, 1, 32, 32), torch.nan)
+
+        def run(self, frames, threshold):
+            probability = np.full(frames.shape[:3], np.nan, np.float32)
+            return (probability > threshold).astype(np.uint8), probability, None
+
+    sample = onnx_proof.Sample(np.array(next(generate(1, 40, seed=0))["image"]), None)
+    proof = onnx_proof.prove(NoNumbers(), predictor, [sample])
+    assert any("same pixel_values nan" in problem for problem in proof["problems"])
+
+
+def test_a_layer_without_onnx_form_is_named(model):
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    network, processor = load_checkpoint(str(model))
+    network.encoder[1].convs[0][2] = Bessel()
+    with pytest.raises(UserError, match=r"layer encoder\.1\.convs\.0\.2 \(Bessel\) has no ONNX form"):
+        build_graph(network.eval(), processor, "fp32")
+
+
+def test_bad_input_is_explained_and_nothing_is_written(run_command, model, images, tmp_path):
+    def line(*flags) -> str:
+        return refused(run_command(export.main, "--model", model, "--output_dir", "out", *flags, status=2))
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for index in range(5):
+        os.link(images / f"{index}.png", few / f"{index}.png")
+    assert "--precision int4 is unknown: expected fp32, fp16, int8" in line("--precision", "int4")
+    assert "int8 needs images to calibrate on" in line("--precision", "int8")
+    int8 = ("--precision", "int8", "--calibration_dataset")
+    assert "--calibration_images 8 is too few" in line(*int8, images, "--calibration_images", 8)
+    assert "has 5 images to calibrate on: expected 16 or more" in line(*int8, few)
+    assert "No data set at" in line(*int8, tmp_path / "absent")
+    assert not (tmp_path / "out").exists()
+
+    (few / "broken.png").write_bytes(b"no image")
+    assert "broken.png is no image" in line("--calibration_dataset", few)
+
+    processor = UNetImageProcessor.from_pretrained(model)
+    network, _ = load_checkpoint(str(model))
+    processor.resample = 3
+    with pytest.raises(UserError, match=r"has resample=.*the exported graph can only have"):
+        build_graph(network, processor, "fp32")
+
+
+def test_another_models_folder_is_left_alone(run_command, model, tmp_path):
+    folder = tmp_path / "out" / "onnx"
+    run_command(export.main, "--model", model, "--output_dir", "out")
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    done = run_command(export.main, "--model", other, "--output_dir", "out", "--precision", "fp16", status=2)
+    assert f"{Path('out') / 'onnx'} holds the export of another model, model.onnx" in refused(done)
+    (folder / "model.onnx").write_text("something else")
+    done = run_command(export.main, "--model", model, "--output_dir", "out", status=2)
+    assert "model.onnx is there and is no ONNX file of this command" in refused(done)
+    assert (folder / "model.onnx").read_text() == "something else"
+
+
+def test_the_commands_take_the_file(run_command, model, images, tmp_path):
+    run_command(export.main, "--model", model, "--output_dir", "out")
+    file = tmp_path / "out" / "onnx" / "model.onnx"
+    masks = {}
+    for name, of in (("torch", model), ("onnx", file)):
+        flags = ("--model", of, "--device", "cpu", "--dtype", "float32", "--output_dir", name)
+        run_command(predict.main, images / "0.png", *flags)
+        masks[name] = np.array(Image.open(tmp_path / name / "masks" / "0.png"))
+    assert (masks["torch"] == masks["onnx"]).mean() > 0.999
+    # Outputs of the one are not mixed with the other's.
+    done = run_command(predict.main, images / "0.png", "--model", file, "--output_dir", "torch", status=2)
+    assert "holds the outputs of another model" in refused(done)
+
+    flags = ("--dataset_name", "synthetic", "--synthetic_rows", 8, "--resamples", 10, "--device", "cpu")
+    scores = {}
+    for name, of in (("torch", model), ("onnx", file)):
+        run_command(evaluation.main, "--model", of, *flags, "--output_dir", f"{name}_scores")
+        scores[name] = json.loads((tmp_path / f"{name}_scores" / "results.json").read_text())
+    described = scores["onnx"]["model"]
+    assert (described["format"], described["precision"], described["name"]) == ("onnx", "fp32", "model.onnx")
+    assert (
+        described["fingerprint"] == scores["torch"]["model"]["fingerprint"] == fingerprint(load_checkpoint(model)[0])
+    )
+    for score, value in scores["torch"]["metrics"].items():
+        assert scores["onnx"]["metrics"][score]["value"] == pytest.approx(value["value"], rel=0.02, abs=0.01), score
