@@ -1,0 +1,192 @@
+"""The page of app.py in a real browser: Debian's Chromium, headless, at the sizes of a desktop and of a phone."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
+sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs pip install playwright")
+av = pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
+
+from unet_kvasir_seg import app  # noqa: E402 - after what it needs
+from unet_kvasir_seg.data.synthetic import generate  # noqa: E402
+from unet_kvasir_seg.predictor import Predictor  # noqa: E402
+
+CHROMIUM = Path("/usr/bin/chromium")
+# As root it has no sandbox; the others keep it from looking for its makers' servers.
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The page of `python app.py`, on a free port, in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, app.__file__, "--port", str(port), "--dtype", "float32"]
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # pytest's own limit of time is the caller's
+        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert found, line
+        yield found[0]
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert list(folder.iterdir()) == []  # nothing is left where it was started
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=SIZES)
+def page(request, chromium, address) -> Iterator[Any]:
+    """The page; afterwards no request may have left this machine, and nothing may stick out of the window."""
+    with chromium.new_context(viewport=SIZES[request.param]) as context:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        requests: list[str] = []
+        context.on("request", lambda sent: requests.append(sent.url))
+        page.on("websocket", lambda socket: requests.append(socket.url))
+        page.goto(address)
+        page.get_by_role("heading", name="Polyp segmentation").wait_for()
+        yield page
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[request.param]["width"]
+        assert requests
+        for url in requests:
+            assert url.startswith(("data:", "blob:")) or urlsplit(url).hostname == "127.0.0.1", url
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory) -> Path:
+    """A frame of 1920x1072 pixels."""
+    file = tmp_path_factory.mktemp("frame") / "frame.png"
+    next(generate(1, (1072, 1920), seed=1))["image"].save(file, compress_level=1)
+    return file
+
+
+def upload(page: Any, file: Path, part: str = "#image") -> None:
+    page.locator(f"{part} input[type=file]").set_input_files(file)
+
+
+def test_an_image_is_segmented_redrawn_and_downloaded(page, frame, tmp_path):
+    assert page.get_by_text("Not a medical device").is_visible()
+    page.get_by_label("Synthetic example 2").click()
+    result = page.locator("#result")
+    result.get_by_text("synthetic-2.jpg: polyps outlined where the probability is above 0.50").wait_for()
+
+    page.get_by_label("Remove Image").click()
+    result.get_by_text("No image is held here").wait_for()
+    upload(page, frame)
+    result.get_by_text(f"{frame.name}: polyps outlined where the probability is above 0.50").wait_for()
+    status = result.get_by_role("status")
+    inference = status.inner_text().rpartition("Inference: ")[2]
+    picture = result.get_by_role("img").get_attribute("src")
+
+    page.get_by_label("range slider for Threshold").focus()
+    page.keyboard.press("ArrowRight")  # 0.51: the keyboard moves it
+    result.get_by_text("above 0.51").wait_for()
+    page.get_by_label("number input for Threshold").fill("0.9")
+    result.get_by_text("above 0.90").wait_for()
+    assert result.get_by_role("img").get_attribute("src") != picture
+    # The time it took stays to the hundredth; that no inference runs is counted in test_app.py.
+    assert status.inner_text().rpartition("Inference: ")[2] == inference
+
+    page.get_by_label("Side by side").check()
+    result.get_by_role("img").nth(1).wait_for()
+    assert result.get_by_text(f"{frame.name}, 1920x1072 pixels").is_visible()
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download mask (PNG)").click()
+    download.value.save_as(tmp_path / "mask.png")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download lesion table (CSV)").click()
+    download.value.save_as(tmp_path / "lesions.csv")
+    expected = Predictor.from_pretrained(str(app.PACKAGE), dtype="float32")(Image.open(frame), threshold=0.9)
+    assert expected.mask.any()
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected.mask * np.uint8(255))
+    rows = (tmp_path / "lesions.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(expected.lesions)
+    assert rows[1].startswith(f"{frame.name},1,{','.join(map(str, expected.lesions[0].box))},")
+
+
+def test_files_that_cannot_be_used_get_a_message_and_lose_nothing(page, tmp_path):
+    page.get_by_label("Synthetic example 1").click()
+    result = page.locator("#result")
+    kept = result.get_by_text("synthetic-1.jpg: polyps outlined")
+    kept.wait_for()
+
+    broken, huge = tmp_path / "broken.png", tmp_path / "huge.png"
+    broken.write_bytes(b"This is no picture.")
+    Image.new("1", (10_000, 10_000)).save(huge)
+    upload(page, broken)
+    result.get_by_role("alert").get_by_text("broken.png is no image of a format that Pillow reads.").wait_for()
+    upload(page, huge)
+    message = "huge.png is too large (10000x10000 pixels): at most 16.8 million pixels are segmented here."
+    result.get_by_role("alert").get_by_text(message).wait_for()
+    assert kept.is_visible()
+    page.get_by_label("Synthetic example 2").click()  # the page is ready for the next
+    result.get_by_text("synthetic-2.jpg: polyps outlined").wait_for()
+    assert result.get_by_role("alert").count() == 0
+
+
+def test_a_video_is_segmented_and_plays(page, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 96, 64
+        for row in generate(20, (64, 96), seed=3):
+            container.mux(stream.encode(av.VideoFrame.from_image(row["image"])))
+        container.mux(stream.encode())
+    page.get_by_role("tab", name="Video").click()
+    upload(page, clip, "#video")
+    page.get_by_text("clip.mp4").first.wait_for()
+    page.get_by_role("button", name="Segment video").click()
+    page.locator("#told").get_by_text("20 frames").wait_for()
+    video = page.locator("#player video")
+    video.wait_for()
+    played = video.evaluate(
+        """async (video) => {
+            video.muted = true;
+            video.playbackRate = 4;
+            const ended = new Promise((done, fail) => {
+                video.addEventListener("ended", done);
+                video.addEventListener("error", () => fail(video.error.message));
+            });
+            await video.play();
+            await ended;
+            return [video.duration, video.videoWidth, video.videoHeight];
+        }"""
+    )
+    assert played == [2, 96, 64]
+    assert page.get_by_role("link", name="Download table of frames (CSV)").is_visible()
+
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(clip.read_bytes()[:100])
+    page.get_by_label("Clear", exact=True).or_(page.get_by_label("Remove this file")).first.click()
+    upload(page, damaged, "#video")
+    page.get_by_text("damaged.mp4").first.wait_for()
+    page.get_by_role("button", name="Segment video").click()
+    page.locator("#told").get_by_role("alert").get_by_text("damaged.mp4 is no video that can be read").wait_for()
