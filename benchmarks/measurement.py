@@ -1,0 +1,120 @@
+"""What was measured of one contestant: raw timings, and what follows from them."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from unet_kvasir_seg.errors import UserError
+
+BENCHMARKS_SCHEMA = 1
+MATRIX_MULTIPLY = "matrix multiply"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timings of one contestant at one job, on one device.
+
+    Attributes:
+        part: The job, such as "training step"; only measurements of one part can be compared.
+        name: The contestant.
+        device: "cpu", "cuda" or "mps".
+        seconds: Of one call, a value for each round; the rounds of a part's contestants alternate.
+        first_seconds: The first call, which compiles where compilation is asked for.
+        images: Of one call.
+        dtype: Type of the numbers that the matrix multiplications take; None where there are none.
+        flops: Floating-point operations of one call, a multiplication and an addition being two.
+        compared_with: Name of the contestant whose time is divided by this one's.
+        peak_bytes: Most memory of the process, or of the accelerator where one computes; only of what ran alone.
+        axis, value: What grows from point to point, and its value here; only of scaling.
+    """
+
+    part: str
+    name: str
+    device: str
+    seconds: list[float]
+    first_seconds: float
+    images: int
+    dtype: str | None = None
+    flops: int | None = None
+    compared_with: str | None = None
+    peak_bytes: int | None = None
+    axis: str | None = None
+    value: int | None = None
+
+    @property
+    def median(self) -> float:
+        """Seconds of a call."""
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range of the seconds of a call: quartiles by linear interpolation, as numpy has them."""
+        low, high = np.percentile(self.seconds, [25, 75])
+        return float(high - low)
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """At the median."""
+        return None if self.flops is None else self.flops / self.median
+
+
+def peak_flops_per_second(measurements: list[Measurement], device: str, dtype: str | None) -> float | None:
+    """What the device reaches at best: its fastest matrix multiplication in `dtype`; None if none was timed."""
+    rates = [
+        found.flops / min(found.seconds)
+        for found in measurements
+        if found.part == MATRIX_MULTIPLY and (found.device, found.dtype) == (device, dtype) and found.flops
+    ]
+    return max(rates, default=None)
+
+
+def share_of_peak(measurement: Measurement, measurements: list[Measurement]) -> float | None:
+    """Achieved FLOP/s over the device's peak in the same dtype; None where either is not known."""
+    peak = peak_flops_per_second(measurements, measurement.device, measurement.dtype)
+    achieved = measurement.flops_per_second
+    return None if peak is None or achieved is None else achieved / peak
+
+
+def speed_up(measurement: Measurement, measurements: list[Measurement]) -> float | None:
+    """How many times as fast as what it is compared with: the median of the rounds' ratios; None without it.
+
+    Round by round, since a round's turns are neighbours in time: what disturbs the machine meets both.
+    """
+    key = (measurement.part, measurement.device, measurement.compared_with)
+    rivals = [other for other in measurements if (other.part, other.device, other.name) == key]
+    if not rivals:
+        return None
+    return float(np.median(np.divide(rivals[0].seconds, measurement.seconds)))
+
+
+def as_json(environment: dict[str, Any], measurements: list[Measurement]) -> dict[str, Any]:
+    """What `benchmarks.json` holds."""
+    return {
+        "schema_version": BENCHMARKS_SCHEMA,
+        "environment": environment,
+        "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
+    }
+
+
+def read_benchmarks(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
+    """Environment and measurements of a `benchmarks.json`.
+
+    Raises:
+        UserError: If it cannot be read, or another version of the project wrote it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Expected what speed.py wrote.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}). Expected what speed.py wrote.") from error
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if schema != BENCHMARKS_SCHEMA:
+        raise UserError(
+            f"{path} has the schema version {schema}; this version of the project reads {BENCHMARKS_SCHEMA}. Measure "
+            "again with speed.py."
+        )
+    return content["environment"], [Measurement(**fields) for fields in content["measurements"]]
