@@ -32,7 +32,10 @@ def load_checkpoint(
             name, revision=revision, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"The checkpoint {name} cannot be loaded: {error}") from error
+        raise UserError(
+            f"The checkpoint {name} cannot be loaded: {str(error).rstrip('.')}. Expected a folder that train.py wrote, "
+            "with config.json and model.safetensors, or the id of such a repo on the Hub."
+        ) from error
     misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})
     if misfits:
         raise UserError(
