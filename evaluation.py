@@ -24,7 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from PIL import Image
 from tqdm.auto import tqdm
 from unet_kvasir_seg.checkpoint import describe_model, fingerprint
@@ -363,6 +363,9 @@ def describe_run(
         weights = fingerprint(source.predictor.model)
         if known.get("model", {}).get("fingerprint") == weights:
             results["training"] = known["training"]
+        there = known_results(str(target_repo(arguments)), None) if arguments.push_to_hub else {}
+        if exports := exports_of(weights, known, there):
+            results["exports"] = exports
         repository = target_repo(arguments) or known.get("model", {}).get("repository")
         results["model"] = {
             **describe_model(source.predictor.model, source.predictor.processor, source.name, repository),
@@ -380,9 +383,24 @@ def known_results(model: str, revision: str | None) -> dict[str, Any]:
     else:
         try:
             file = Path(hf_hub_download(model, "results.json", revision=revision))
-        except (OSError, EntryNotFoundError):
+        except (OSError, EntryNotFoundError, HFValidationError):
             return {}
     return read_results(file, allow_invalid=True) if file.is_file() else {}
+
+
+def exports_of(weights: str, *known: dict[str, Any]) -> dict[str, Any]:
+    """The entries "exports" of some results, by precision, that are of these weights; the last one's where both have.
+
+    Args:
+        weights: A fingerprint.
+        known: From `known_results`.
+    """
+    return {
+        precision: report
+        for results in known
+        for precision, report in results.get("exports", {}).items()
+        if report["fingerprint"] == weights
+    }
 
 
 def check_output_folder(folder: Path, results: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ Writes into the output folder, as a repo on the Hub has it:
     onnx/model.onnx       float32; with --precision fp16 onnx/model_fp16.onnx, with int8 onnx/model_int8.onnx
     onnx/model.json       of each of them, what was measured against PyTorch before it was kept
 
+With --push_to_hub, also results.json and README.md, the model card, as they are uploaded: with these numbers added.
+
 The file holds the image processor's steps too: resizing, scaling, and back to the frame's own size. It takes `frames`,
 uint8 (B, H, W, 3) RGB, and `threshold`, float32; it gives `mask`, uint8 (B, H, W) of 0 and 1, `probability`, float32
 (B, H, W), and `logits` at the network's size. predict.py and evaluation.py take it as --model.
@@ -22,7 +24,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +38,16 @@ from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.data.dataset import DatasetError, cell_name, decode_pair, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.evaluation import check_output_folder as check_results_folder
+from unet_kvasir_seg.evaluation import exports_of, known_results
 from unet_kvasir_seg.files import IMAGE_SUFFIXES, image_from_bytes, unfinished_name, write_whole
 from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.predictor import Predictor
 from unet_kvasir_seg.runtime import Runtime
+from unet_kvasir_seg.scoring.card import fill_card
+from unet_kvasir_seg.scoring.results import write_results
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -86,7 +92,11 @@ class ExportArguments:
         default=None, metadata={"help": "Mask values that mean polyp, where they are not the usual ones."}
     )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "Id of a repo on the Hub to upload the file and its numbers to, under onnx/."}
+        default=None,
+        metadata={
+            "help": "Id of a repo on the Hub to upload the file and its numbers to, under onnx/; where there is a "
+            "results.json of the weights, it and the model card get the numbers too."
+        },
     )
 
 
@@ -122,6 +132,8 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     weights = fingerprint(model)
     folder = Path(arguments.output_dir) / "onnx"
     check_output_folder(folder, weights)
+    if arguments.push_to_hub:
+        results_to_push(arguments, weights)  # what it refuses is better told before the work
     images = read_images(arguments, processor)
 
     report: dict[str, Any] = {
@@ -137,13 +149,11 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     unfinished = unfinished_name(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for graph, facts in graphs(model.eval(), processor, arguments.precision, images):
-            write_graph(graph, unfinished)
-            predictor = Predictor(model, processor, Runtime(torch.device("cpu"), torch.float32))
-            proof = prove(OnnxNetwork.load(unfinished, cpu_only=True), predictor, images.proof)
-            report |= {"bytes": unfinished.stat().st_size, **facts, "proof": {"data": images.data, **proof}}
-            if not proof["problems"]:
-                break
+        graph, facts = make_graph(model.eval(), processor, arguments.precision, images)
+        write_graph(graph, unfinished)
+        predictor = Predictor(model, processor, Runtime(torch.device("cpu"), torch.float32))
+        proof = prove(OnnxNetwork.load(unfinished, cpu_only=True), predictor, images.proof)
+        report |= {"bytes": unfinished.stat().st_size, **facts, "proof": {"data": images.data, **proof}}
         print_report(report)
         if report["proof"]["problems"]:
             raise UserError(
@@ -159,31 +169,23 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     return report
 
 
-def graphs(
+def make_graph(
     model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str, images: Images
-) -> "Iterator[tuple[ModelProto, dict[str, Any]]]":
-    """The graphs to try, each with what the report says of it, till one agrees with PyTorch.
-
-    For fp16 there are several: with more and more stages in float32.
-    """
-    from unet_kvasir_seg.onnx_graph import build_graph, set_metadata, stage_names
+) -> "tuple[ModelProto, dict[str, Any]]":
+    """The graph, and what the report says of how it was made."""
+    from unet_kvasir_seg.onnx_graph import build_graph, set_metadata
     from unet_kvasir_seg.onnx_quantization import quantize
 
-    if precision == "fp32":
-        yield build_graph(model, processor, precision), {"float_layers": []}
-    elif precision == "fp16":
-        stages = stage_names(model)
-        for count in (1, 1 + len(model.decoder), len(stages)):
-            graph = build_graph(model, processor, precision, float_stages=count)
-            float_layers = [*stages[:count], "classifier"]
-            set_metadata(graph, {"float_layers": json.dumps(float_layers)})
-            yield graph, {"float_layers": float_layers}
-    else:
-        quantized = quantize(build_graph(model, processor, precision), images.calibration)
-        set_metadata(quantized.graph, {"float_layers": json.dumps(quantized.float_layers)})
+    graph = build_graph(model, processor, precision)
+    facts: dict[str, Any] = {"float_layers": ["classifier"] if precision == "fp16" else []}
+    if precision == "int8":
+        quantized = quantize(graph, images.calibration)
+        graph = quantized.graph
         differences = {", ".join(trial.float_layers) or "none": trial.difference for trial in quantized.trials}
         calibration = {"images": len(images.calibration), "difference_by_float_layers": differences}
-        yield quantized.graph, {"float_layers": list(quantized.float_layers), "calibration": calibration}
+        facts = {"float_layers": list(quantized.float_layers), "calibration": calibration}
+    set_metadata(graph, {"float_layers": json.dumps(facts["float_layers"])})
+    return graph, facts
 
 
 def check_arguments(arguments: ExportArguments) -> None:
@@ -388,12 +390,43 @@ def print_report(report: dict[str, Any]) -> None:
         )
 
 
-def push(arguments: ExportArguments) -> str:
-    """Upload the file and its numbers in one commit; returns its URL."""
+def results_to_push(arguments: ExportArguments, weights: str) -> dict[str, Any] | None:
+    """`results.json` of the repo to upload to, else the one beside the model; None where neither is of these weights.
+
+    Raises:
+        UserError: If the repo holds another model, or the output folder other results.
+    """
+    repo = str(arguments.push_to_hub)
+    of_repo = known_results(repo, None)
+    if of_repo and of_repo["model"]["fingerprint"] != weights:
+        raise UserError(
+            f"{repo} holds the results of other weights, {of_repo['model']['name']}: push these weights first, or name "
+            "another repo with --push_to_hub."
+        )
+    results = of_repo or known_results(arguments.model or str(PACKAGE), arguments.model_revision)
+    if not results or results["model"]["fingerprint"] != weights:
+        return None
+    check_results_folder(Path(arguments.output_dir), results)
+    results["model"]["repository"] = repo
+    results["exports"] = exports_of(weights, results)
+    if not of_repo:
+        for section in filter(None, (results["training"], results["evaluation"])):
+            section["figures"] = []  # the repo has none of these pictures
+    return results
+
+
+def push(arguments: ExportArguments, report: dict[str, Any]) -> str:
+    """Upload the file, its numbers and the card that shows them in one commit; returns its URL."""
     folder = Path(arguments.output_dir)
-    file = folder / "onnx" / FILE_NAMES[arguments.precision]
+    file = folder / "onnx" / report["file"]
     files = [file, file.with_suffix(".json")]
-    return push_files(str(arguments.push_to_hub), folder, files, f"Export to ONNX, {arguments.precision}")
+    if results := results_to_push(arguments, report["fingerprint"]):
+        results["exports"][report["precision"]] = report
+        card = fill_card(results)
+        write_results(folder / "results.json", results)
+        write_whole(folder / "README.md", card.encode())
+        files += [folder / "results.json", folder / "README.md"]
+    return push_files(str(arguments.push_to_hub), folder, files, f"Export to ONNX, {report['precision']}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -404,7 +437,7 @@ def main(argv: list[str] | None = None) -> None:
         report = export(arguments)
         print(f"Written: {Path(arguments.output_dir) / 'onnx' / report['file']}")
         if arguments.push_to_hub:
-            print(f"Pushed: {push(arguments)}")
+            print(f"Pushed: {push(arguments, report)}")
 
 
 if __name__ == "__main__":

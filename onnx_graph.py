@@ -39,9 +39,7 @@ MAX_BYTES = 2**31 - 1  # of a protobuf message, hence of an ONNX file without ot
 NETWORK = "network"  # begins the names of the nodes of the network itself
 
 
-def build_graph(
-    model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str, float_stages: int = 1
-) -> onnx.ModelProto:
+def build_graph(model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str) -> onnx.ModelProto:
     """Export network, pre- and post-processing.
 
     Args:

@@ -669,6 +669,9 @@ def train(
     train_set, validation_set, transform = build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
+    if training_arguments.dataloader_num_workers and not data_arguments.streaming:
+        # Each worker holds the rows that it decoded, which would be lost with it at the end of the epoch.
+        training_arguments.dataloader_persistent_workers = True
 
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":

@@ -21,7 +21,7 @@ from ..files import write_whole
 from .results import read_results
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOT_MEASURED = "Not measured."
 
 # Names of scores, without the size that they were taken at.
@@ -99,8 +99,8 @@ def fill_card(results: dict[str, Any]) -> str:
     """The model card, with the Hub's metadata at its top.
 
     Args:
-        results: What `results.json` holds. "training" and "evaluation" may be None or missing, and "metrics" empty;
-            the card then says so.
+        results: What `results.json` holds. "training" and "evaluation" may be None or missing, "metrics" empty, and
+            "exports" missing; the card then says so.
 
     Returns:
         Markdown; its metadata gives the same scores back when `huggingface_hub.ModelCard` parses it.
@@ -123,6 +123,7 @@ def fill_card(results: dict[str, Any]) -> str:
         cost_facts=_cost_facts(results),
         results_tables=results_tables(results),
         calibration_table=_calibration_table(results),
+        exports_table=_exports_table(results),
         audit_text=_audit_text(results),
         losses=_losses(training) if training else "",
         pictures={name: _picture(name, evaluation or training) for name in PICTURES},
@@ -172,23 +173,24 @@ def results_tables(results: dict[str, Any], compact: bool = False) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def update_readme(readme: Path, text: str) -> None:
-    """Put `text` between the README's markers, whole or not at all; the rest stays as it is, byte for byte.
+def update_readme(readme: Path, text: str, markers: tuple[str, str] = RESULTS_MARKERS) -> None:
+    """Put `text` between a README's two markers, whole or not at all; the rest stays as it is, byte for byte.
 
     Raises:
         UserError: If the file cannot be read or written, or does not have both markers once, in order.
     """
+    begin, end = markers
     readme = readme.resolve()
     try:
         content = readme.read_bytes()
-        before, _, rest = content.partition(BEGIN.encode())
-        _, ended, after = rest.partition(END.encode())
-        if not ended or any(content.count(mark.encode()) != 1 for mark in (BEGIN, END)):
+        before, _, rest = content.partition(begin.encode())
+        _, ended, after = rest.partition(end.encode())
+        if not ended or any(content.count(mark.encode()) != 1 for mark in markers):
             raise UserError(
-                f"{readme.name} must have the line {BEGIN} once and, below it, the line {END} once. "
+                f"{readme.name} must have the line {begin} once and, below it, the line {end} once. "
                 "Put them where the table belongs."
             )
-        write_whole(readme, before + f"{BEGIN}\n\n{text}\n\n{END}".encode() + after)
+        write_whole(readme, before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
     except OSError as error:
         raise UserError(f"{readme.name} cannot be read or written: {error.strerror}.") from error
 
@@ -368,6 +370,28 @@ def _calibration_table(results: dict[str, Any]) -> str:
             for chunk in bins
         ),
     )
+
+
+def _exports_table(results: dict[str, Any]) -> str:
+    """A row an ONNX file, of what `export.py` measured; empty where nothing was exported."""
+    exports = results.get("exports")
+    if not exports:
+        return ""
+    header = ["file", "precision", "MB", "Dice minus PyTorch's: mean", "worst image", "equal mask pixels"]
+    rows = []
+    for report in exports.values():
+        proof, layers = report["proof"], report["float_layers"]
+        dice = proof["dice"]
+        differences = [f"{dice[key]:+.4f}" for key in ("mean_difference", "worst_image")] if dice else ["-", "-"]
+        rows.append(
+            [
+                *(f"`onnx/{report['file']}`", report["precision"], f"{report['bytes'] / 1e6:.2f}", *differences),
+                f"{100 * proof['equal_mask_pixels']:.3f} %",
+                "all" if report["precision"] == "fp32" else ", ".join(layers) or "none",
+                f"{proof['images']} images: {proof['data']}",
+            ]
+        )
+    return _table([*header, "layers in float32", "compared on"], rows)
 
 
 def _model_facts(results: dict[str, Any]) -> str:

@@ -15,15 +15,15 @@ from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.scoring.card import (
     AUGMENTATIONS,
-    BEGIN,
-    END,
     PICTURES,
+    RESULTS_MARKERS,
     fill_card,
     main,
     results_tables,
     update_readme,
 )
 
+BEGIN, END = RESULTS_MARKERS
 VALIDATION = {
     "loss": 0.51,
     "dice_per_image": 0.71234567,
@@ -68,7 +68,7 @@ ROWS = {
 }
 SECTIONS = (
     *("Model details", "Uses", "Input and output", "Data and splits", "Training", "Evaluation protocol", "Results"),
-    *("Failure pictures", "Calibration", "Limitations and bias", "Environment and cost", "Licence", "Citation"),
+    *("Failure pictures", "Calibration", "ONNX", "Limitations and bias", "Environment and cost", "Licence", "Citation"),
 )
 SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 
@@ -295,6 +295,32 @@ def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
     assert all("native size 384x288" in result.metric_name for result in data.eval_results)
 
 
+def test_exports_are_told_by_file_with_their_differences(results):
+    assert section(fill_card(results), "ONNX").strip() == "Not exported."
+
+    def export(name: str, precision: str, size: int, layers: list[str], dice: dict | None, equal: float) -> dict:
+        proof = {"images": 9, "data": "team/polyps", "dice": dice, "equal_mask_pixels": equal}
+        return {"file": name, "precision": precision, "bytes": size, "float_layers": layers, "proof": proof}
+
+    results["exports"] = {
+        "fp32": export("model.onnx", "fp32", 13_456_000, [], None, 1.0),
+        "fp16": export("a.onnx", "fp16", 6_700_000, ["classifier"], {"mean_difference": 0.0, "worst_image": 0.0}, 1.0),
+        "int8": export(
+            *("model_int8.onnx", "int8", 3_504_999, ["stem", "classifier"]),
+            *({"mean_difference": -0.00124, "worst_image": -0.0306}, 0.998765),
+        ),
+    }
+    table = section(fill_card(results), "ONNX")
+    compared = "9 images: team/polyps"
+    assert cells(table, "`onnx/model.onnx`") == ["fp32", "13.46", "-", "-", "100.000 %", "all", compared]
+    assert cells(table, "`onnx/a.onnx`")[2:6] == ["+0.0000", "+0.0000", "100.000 %", "classifier"]
+    row = ["int8", "3.50", "-0.0012", "-0.0306", "99.877 %", "stem, classifier", compared]
+    assert cells(table, "`onnx/model_int8.onnx`") == row
+    assert "Not exported" not in table
+    results["exports"]["int8"]["float_layers"] = []
+    assert cells(section(fill_card(results), "ONNX"), "`onnx/model_int8.onnx`")[5] == "none"
+
+
 def test_without_scores_there_is_no_model_index(results):
     data = ModelCard(fill_card(results | {"training": None})).data
     assert data.eval_results is None
@@ -483,13 +509,11 @@ def test_a_long_training_is_told_in_a_few_losses(results):
 
 
 def test_the_augmentation_is_the_one_that_is_stated(results):
-    horizontal, vertical, rotation, colour = augmentation.card_augmentation().transforms
-    low, high = colour.brightness
-    assert colour.contrast == colour.brightness
-    assert horizontal.p == vertical.p
-    assert rotation.degrees == [-rotation.degrees[1], rotation.degrees[1]]
+    stated = augmentation.CardAugmentation()
+    low, high = stated.jitter.brightness
+    assert stated.jitter.contrast == stated.jitter.brightness
     assert (
-        f"flips (p {horizontal.p} each), rotation of up to {rotation.degrees[1]:g} degrees, "
+        f"flips (p {stated.flip_probability} each), rotation of up to {stated.degrees} degrees, "
         f"brightness and contrast {low} to {high}"
     ) in fill_card(results)
     assert AUGMENTATIONS.keys() == set(augmentation.AUGMENTATIONS)

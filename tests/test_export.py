@@ -1,13 +1,19 @@
 """`export.py` from its command line: files that agree with PyTorch, files that must not be kept, and bad input."""
 
+import copy
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, save_tiny_model
+from loopback_hub import LoopbackHub, Repo
 from PIL import Image
 from torch import nn
 from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
@@ -69,7 +75,7 @@ def test_float_files_are_whole_and_agree(run_command, model, tmp_path):
         content = (tmp_path / "out" / "onnx" / f"{name}.onnx").read_bytes()
         assert found["bytes"] == len(content)
         assert found["proof"]["problems"] == []
-        assert found["proof"]["same_pixel_values"]["worst"] < {"fp32": 1e-5, "fp16": 5e-3}[precision]
+        assert found["proof"]["same_pixel_values"]["worst"] < {"fp32": 1e-5, "fp16": 1e-2}[precision]
         assert list(found["proof"]["sizes"]) == ["1x1", "31x17", "256x256", "1920x1072"]
         for path in (ROOT, model, tmp_path, Path.home(), Path(torch.__file__).parent):
             assert str(path).encode() not in content
@@ -151,22 +157,15 @@ def test_a_file_that_disagrees_is_not_kept_and_what_was_there_stays(run_command,
     assert (tmp_path / "out" / "onnx" / "model.onnx").read_bytes() == before
 
 
-def test_nan_is_beyond_any_tolerance(model):
+def test_nan_is_beyond_any_tolerance(model, tmp_path):
     network, processor = load_checkpoint(str(model))
-    predictor = Predictor(network, processor, choose_runtime("cpu", "float32"))
+    predictor = Predictor(copy.deepcopy(network), processor, choose_runtime("cpu", "float32"))
 
-    class NoNumbers:
-        precision = "fp32"
-
-        def logits(self, pixel_values):
-            return torch.full((1, 1, 32, 32), torch.nan)
-
-        def run(self, frames, threshold):
-            probability = np.full(frames.shape[:3], np.nan, np.float32)
-            return (probability > threshold).astype(np.uint8), probability, None
-
+    with torch.no_grad():
+        network.classifier.weight[0, 0] = torch.nan
+    (tmp_path / "model.onnx").write_bytes(build_graph(network, processor, "fp32").SerializeToString())
     sample = onnx_proof.Sample(np.array(next(generate(1, 40, seed=0))["image"]), None)
-    proof = onnx_proof.prove(NoNumbers(), predictor, [sample])
+    proof = onnx_proof.prove(OnnxNetwork.load(tmp_path / "model.onnx"), predictor, [sample])
     assert any("same pixel_values nan" in problem for problem in proof["problems"])
 
 
@@ -232,11 +231,23 @@ def test_the_commands_take_the_file(run_command, model, images, tmp_path):
     done = run_command(predict.main, images / "0.png", "--model", file, "--output_dir", "torch", status=2)
     assert "holds the outputs of another model" in refused(done)
 
+    # Numbers of these weights' exports outlive a new evaluation, those of others do not.
+    measured = report(tmp_path / "out", "model.json")
+    known = {
+        "schema_version": 1,
+        "model": {"fingerprint": measured["fingerprint"]},
+        "training": None,
+        "exports": {"fp32": measured, "int8": measured | {"fingerprint": "sha256:other"}},
+    }
+    (tmp_path / "out" / "results.json").write_text(json.dumps(known))
     flags = ("--dataset_name", "synthetic", "--synthetic_rows", 8, "--resamples", 10, "--device", "cpu")
     scores = {}
     for name, of in (("torch", model), ("onnx", file)):
         run_command(evaluation.main, "--model", of, *flags, "--output_dir", f"{name}_scores")
         scores[name] = json.loads((tmp_path / f"{name}_scores" / "results.json").read_text())
+    assert scores["onnx"]["exports"] == {"fp32": measured}
+    assert "`onnx/model.onnx`" in (tmp_path / "onnx_scores" / "README.md").read_text()
+    assert "exports" not in scores["torch"]
     described = scores["onnx"]["model"]
     assert (described["format"], described["precision"], described["name"]) == ("onnx", "fp32", "model.onnx")
     assert (
@@ -244,3 +255,61 @@ def test_the_commands_take_the_file(run_command, model, images, tmp_path):
     )
     for score, value in scores["torch"]["metrics"].items():
         assert scores["onnx"]["metrics"][score]["value"] == pytest.approx(value["value"], rel=0.02, abs=0.01), score
+
+
+def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, tmp_path):
+    """Of a repo with results, one with none, one with those of other weights, and one that takes the folder's."""
+    weights = fingerprint(load_checkpoint(str(model))[0])
+    results = {
+        "schema_version": 1,
+        "model": {"name": "tiny", "repository": "team/unet", "fingerprint": weights},
+        "data": {"name": "synthetic", "on_the_hub": False, "revision": None, "split": None, "rows": {}},
+        "training": None,
+        "metrics": {},
+        "evaluation": None,
+    }
+    of_others = results | {"model": {"name": "else", "repository": None, "fingerprint": "sha256:other"}}
+    local = tmp_path / "local"
+    shutil.copytree(model, local)
+    runs = [
+        ("--model", "team/unet", "--push_to_hub", "team/unet", "--output_dir", "out"),
+        ("--model", model, "--push_to_hub", "team/unet", "--output_dir", "out", "--precision", "fp16"),
+        ("--model", model, "--push_to_hub", "team/bare", "--output_dir", "bare"),
+        ("--model", local, "--push_to_hub", "team/new", "--output_dir", "new"),
+        ("--model", model, "--push_to_hub", "team/other", "--output_dir", "other"),
+    ]
+    program = "import json, sys; from unet_kvasir_seg.export import main; [main(run) for run in json.loads(sys.argv[1])]"
+    with LoopbackHub() as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
+        environment.pop("HF_HUB_OFFLINE", None)
+        hub.repos = {f"team/{name}": Repo() for name in ("unet", "bare", "new", "other")}
+        content = {file.name: file.read_bytes() for file in model.iterdir()}
+        hub.repos["team/unet"].commit("trained", content | {"results.json": json.dumps(results).encode()})
+        hub.repos["team/other"].commit("trained", {"results.json": json.dumps(of_others).encode()})
+        (local / "results.json").write_text(json.dumps(results))
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps([[str(flag) for flag in run] for run in runs])],
+            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 300},
+        )
+    assert "team/other holds the results of other weights, else" in refused(done)
+    assert not (tmp_path / "other").exists()
+    assert len(hub.repos["team/other"].pushes) == 1
+    unet, bare, new = (hub.repos[f"team/{name}"] for name in ("unet", "bare", "new"))
+    filled = {"results.json", "README.md"}
+    fp32, fp16 = ({f"onnx/{name}.onnx", f"onnx/{name}.json"} for name in ("model", "model_fp16"))
+    assert [push.changed for push in unet.pushes[1:]] == [fp32 | filled, fp16 | filled]
+    assert [push.changed for push in bare.pushes] == [fp32]
+    assert [push.changed for push in new.pushes] == [fp32 | filled]
+
+    pushed = json.loads(unet.files["results.json"])
+    reports = {"fp32": "onnx/model.json", "fp16": "onnx/model_fp16.json"}
+    assert pushed.pop("exports") == {precision: json.loads(unet.files[name]) for precision, name in reports.items()}
+    assert pushed == results
+    card = unet.files["README.md"].decode()
+    for name in ("model", "model_fp16"):
+        size = f"{len(unet.files[f'onnx/{name}.onnx']) / 1e6:.2f}"
+        assert re.search(rf"^\| `onnx/{name}\.onnx` \| fp\d\d \| {size} \|", card, flags=re.MULTILINE)
+    assert json.loads(new.files["results.json"])["model"]["repository"] == "team/new"
+    for repo in (unet, bare, new):
+        for path in (ROOT, model.parent, tmp_path, Path.home(), Path(torch.__file__).parent):
+            assert not [name for name, content in repo.files.items() if str(path).encode() in content]

@@ -196,6 +196,14 @@ def test_a_broken_image_is_named(run_train, tmp_path, workers):
     assert f"train.py: error: The image data{os.sep}images{os.sep}7.png cannot be read" in message
 
 
+def test_workers_change_nothing(run_train, tmp_path):
+    """Over epochs, since a worker that goes on must be told of the next one's draws."""
+    for workers in (0, 2):
+        flags = ("--num_train_epochs", 3, "--dataloader_num_workers", workers)
+        run_train(*TINY, *FP32, *flags, "--output_dir", f"run{workers}")
+    assert largest_difference(tmp_path / "run0", tmp_path / "run2") < 1e-6
+
+
 def test_resuming_skips_a_half_written_checkpoint(run_train, tmp_path):
     run_train(*TINY, *FP32, "--num_train_epochs", 3, "--save_total_limit", 5, "--output_dir", "run")
     whole = tmp_path / "whole"
