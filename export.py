@@ -173,11 +173,11 @@ def make_graph(
     model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str, images: Images
 ) -> "tuple[ModelProto, dict[str, Any]]":
     """The graph, and what the report says of how it was made."""
-    from unet_kvasir_seg.onnx_graph import build_graph, set_metadata
+    from unet_kvasir_seg.onnx_graph import build_graph, float_layers, set_metadata
     from unet_kvasir_seg.onnx_quantization import quantize
 
     graph = build_graph(model, processor, precision)
-    facts: dict[str, Any] = {"float_layers": ["classifier"] if precision == "fp16" else []}
+    facts: dict[str, Any] = {"float_layers": float_layers(model) if precision == "fp16" else []}
     if precision == "int8":
         quantized = quantize(graph, images.calibration)
         graph = quantized.graph
