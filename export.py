@@ -400,8 +400,8 @@ def results_to_push(arguments: ExportArguments, weights: str) -> dict[str, Any] 
     of_repo = known_results(repo, None)
     if of_repo and of_repo["model"]["fingerprint"] != weights:
         raise UserError(
-            f"{repo} holds the results of other weights, {of_repo['model']['name']}: push these weights first, or name "
-            "another repo with --push_to_hub."
+            f"{repo} holds the results of other weights, {of_repo['model']['name']}: push these weights first, or "
+            "name another repo with --push_to_hub."
         )
     results = of_repo or known_results(arguments.model or str(PACKAGE), arguments.model_revision)
     if not results or results["model"]["fingerprint"] != weights:

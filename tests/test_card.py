@@ -68,7 +68,8 @@ ROWS = {
 }
 SECTIONS = (
     *("Model details", "Uses", "Input and output", "Data and splits", "Training", "Evaluation protocol", "Results"),
-    *("Failure pictures", "Calibration", "ONNX", "Limitations and bias", "Environment and cost", "Licence", "Citation"),
+    *("Failure pictures", "Calibration", "ONNX", "Limitations and bias", "Environment and cost"),
+    *("Licence", "Citation"),
 )
 SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 

@@ -258,7 +258,7 @@ def test_the_commands_take_the_file(run_command, model, images, tmp_path):
 
 
 def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, tmp_path):
-    """Of a repo with results, one with none, one with those of other weights, and one that takes the folder's."""
+    """To a repo with results, one with none, one that takes the folder's, and one with those of other weights."""
     weights = fingerprint(load_checkpoint(str(model))[0])
     results = {
         "schema_version": 1,
@@ -272,16 +272,32 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
     local = tmp_path / "local"
     shutil.copytree(model, local)
     runs = [
-        ("--model", "team/unet", "--push_to_hub", "team/unet", "--output_dir", "out"),
-        ("--model", model, "--push_to_hub", "team/unet", "--output_dir", "out", "--precision", "fp16"),
-        ("--model", model, "--push_to_hub", "team/bare", "--output_dir", "bare"),
-        ("--model", local, "--push_to_hub", "team/new", "--output_dir", "new"),
-        ("--model", model, "--push_to_hub", "team/other", "--output_dir", "other"),
+        ("export", "--model", "team/unet", "--push_to_hub", "team/unet", "--output_dir", "out"),
+        ("export", "--model", model, "--push_to_hub", "team/unet", "--output_dir", "out", "--precision", "fp16"),
+        ("export", "--model", model, "--push_to_hub", "team/bare", "--output_dir", "bare"),
+        ("export", "--model", local, "--push_to_hub", "team/new", "--output_dir", "new"),
+        (
+            *(
+                "evaluation",
+                "--model",
+                model,
+                "--push_to_hub",
+                "--hub_model_id",
+                "team/unet",
+                "--output_dir",
+                "scored",
+            ),
+            *("--dataset_name", "synthetic", "--synthetic_rows", 8, "--resamples", 10, "--device", "cpu"),
+        ),
+        ("export", "--model", model, "--push_to_hub", "team/other", "--output_dir", "other"),
     ]
-    program = "import json, sys; from unet_kvasir_seg.export import main; [main(run) for run in json.loads(sys.argv[1])]"
+    program = (
+        "import json, sys; from unet_kvasir_seg import evaluation, export\n"
+        "for command, *flags in json.loads(sys.argv[1]): globals()[command].main(flags)"
+    )
     with LoopbackHub() as hub:
-        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
-        environment.pop("HF_HUB_OFFLINE", None)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
         hub.repos = {f"team/{name}": Repo() for name in ("unet", "bare", "new", "other")}
         content = {file.name: file.read_bytes() for file in model.iterdir()}
         hub.repos["team/unet"].commit("trained", content | {"results.json": json.dumps(results).encode()})
@@ -297,18 +313,22 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
     unet, bare, new = (hub.repos[f"team/{name}"] for name in ("unet", "bare", "new"))
     filled = {"results.json", "README.md"}
     fp32, fp16 = ({f"onnx/{name}.onnx", f"onnx/{name}.json"} for name in ("model", "model_fp16"))
-    assert [push.changed for push in unet.pushes[1:]] == [fp32 | filled, fp16 | filled]
+    assert [push.changed for push in unet.pushes[1:3]] == [fp32 | filled, fp16 | filled]
     assert [push.changed for push in bare.pushes] == [fp32]
     assert [push.changed for push in new.pushes] == [fp32 | filled]
 
-    pushed = json.loads(unet.files["results.json"])
+    exported, scored = (push.files for push in unet.pushes[2:])
+    pushed = json.loads(exported["results.json"])
     reports = {"fp32": "onnx/model.json", "fp16": "onnx/model_fp16.json"}
-    assert pushed.pop("exports") == {precision: json.loads(unet.files[name]) for precision, name in reports.items()}
+    exports = pushed.pop("exports")
+    assert exports == {precision: json.loads(exported[name]) for precision, name in reports.items()}
     assert pushed == results
-    card = unet.files["README.md"].decode()
-    for name in ("model", "model_fp16"):
-        size = f"{len(unet.files[f'onnx/{name}.onnx']) / 1e6:.2f}"
-        assert re.search(rf"^\| `onnx/{name}\.onnx` \| fp\d\d \| {size} \|", card, flags=re.MULTILINE)
+    assert json.loads(scored["results.json"])["exports"] == exports  # the evaluated folder knows of none
+    for files_then in (exported, scored):
+        for name in ("model", "model_fp16"):
+            size = f"{len(exported[f'onnx/{name}.onnx']) / 1e6:.2f}"
+            row = rf"^\| `onnx/{name}\.onnx` \| fp\d\d \| {size} \|"
+            assert re.search(row, files_then["README.md"].decode(), flags=re.MULTILINE)
     assert json.loads(new.files["results.json"])["model"]["repository"] == "team/new"
     for repo in (unet, bare, new):
         for path in (ROOT, model.parent, tmp_path, Path.home(), Path(torch.__file__).parent):
