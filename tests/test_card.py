@@ -637,5 +637,5 @@ def test_files_that_a_document_names_are_there(document):
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     named = re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|md|yaml|json|safetensors|cff))`", text)
     for name in {*links, *named}:
-        places = [ROOT / name, *(ROOT / folder / name for folder in ("data", "scoring", "tests"))]
+        places = [ROOT / name, *(ROOT / folder / name for folder in ("benchmarks", "data", "scoring", "tests"))]
         assert any(place.exists() for place in places), name
