@@ -33,7 +33,7 @@ def load_checkpoint(
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"The checkpoint {name} cannot be loaded: {str(error).rstrip('.')}. Expected a folder that train.py wrote, "
+            f"The checkpoint {name} cannot be loaded: {str(error).rstrip('.')}. Expected a folder of train.py, "
             "with config.json and model.safetensors, or the id of such a repo on the Hub."
         ) from error
     misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})

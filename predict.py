@@ -167,11 +167,19 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> Report:
     runtime = choose_runtime(arguments.device, arguments.dtype, arguments.compile)
     processes = PartialState(cpu=runtime.device.type == "cpu", timeout=LONGEST_WAIT)
     predictor = Predictor.load(arguments.model or str(PACKAGE), arguments.model_revision, runtime)
-    open_output(output, describe_settings(predictor, arguments), processes.is_main_process)
+    error = None
+    if processes.is_main_process:
+        try:
+            open_output(output, describe_settings(predictor, arguments))
+        except UserError as raised:
+            error = raised
+    # Until it is open none may write: the main process would take the masks for those of another program.
+    for failure in gather_object([error]):
+        if failure is not None:
+            raise failure
 
     share = slice(processes.process_index, None, processes.num_processes)
     report = Report(failures=failures if processes.is_main_process else [])
-    error = None
     try:
         segment_images(images[share], ImageRun(predictor, output, arguments), report, processes.is_main_process)
         for video in videos[share]:
@@ -217,7 +225,7 @@ def describe_settings(predictor: Predictor, arguments: PredictArguments) -> dict
     }
 
 
-def open_output(output: Path, settings: dict[str, Any], is_main: bool) -> None:
+def open_output(output: Path, settings: dict[str, Any]) -> None:
     """Make the output folder, or check that what it holds is of the same model and settings.
 
     Raises:
@@ -238,8 +246,7 @@ def open_output(output: Path, settings: dict[str, Any], is_main: bool) -> None:
                 raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
         elif taken := [name for name in (*OUTPUT_FOLDERS, "predictions.csv") if _is_taken(output / name)]:
             raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
-        if is_main:
-            write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
+        write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
         (output / MASKS).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {output} cannot be written to: {error.strerror}.") from error

@@ -66,7 +66,7 @@ def page(request, chromium, address) -> Iterator[Any]:
     """The page; afterwards no request may have left this machine, and nothing may stick out of the window."""
     with chromium.new_context(viewport=SIZES[request.param]) as context:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         requests: list[str] = []
         context.on("request", lambda sent: requests.append(sent.url))
         page.on("websocket", lambda socket: requests.append(socket.url))

@@ -1,0 +1,290 @@
+"""The page of web/ in a real browser: Debian's Chromium, headless, against Python's server of files."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, save_tiny_model
+from PIL import Image, ImageOps
+from unet_kvasir_seg.checkpoint import load_checkpoint
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.onnx_network import OnnxNetwork
+from unet_kvasir_seg.overlay import draw_overlay
+
+onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs pip install playwright")
+
+from unet_kvasir_seg.onnx_graph import build_graph  # noqa: E402 - it needs onnx
+
+WEB = ROOT / "web"
+CHROMIUM = Path("/usr/bin/chromium")
+# As root it has no sandbox; the others keep it from looking for its makers' servers.
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+
+
+class Server:
+    """`python -m http.server` of a folder, on a free port of the loopback if none is given."""
+
+    def __init__(self, folder: Path, port: int = 0):
+        command = [sys.executable, "-u", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert found, line
+        self.address = found[0]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """What a user has: the files of web/ with a model of export.py in its place."""
+    folder = tmp_path_factory.mktemp("site")
+    for entry in WEB.iterdir():
+        if entry.name != "onnx":
+            (folder / entry.name).symlink_to(entry)
+    model, processor = load_checkpoint(str(save_tiny_model(folder / "tiny", seed=0)))
+    with torch.no_grad():  # probabilities far from 0.5, as trained weights give them
+        model.classifier.weight *= 20
+        model.classifier.bias *= 20
+    (folder / "onnx").mkdir()
+    content = build_graph(model.eval(), processor, "fp32").SerializeToString()
+    (folder / "onnx" / "model.onnx").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(site) -> OnnxNetwork:
+    return OnnxNetwork.load(site / "onnx" / "model.onnx", cpu_only=True)
+
+
+@pytest.fixture
+def server(site) -> Iterator[Server]:
+    server = Server(site)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
+    if not (WEB / "node_modules" / "onnxruntime-web").exists():
+        pytest.skip("there is no onnxruntime-web: npm ci in web/")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["desktop"])
+def page(request, chromium, server) -> Iterator[Any]:
+    """The page with its model; afterwards no request may have left this machine, and nothing stick out of it."""
+    scheme = "dark" if request.param == "phone" else "light"
+    with chromium.new_context(viewport=SIZES[request.param], color_scheme=scheme) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        requests: list[str] = []
+        context.on("request", lambda sent: requests.append(sent.url))
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(server.address)
+        page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
+        yield page
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[request.param]["width"]
+        assert problems == []
+        assert any(url.endswith("ort-wasm-simd-threaded.wasm") for url in requests)
+        for url in requests:
+            assert url.startswith(("data:", "blob:")) or urlsplit(url).hostname == "127.0.0.1", url
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory) -> Path:
+    """A frame of 403x301 pixels."""
+    file = tmp_path_factory.mktemp("frame") / "frame.png"
+    next(generate(1, (301, 403), seed=1))["image"].save(file)
+    return file
+
+
+def segment(page: Any, file: Path) -> None:
+    page.get_by_label("Image", exact=True).set_input_files(file)
+    page.locator("figcaption").get_by_text(f"{file.name}, ").wait_for()
+
+
+def download_mask(page: Any, folder: Path) -> np.ndarray:
+    """The mask (H, W) bool that the page saves."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download mask (PNG)").click()
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    mask = np.asarray(Image.open(file).convert("L"))
+    assert set(np.unique(mask)) <= {0, 255}
+    return mask > 0
+
+
+def picture(page: Any, name: str) -> np.ndarray:
+    """The picture in the page, (H, W, 3) int16."""
+    url = page.get_by_role("img", name=name, exact=True).evaluate("canvas => canvas.toDataURL()")
+    return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"), np.int16)
+
+
+def expected_mask(network: OnnxNetwork, image: Image.Image, threshold: float = 0.5) -> np.ndarray:
+    return network.run(np.asarray(image.convert("RGB"))[None], threshold)[0][0] == 1
+
+
+@pytest.mark.parametrize("page", SIZES, indirect=True)
+def test_the_mask_is_that_of_onnx_runtime(page, network, frame, tmp_path):
+    assert page.get_by_text("Not a medical device").is_visible()
+    image = Image.open(frame).convert("RGB")
+    segment(page, frame)
+    status = page.get_by_text("Inference: ").inner_text()
+    expected = expected_mask(network, image)
+    mask = download_mask(page, tmp_path)
+    assert (tmp_path / "frame-mask.png").exists()
+    assert 0.2 < expected.mean() < 0.8
+    assert (mask == expected).mean() >= 0.999
+    assert re.fullmatch(rf"Polyp found, {100 * mask.mean():.2f} % of the image\. Inference: \d+ ms\.", status)
+
+    page.get_by_label("Threshold").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    page.get_by_text("403x301 pixels: polyps outlined where the probability is above 0.52").wait_for()
+    page.get_by_label("Threshold").fill("0.6")
+    moved, expected_moved = download_mask(page, tmp_path), expected_mask(network, image, 0.6)
+    assert (expected_moved != expected).mean() > 0.01
+    assert (moved == expected_moved).mean() >= 0.999
+    # The same time: no image was segmented anew.
+    assert page.get_by_text("Inference: ").inner_text().rpartition(": ")[2] == status.rpartition(": ")[2]
+
+    difference = np.abs(picture(page, "frame.png with the polyp outlined") - np.array(draw_overlay(image, moved)))
+    assert difference.max() <= 1  # halves are rounded up here, to even numbers there
+    page.get_by_label("Show the overlay").uncheck()
+    np.testing.assert_array_equal(picture(page, "frame.png"), image)
+    page.get_by_label("Threshold").fill("1")
+    page.get_by_text("No polyp found. Inference: ").wait_for()
+
+
+def test_another_model_segments_the_image_anew(page, site, frame, tmp_path):
+    segment(page, frame)
+    graph = onnx.load(site / "onnx" / "model.onnx")
+    (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "network.classifier.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) - 1, bias.name))
+    onnx.save(graph, tmp_path / "strict.onnx")
+    before = download_mask(page, tmp_path)
+    page.get_by_label("Another model").set_input_files(tmp_path / "strict.onnx")
+    page.get_by_text("strict.onnx, on the CPU (WebAssembly").wait_for()
+    page.get_by_text("Inference: ").wait_for()
+    mask = download_mask(page, tmp_path)
+    assert mask.mean() < before.mean() - 0.05
+    expected = expected_mask(OnnxNetwork.load(tmp_path / "strict.onnx", cpu_only=True), Image.open(frame))
+    assert (mask == expected).mean() >= 0.999
+
+
+def test_photographs_are_turned_upright(page, network, frame, tmp_path):
+    photograph = tmp_path / "photograph.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its top is at the right
+    Image.open(frame).save(photograph, exif=exif, quality=95)
+    segment(page, photograph)
+    expected = expected_mask(network, ImageOps.exif_transpose(Image.open(photograph)))
+    assert expected.shape == (403, 301)
+    assert (download_mask(page, tmp_path) == expected).mean() >= 0.995  # another decoder of JPEG
+
+
+def test_bad_files_get_a_message_and_lose_nothing(page, server, frame, tmp_path):
+    segment(page, frame)
+    alert = page.get_by_role("alert")
+    choose_image = page.get_by_label("Image", exact=True).set_input_files
+    choose_model = page.get_by_label("Another model").set_input_files
+
+    broken, empty, huge = (tmp_path / f"{name}.png" for name in ("broken", "empty", "huge"))
+    broken.write_bytes(b"This is no picture.")
+    empty.write_bytes(b"")
+    Image.new("1", (10_000, 10_000)).save(huge)
+    choose_image(broken)
+    alert.get_by_text("broken.png is no image that this browser reads.").wait_for()
+    choose_image(empty)
+    alert.get_by_text("empty.png is empty (0 bytes).").wait_for()
+    choose_image(huge)
+    alert.get_by_text("huge.png is too large (10000x10000 pixels): at most 16.8 million pixels").wait_for()
+
+    (tmp_path / "no.onnx").write_bytes(b"This is no model.")
+    choose_model(tmp_path / "no.onnx")
+    alert.get_by_text("no.onnx cannot be loaded as an ONNX file").wait_for()
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in ("pixels", "scores")
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["pixels"], ["scores"])], "other", *([v] for v in values)
+    )
+    other = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(other, tmp_path / "other.onnx")
+    choose_model(tmp_path / "other.onnx")
+    message = (
+        "other.onnx is an ONNX file of another contract. It takes pixels float32 [N,4]; it gives scores float32 [N,4]."
+    )
+    alert.get_by_text(message).wait_for()
+
+    assert page.get_by_text("onnx/model.onnx, on the CPU").is_visible()
+    assert page.get_by_role("img", name="frame.png with the polyp outlined").is_visible()
+    frame_again = tmp_path / "again.png"
+    frame_again.write_bytes(frame.read_bytes())
+    segment(page, frame_again)  # ready for the next
+    assert alert.count() == 0
+
+    page.goto(f"{server.address}?model=onnx/absent.onnx")
+    alert.get_by_text("There is no model at onnx/absent.onnx.").wait_for()
+    page.goto(f"{server.address}?model=http://127.0.0.2/model.onnx")
+    alert.get_by_text("http://127.0.0.2/model.onnx is on another machine").wait_for()
+    page.goto(server.address)
+    page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
+
+
+def test_it_works_when_network_and_server_are_gone(page, server, network, frame, tmp_path):
+    assert page.evaluate("crossOriginIsolated")  # so WebAssembly gets threads
+    server.stop()
+    page.context.set_offline(True)
+    expected = expected_mask(network, Image.open(frame))
+    for _ in range(2):
+        segment(page, frame)
+        assert (download_mask(page, tmp_path) == expected).mean() >= 0.999
+        page.reload()
+        page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
+
+    # Another page on the port that this one had is left alone.
+    (tmp_path / "index.html").write_text("<p>Something else</p>")
+    page.context.set_offline(False)
+    other = Server(tmp_path, urlsplit(server.address).port or 0)
+    try:
+        for _ in range(2):
+            page.goto(server.address)
+            page.get_by_text("Something else").wait_for()
+        assert not page.evaluate("crossOriginIsolated")
+        assert page.evaluate("navigator.serviceWorker.getRegistration().then(found => found === undefined)")
+        assert page.evaluate("caches.keys()") == []
+    finally:
+        other.stop()
+
+
+def test_the_lock_file_names_no_host():
+    assert "://" not in (WEB / "package-lock.json").read_text()

@@ -1,0 +1,332 @@
+// The page: loads ONNX Runtime and an exported model, reads images, and shows what the model finds in them.
+
+import { drawOverlay } from "./overlay.js";
+
+const RUNTIME = new URL("node_modules/onnxruntime-web/dist/", document.baseURI).href;
+const MODEL = new URLSearchParams(location.search).get("model") ?? "onnx/model.onnx";
+const MOST_THREADS = 4; // more cores than these are often half as fast, and all wait for the slowest
+const MAX_PIXELS = 2 ** 24; // of an image, as in app.py
+const MAX_SIDE = 2 ** 14; // of a canvas, in pixels
+const PREVIEW_SIDE = 1280; // longest side in pixels of the picture in the page, so that it is redrawn at once
+
+// What export.py writes: name, type and number of dimensions.
+const INPUTS = "frames uint8 4, threshold float32 0";
+const OUTPUTS = "mask uint8 3, probability float32 3, logits float32 4";
+
+const element = (id) => document.getElementById(id);
+
+/** What a user can mend; the message says how. */
+class UserError extends Error {}
+
+let runtime = null; // { ort, provider }, once it is loaded
+let model = null; // { name, session, provider }, once there is one
+let result = null; // of the last image: { file, name, width, height, probability, picture, milliseconds }
+let work = Promise.resolve(); // a session runs one image at a time
+
+/** Do one thing after another, and show what went wrong; what is shown already stays. */
+function queue(task) {
+  work = work.then(async () => {
+    element("problem").hidden = true;
+    try {
+      await task();
+    } catch (error) {
+      if (!(error instanceof UserError)) console.error(error);
+      showProblem(error instanceof UserError ? error.message : `That failed: ${error.message ?? error}`);
+    }
+    if (!result) element("status").textContent = "No image yet.";
+  });
+}
+
+function showProblem(message) {
+  element("problem").textContent = message;
+  element("problem").hidden = false;
+}
+
+/** Let the browser keep a copy of the page for when there is no network, and give it threads; loads it once again. */
+async function settle() {
+  if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
+  try {
+    await navigator.serviceWorker.register("service-worker.js");
+    await navigator.serviceWorker.ready;
+  } catch {
+    return; // as in private windows: the page works, with one thread and as long as it is open
+  }
+  if (sessionStorage.getItem("settled")) return; // loaded past the copy, as a forced reload does
+  sessionStorage.setItem("settled", "yes");
+  location.reload();
+  await new Promise(() => {});
+}
+
+/** Load the runtime that suits this browser. */
+async function loadRuntime() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const provider = adapter && !adapter.info?.isFallbackAdapter ? "webgpu" : "wasm";
+  const ort = await import(`${RUNTIME}ort.${provider}.min.mjs`).catch(() => {
+    throw new UserError("onnxruntime-web is not beside this page: run “npm ci” in its folder, web/, and reload.");
+  });
+  ort.env.wasm.wasmPaths = RUNTIME;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
+  ort.env.wasm.proxy = provider === "wasm"; // computes in a worker: the page stays alive meanwhile
+  return { ort, provider };
+}
+
+/** The model beside the page. */
+async function fetchModel() {
+  const url = new URL(MODEL, document.baseURI);
+  if (url.origin !== location.origin) {
+    throw new UserError(`${MODEL} is on another machine: put it beside this page, or choose the file below.`);
+  }
+  const response = await fetch(url).catch(() => ({ ok: false }));
+  if (!response.ok) {
+    throw new UserError(
+      `There is no model at ${MODEL}. Make one with “python export.py --output_dir web” and reload, or choose an ` +
+        ".onnx file under “Another model”.",
+    );
+  }
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+/** Take a model; the one before stays in use if this one cannot be used. The last image is segmented anew. */
+async function loadModel(name, content) {
+  element("runtime").textContent = `Loading ${name}…`;
+  try {
+    runtime ??= await loadRuntime();
+    const loaded = await openSession(name, await content());
+    await model?.session.release();
+    model = { name, ...loaded };
+  } finally {
+    element("runtime").textContent = model ? describe(model) : "No model is loaded.";
+  }
+  if (result) await segment(result.file);
+}
+
+function describe({ name, provider }) {
+  const { numThreads } = runtime.ort.env.wasm;
+  const threads = `${numThreads} thread${numThreads > 1 ? "s" : ""}`;
+  return `${name}, on ${provider === "webgpu" ? "the GPU (WebGPU)" : `the CPU (WebAssembly, ${threads})`}.`;
+}
+
+/** A session on the GPU if there is one and it can run this model, else on the CPU. */
+async function openSession(name, content) {
+  let problem;
+  for (const provider of runtime.provider === "webgpu" ? ["webgpu", "wasm"] : ["wasm"]) {
+    let session;
+    try {
+      session = await runtime.ort.InferenceSession.create(content, {
+        executionProviders: [provider],
+        logSeverityLevel: 3, // errors: it warns of what it rightly leaves to the CPU
+      });
+      checkContract(name, session);
+      await run(session, new Uint8Array(3), 1, 1); // the first run takes longer, by far on a GPU: no image waits for it
+      return { session, provider };
+    } catch (error) {
+      await session?.release();
+      if (error instanceof UserError) throw error;
+      problem = error;
+    }
+  }
+  throw new UserError(
+    `${name} cannot be loaded as an ONNX file (${problem.message ?? problem}). Expected one that export.py wrote.`,
+  );
+}
+
+/** Refuse a model that takes or gives something else. */
+function checkContract(name, session) {
+  const kinds = (values) => values.map((value) => `${value.name} ${value.type} ${value.shape?.length}`).join(", ");
+  if (kinds(session.inputMetadata) === INPUTS && kinds(session.outputMetadata) === OUTPUTS) return;
+  const shown = (values) => values.map(({ name, type, shape }) => `${name} ${type} [${shape ?? ""}]`).join(", ");
+  throw new UserError(
+    `${name} is an ONNX file of another contract. It takes ${shown(session.inputMetadata)}; it gives ` +
+      `${shown(session.outputMetadata)}. Expected a file that export.py wrote, which takes frames uint8 ` +
+      "(batch, height, width, 3) and threshold float32.",
+  );
+}
+
+/**
+ * The probability of polyp of each pixel.
+ *
+ * @param {Uint8Array} frame Red, green and blue of each pixel, row by row.
+ */
+async function run(session, frame, width, height) {
+  const { Tensor } = runtime.ort;
+  const inputs = {
+    frames: new Tensor("uint8", frame, [1, height, width, 3]),
+    threshold: new Tensor("float32", [0.5], []), // of the mask, which is not asked for: sliders move without a run
+  };
+  const { probability } = await session.run(inputs, ["probability"]);
+  return probability.data;
+}
+
+/** Segment an image, and show it. */
+async function segment(file) {
+  const { name } = file;
+  if (!model) throw new UserError("No model is loaded: choose an .onnx file under “Another model”.");
+  element("status").textContent = `Segmenting ${name}…`;
+  try {
+    const { frame, width, height, picture } = await readImage(file, name);
+    const started = performance.now();
+    const probability = await run(model.session, frame, width, height);
+    const milliseconds = performance.now() - started;
+    if (probability.some(Number.isNaN)) {
+      throw new UserError(`${name}: the model gives NaN. Take one that was exported with --precision fp32.`);
+    }
+    result = { file, name, width, height, probability, picture, milliseconds };
+  } finally {
+    if (result) draw();
+  }
+}
+
+/** The pixels of an image, upright, as they are in the file: no profile of colours is applied. */
+async function readImage(file, name) {
+  if (!file.size) throw new UserError(`${name} is empty (0 bytes).`);
+  const { naturalWidth: width, naturalHeight: height } = await measure(file, name); // before its pixels are decoded
+  if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
+    throw new UserError(
+      `${name} is too large (${width}x${height} pixels): at most ${(MAX_PIXELS / 1e6).toFixed(1)} million pixels, ` +
+        `and ${MAX_SIDE} a side, are segmented here. Scale it down, or use predict.py.`,
+    );
+  }
+  const bitmap = await createImageBitmap(file, {
+    imageOrientation: "from-image",
+    colorSpaceConversion: "none",
+  }).catch(() => {
+    throw new UserError(`${name} is damaged, or no image that this browser reads.`);
+  });
+  const scale = Math.min(1, PREVIEW_SIDE / Math.max(bitmap.width, bitmap.height));
+  const image = {
+    frame: rgbOf(pixels(bitmap, bitmap.width, bitmap.height)),
+    width: bitmap.width,
+    height: bitmap.height,
+    picture: pixels(bitmap, Math.ceil(scale * bitmap.width), Math.ceil(scale * bitmap.height)),
+  };
+  bitmap.close();
+  return image;
+}
+
+async function measure(file, name) {
+  const image = new Image();
+  const url = URL.createObjectURL(file);
+  try {
+    await new Promise((done, fail) => {
+      image.onload = done;
+      image.onerror = fail;
+      image.src = url;
+    });
+  } catch {
+    throw new UserError(`${name} is no image that this browser reads. Convert it to PNG or JPEG.`);
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  return image;
+}
+
+/** The pixels at a size, alpha dropped. */
+function pixels(bitmap, width, height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  const image = context.getImageData(0, 0, width, height);
+  for (let index = 3; index < image.data.length; index += 4) image.data[index] = 255;
+  return image;
+}
+
+function rgbOf({ data: rgba }) {
+  const rgb = new Uint8Array((rgba.length / 4) * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    rgb[to] = rgba[from];
+    rgb[to + 1] = rgba[from + 1];
+    rgb[to + 2] = rgba[from + 2];
+  }
+  return rgb;
+}
+
+/** The mask of the result, of a size: 1 where the probability is above the threshold, as the graph compares them. */
+function maskOf({ probability, width, height }, columns, rows) {
+  const threshold = Math.fround(element("threshold").valueAsNumber);
+  const mask = new Uint8Array(columns * rows);
+  for (let y = 0, index = 0; y < rows; y++) {
+    const row = Math.floor(((y + 0.5) * height) / rows) * width;
+    for (let x = 0; x < columns; x++, index++) {
+      mask[index] = probability[row + Math.floor(((x + 0.5) * width) / columns)] > threshold;
+    }
+  }
+  return mask;
+}
+
+/** Show the result at the threshold chosen. */
+function draw() {
+  const { name, width, height, picture, milliseconds } = result;
+  const share = maskOf(result, width, height).reduce((sum, value) => sum + value, 0) / (width * height);
+  const found = share ? "Polyp found" : "No polyp found";
+  const threshold = element("threshold").valueAsNumber.toFixed(2);
+
+  const image = new ImageData(picture.data.slice(), picture.width, picture.height);
+  const isDrawn = element("shown").checked;
+  if (isDrawn) drawOverlay(image, maskOf(result, picture.width, picture.height));
+  const canvas = element("picture");
+  canvas.width = picture.width;
+  canvas.height = picture.height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.setAttribute("aria-label", isDrawn && share ? `${name} with the polyp outlined` : name);
+
+  element("caption").textContent = isDrawn
+    ? `${name}, ${width}x${height} pixels: polyps outlined where the probability is above ${threshold}`
+    : `${name}, ${width}x${height} pixels`;
+  const area = share ? `, ${(100 * share).toFixed(2)} % of the image` : "";
+  element("status").textContent = `${found}${area}. Inference: ${Math.round(milliseconds)} ms.`;
+  element("figure").hidden = element("download").hidden = false;
+}
+
+/** Save the mask as PNG: white is polyp, black is not, as predict.py has it. */
+async function download() {
+  const { name, width, height } = result;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  const levels = new Uint32Array(image.data.buffer);
+  maskOf(result, width, height).forEach((value, index) => (levels[index] = value ? 0xffffffff : 0xff000000));
+  context.putImageData(image, 0, 0);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await canvas.convertToBlob({ type: "image/png" }));
+  link.download = `${name.replace(/\.[^.]*$/, "")}-mask.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // by then it is saved
+}
+
+/** Take a file that was chosen, dropped or pasted. */
+function take(file) {
+  if (!file) return;
+  if (file.name.endsWith(".onnx")) {
+    queue(() => loadModel(file.name, async () => new Uint8Array(await file.arrayBuffer())));
+  } else {
+    queue(() => segment(file));
+  }
+}
+
+for (const id of ["image", "model"]) {
+  element(id).addEventListener("change", (event) => take(event.target.files[0]));
+  element(id).addEventListener("click", (event) => (event.target.value = "")); // the same file may be chosen again
+}
+document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  element("drop").classList.add("over");
+});
+for (const ending of ["dragleave", "drop"]) {
+  document.addEventListener(ending, () => element("drop").classList.remove("over"));
+}
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  take(event.dataTransfer.files[0]);
+});
+element("threshold").addEventListener("input", (event) => {
+  element("value").textContent = event.target.valueAsNumber.toFixed(2);
+  if (result) draw();
+});
+element("shown").addEventListener("change", () => result && draw());
+element("download").addEventListener("click", () => queue(download));
+
+queue(async () => {
+  await settle();
+  await loadModel(MODEL, fetchModel);
+});
