@@ -574,7 +574,8 @@ def build_page(predictor: Predictor, name: str, results: dict[str, Any] | None, 
             "show_progress_on": shown,
             "scroll_to_output": True,  # on a phone it is far below
         }
-        image.input(**run, api_name="segment")
+        # Not `input`, which comes with the image that was there when that is removed.
+        image.upload(**run, api_name="segment")
         image.clear(on_clear, None, shown, concurrency_id="drawing", show_progress="hidden", api_visibility="private")
         examples.load_input_event.then(**run, api_visibility="private")
         gr.on(
