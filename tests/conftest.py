@@ -43,6 +43,19 @@ def save_tiny_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
     return folder
 
 
+def peak_megabytes(folder: Path, command: str, *arguments: object) -> float:
+    """Highest resident memory of a command, such as `train.py`, in a process of its own; in units of Linux."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / command), *map(str, arguments)],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024
+
+
 @pytest.fixture
 def run_command(tmp_path, monkeypatch, capfd):
     """Run a command's `main` in this process, since imports take longer than the runs, and in a fresh folder.

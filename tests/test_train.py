@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, peak_megabytes
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from unet_kvasir_seg.data.dataset import load_splits
@@ -309,15 +309,6 @@ def test_two_processes_score_as_one(run_train, tmp_path):
         assert two["validation"][score] == pytest.approx(one["validation"][score]), score
 
 
-def peak_megabytes(folder: Path, *arguments: object) -> float:
-    """Highest resident memory of a `train.py` of its own."""
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    return usage.ru_maxrss / 1024  # kilobytes on Linux
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
 def test_evaluating_ten_times_as_many_images_takes_no_more_memory(tmp_path):
     """600 float32 maps of 256x256, were they held, would take 157 MB."""
@@ -330,7 +321,7 @@ def test_evaluating_ten_times_as_many_images_takes_no_more_memory(tmp_path):
             part.remove_columns("row").to_parquet(str(file))
         network = ("--base_channels", 2, "--depth", 1, "--num_train_epochs", 1)
         data = ("--dataset_name", f"rows{rows}", "--output_dir", f"run{rows}")
-        peaks.append(peak_megabytes(tmp_path, *data, *network, *FP32))
+        peaks.append(peak_megabytes(tmp_path, "train.py", *data, *network, *FP32))
     assert peaks[1] - peaks[0] < 100, peaks
 
 
