@@ -40,7 +40,8 @@ def choose_runtime(device: str = "auto", dtype: str = "auto", compile: bool | st
         compile: True, False or "auto".
 
     Raises:
-        UserError: If this machine lacks the device, or the device cannot compute in the dtype, or `compile` on MPS.
+        UserError: If this machine lacks the device, the device cannot compute in the dtype or compile, or `compile` is
+            something else.
     """
     present = available_devices()
     if device == "auto":
@@ -52,6 +53,8 @@ def choose_runtime(device: str = "auto", dtype: str = "auto", compile: bool | st
         dtype = choices[0]
     if dtype not in choices:
         raise UserError(f'{device} does not compute in {dtype} here; choose {", ".join(choices)}, or "auto".')
+    if compile not in (True, False, "auto"):
+        raise UserError(f'compile={compile!r} cannot be: expected True, False or "auto".')
     if compile is True and device == "mps":
         raise UserError('torch.compile fails on mps in public reports; leave "compile" out, or compute on the cpu.')
     return Runtime(torch.device(device), getattr(torch, dtype), compiles=compile is True)

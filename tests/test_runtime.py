@@ -30,6 +30,8 @@ def test_mps_computes_in_float32_alone():
 
 def test_compiling_is_asked_for():
     assert [choose_runtime("cpu", compile=choice).compiles for choice in ("auto", False, True)] == [False, False, True]
+    with pytest.raises(UserError, match="compile='yes' cannot be: expected True, False or"):
+        choose_runtime("cpu", compile="yes")
 
 
 @pytest.mark.parametrize(
