@@ -23,8 +23,6 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from PIL import Image
 from tqdm.auto import tqdm
 from unet_kvasir_seg.checkpoint import describe_model, fingerprint
@@ -45,7 +43,14 @@ from unet_kvasir_seg.predictor import Predictor
 from unet_kvasir_seg.runtime import Runtime, choose_runtime, leaving_processes
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
-from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, read_results, write_results
+from unet_kvasir_seg.scoring.results import (
+    RESULTS_SCHEMA,
+    check_results_folder,
+    describe_environment,
+    exports_of,
+    known_results,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from unet_kvasir_seg.scoring.figures import Case
@@ -231,7 +236,7 @@ def evaluate(arguments: EvaluationArguments) -> dict[str, Any]:
     other = open_other(arguments, runtime)
     results = describe_run(arguments, source, rows, runtime, processes)
     folder = Path(arguments.output_dir)
-    check_output_folder(folder, results)
+    check_results_folder(folder, results)
 
     threshold, at_half, comparison = arguments.threshold, None, None
     resampling = {"resamples": arguments.resamples, "seed": arguments.seed}
@@ -372,66 +377,6 @@ def describe_run(
             "fingerprint": weights,
         }
     return results
-
-
-def known_results(model: str, revision: str | None) -> dict[str, Any]:
-    """The `results.json` beside a model, or beside the folder of an ONNX file; empty if there is none."""
-    if model.endswith(".onnx"):
-        file = Path(model).resolve().parent.parent / "results.json"
-    elif Path(model).is_dir():
-        file = Path(model) / "results.json"
-    else:
-        try:
-            file = Path(hf_hub_download(model, "results.json", revision=revision))
-        except (OSError, EntryNotFoundError, HFValidationError):
-            return {}
-    return read_results(file, allow_invalid=True) if file.is_file() else {}
-
-
-def exports_of(weights: str, *known: dict[str, Any]) -> dict[str, Any]:
-    """The entries "exports" of some results, by precision, that are of these weights; the last one's where both have.
-
-    Args:
-        weights: A fingerprint.
-        known: From `known_results`.
-    """
-    return {
-        precision: report
-        for results in known
-        for precision, report in results.get("exports", {}).items()
-        if report["fingerprint"] == weights
-    }
-
-
-def check_output_folder(folder: Path, results: dict[str, Any]) -> None:
-    """Refuse to write over what is not this run's.
-
-    Raises:
-        UserError: If the folder is the project's own, cannot be made, or holds the results of another model or of
-            other data.
-    """
-    remedy = "Choose another --output_dir, or remove what is there."
-    if folder.resolve() == PACKAGE:
-        raise UserError(f"--output_dir {folder} is the project itself, whose README.md would be lost. {remedy}")
-    if (folder / "results.json").exists():
-        earlier = read_results(folder / "results.json", allow_invalid=True)
-        if any(earlier["model"].get(key) != results["model"][key] for key in ("name", "fingerprint")):
-            raise UserError(
-                f"{folder} holds the results of another model, {earlier['model']['name']}; this one is "
-                f"{results['model']['name']}. {remedy}"
-            )
-        # Of a training, the scores of its own validation stay in the section "training".
-        if earlier["metrics"] and earlier["data"]["fingerprint"] != results["data"]["fingerprint"]:
-            raise UserError(
-                f"{folder} holds the results on other data: {earlier['data']['name']}, split "
-                f"{earlier['data']['split']}. {remedy}"
-            )
-    elif (folder / "README.md").exists():
-        raise UserError(f"{folder} holds a README.md that no run of this project wrote. {remedy}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
 
 
 def score_rows(

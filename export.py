@@ -38,8 +38,6 @@ from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.data.dataset import DatasetError, cell_name, decode_pair, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.evaluation import check_output_folder as check_results_folder
-from unet_kvasir_seg.evaluation import exports_of, known_results
 from unet_kvasir_seg.files import IMAGE_SUFFIXES, image_from_bytes, unfinished_name, write_whole
 from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
@@ -47,7 +45,7 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.predictor import Predictor
 from unet_kvasir_seg.runtime import Runtime
 from unet_kvasir_seg.scoring.card import fill_card
-from unet_kvasir_seg.scoring.results import write_results
+from unet_kvasir_seg.scoring.results import check_results_folder, exports_of, known_results, write_results
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -329,9 +327,7 @@ def read_frame(file: Path, processor: UNetImageProcessor) -> np.ndarray:
 
 def as_frame(image: Any, processor: UNetImageProcessor) -> np.ndarray:
     """(H, W, 3) uint8 of any image that the image processor takes."""
-    settings = {"do_resize": False, "do_rescale": False, "do_normalize": False}
-    pixels = processor.preprocess(image, **settings)["pixel_values"][0]
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(processor.upright(image).permute(1, 2, 0).numpy())
 
 
 def write_graph(graph: Any, path: Path) -> None:

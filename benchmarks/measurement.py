@@ -1,13 +1,12 @@
 """What was measured of one contestant: raw timings, and what follows from them."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from unet_kvasir_seg.errors import UserError
+from unet_kvasir_seg.scoring.results import read_versioned
 
 BENCHMARKS_SCHEMA = 1
 MATRIX_MULTIPLY = "matrix multiply"
@@ -105,16 +104,5 @@ def read_benchmarks(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
     Raises:
         UserError: If it cannot be read, or another version of the project wrote it.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Expected what speed.py wrote.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Expected what speed.py wrote.") from error
-    schema = content.get("schema_version") if isinstance(content, dict) else None
-    if schema != BENCHMARKS_SCHEMA:
-        raise UserError(
-            f"{path} has the schema version {schema}; this version of the project reads {BENCHMARKS_SCHEMA}. Measure "
-            "again with speed.py."
-        )
+    content = read_versioned(path, BENCHMARKS_SCHEMA, "what speed.py wrote", "speed.py")
     return content["environment"], [Measurement(**fields) for fields in content["measurements"]]

@@ -69,6 +69,12 @@ def basic_unet() -> nn.Module:
     return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1)
 
 
+PEERS = (
+    Rival("segmentation_models_pytorch Unet-ResNet34", "segmentation_models_pytorch", resnet34_unet),
+    Rival("MONAI BasicUNet", "monai", basic_unet),
+)
+
+
 def card_name(width: int) -> str:
     """What the table calls the card's own way."""
     return f"card's snippet, width {width}"
@@ -77,17 +83,12 @@ def card_name(width: int) -> str:
 def rivals(widths: Sequence[int]) -> list[Rival]:
     """The card's own way at each width, and what else a user would pick, of what is installed."""
     cards = [Rival(card_name(width), None, partial(card_unet, width)) for width in widths]
-    peers = [
-        Rival("segmentation_models_pytorch Unet-ResNet34", "segmentation_models_pytorch", resnet34_unet),
-        Rival("MONAI BasicUNet", "monai", basic_unet),
-    ]
-    return cards + [peer for peer in peers if peer.is_installed]
+    return cards + [peer for peer in PEERS if peer.is_installed]
 
 
 def missing_packages() -> list[str]:
     """Packages of rivals that are left out, since they are not installed."""
-    packages = ("segmentation_models_pytorch", "monai")
-    return [package for package in packages if importlib.util.find_spec(package) is None]
+    return [str(peer.package) for peer in PEERS if not peer.is_installed]
 
 
 def forward_flops(build: Callable[[], nn.Module], images: int, image_size: int) -> int:
