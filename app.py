@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import transformers
 from PIL import Image
-from transformers.utils import cached_file
 from unet_kvasir_seg.checkpoint import fingerprint
 from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.data.synthetic import generate
@@ -41,7 +40,7 @@ from unet_kvasir_seg.files import image_from_bytes
 from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
 from unet_kvasir_seg.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay, to_rgb
 from unet_kvasir_seg.predictor import Prediction, Predictor
-from unet_kvasir_seg.scoring.results import read_results
+from unet_kvasir_seg.scoring.results import known_results
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -211,7 +210,7 @@ def segment_image(path: Path, predictor: Predictor) -> Result:
     """
     name = path.name
     try:
-        image = read_image(path.read_bytes())
+        image = image_from_bytes(path.read_bytes(), MAX_PIXELS)
         started = time.perf_counter()
         prediction = predictor(image)
         seconds = time.perf_counter() - started
@@ -224,25 +223,6 @@ def segment_image(path: Path, predictor: Predictor) -> Result:
     picture = to_rgb(image)
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), reducing_gap=2)
     return Result(name, picture, prediction, seconds)
-
-
-def read_image(content: bytes) -> Image.Image:
-    """The image of a file, upright; its size is looked at before its pixels are decoded.
-
-    Raises:
-        ValueError: If it cannot be used; the message says why.
-    """
-    too_large = f"at most {MAX_PIXELS / 1e6:.1f} million pixels are segmented here. Scale it down, or use predict.py"
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"is too large: {too_large}") from error
-    except Exception:
-        return image_from_bytes(content)  # whose message says what is wrong
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"is too large ({width}x{height} pixels): {too_large}")
-    return image_from_bytes(content)
 
 
 def draw_result(result: Result, threshold: float, opacity: float, view: str) -> str:
@@ -457,16 +437,13 @@ def describe(predictor: Predictor, name: str, results: dict[str, Any] | None) ->
 def find_results(model: str, revision: str | None, predictor: Predictor) -> dict[str, Any] | None:
     """The results.json beside a model's weights, if there is one and it is of these weights."""
     try:
-        file = cached_file(model, "results.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        if file is None:
-            return None
-        results = read_results(Path(file))
-        if results["model"].get("fingerprint", "") not in ("", fingerprint(predictor.model)):
-            raise UserError(f"{file} is of other weights. Measure these with evaluation.py.")
-    except (OSError, UserError) as error:
+        results = known_results(model, revision)
+        if results and results["model"].get("fingerprint", "") not in ("", fingerprint(predictor.model)):
+            raise UserError(f"The results.json of {model} is of other weights. Measure these with evaluation.py.")
+    except UserError as error:
         print(f"app.py: the page shows no scores: {first_line(error)}.", file=sys.stderr)
         return None
-    return results
+    return results or None
 
 
 def build_page(predictor: Predictor, name: str, results: dict[str, Any] | None, folder: Path) -> "gr.Blocks":

@@ -13,18 +13,23 @@ from .errors import first_line
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def image_from_bytes(content: bytes) -> Image.Image:
+def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
     """The one image of a file, upright as its EXIF tag says.
+
+    Args:
+        content: The file.
+        most_pixels: A larger image is refused before it is decoded; by default by Pillow's own limit.
 
     Raises:
         ValueError: If there is none, or more than one, or it is damaged or huge.
     """
     if not content:
         raise ValueError("is empty (0 bytes)")
+    most_pixels = most_pixels or Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise ValueError(_too_large(most_pixels, f" ({image.width}x{image.height} pixels)"))
             # Phones put a second picture, for editing, into a JPEG.
             pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if pictures > 1:
@@ -36,13 +41,16 @@ def image_from_bytes(content: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError("is no image of a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"is too large ({first_line(error)}): at most {Image.MAX_IMAGE_PIXELS} pixels are decoded. Scale it down"
-        ) from error
+        raise ValueError(_too_large(most_pixels)) from error
     except ValueError:
         raise
     except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
         raise ValueError(f"is damaged ({first_line(error)})") from error
+
+
+def _too_large(most_pixels: int | None, size: str = "") -> str:
+    assert most_pixels is not None  # without a bound nothing is too large
+    return f"is too large{size}: at most {most_pixels / 1e6:.1f} million pixels are decoded. Scale it down"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -116,6 +116,12 @@ class UNetImageProcessor(TorchvisionBackend):
             kwargs["return_tensors"] = return_tensors
         return super().preprocess(images, segmentation_maps, foreground_values, **kwargs)
 
+    def upright(self, image: Any) -> torch.Tensor:
+        """
+        Any image as it is to be seen: (3, H, W) uint8 grey levels, or float32 of an image of floats; its own size.
+        """
+        return self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as `preprocessor_config.json` holds them."""
         settings = super().to_dict()

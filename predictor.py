@@ -227,7 +227,7 @@ class Predictor:
         Raises:
             ValueError: For an image that `UNetImageProcessor` refuses.
         """
-        upright = self._upright(image)
+        upright = self.processor.upright(image)
         layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
         return self.processor.preprocess(upright, **layout)["pixel_values"], (upright.shape[-2], upright.shape[-1])
 
@@ -253,11 +253,6 @@ class Predictor:
             Prediction(_mean(maps).cpu().numpy(), network_map.numpy(), threshold)
             for maps, network_map in zip(native, network, strict=True)
         ]
-
-    def _upright(self, image: Any) -> Tensor:
-        """Any image -> (3, H, W) as it is to be seen, so that its size is the mask's."""
-        settings = {"do_resize": False, "do_rescale": False, "do_normalize": False}
-        return self.processor.preprocess(image, **settings)["pixel_values"][0]
 
     @torch.inference_mode()
     def _logits(self, pixel_values: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def test_files_that_cannot_be_used_get_a_message_and_lose_nothing(page, tmp_path
     upload(page, broken)
     result.get_by_role("alert").get_by_text("broken.png is no image of a format that Pillow reads.").wait_for()
     upload(page, huge)
-    message = "huge.png is too large (10000x10000 pixels): at most 16.8 million pixels are segmented here."
+    message = "huge.png is too large (10000x10000 pixels): at most 16.8 million pixels are decoded."
     result.get_by_role("alert").get_by_text(message).wait_for()
     assert kept.is_visible()
     page.get_by_label("Synthetic example 2").click()  # the page is ready for the next
