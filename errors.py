@@ -34,7 +34,8 @@ def require_extra(extra: str, *modules: str) -> None:
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f'{", ".join(missing)} is not installed; this needs pip install -e ".[{extra}]".')
+        verb = "is" if len(missing) == 1 else "are"
+        raise UserError(f'{", ".join(missing)} {verb} not installed; this needs pip install -e ".[{extra}]".')
 
 
 def first_line(error: Exception) -> str:
