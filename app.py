@@ -528,6 +528,7 @@ def build_page(predictor: Predictor, name: str, results: dict[str, Any] | None, 
             with gr.Column(scale=2, min_width=280):
                 video = gr.File(label="Video", file_types=["video"], height=150, elem_id="video")
                 gr.Examples([[str(clip)]], [video], label="Example (synthetic)")
+                video.keep_in_cache.add(str(clip))  # or it would be deleted as an upload is; pictures are kept unasked
                 video_threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[])
                 smoothing = gr.Slider(0, 0.9, 0.6, step=0.1, label="Smoothing over time", buttons=[])
                 start = gr.Button("Segment video", variant="primary")

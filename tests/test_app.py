@@ -217,6 +217,17 @@ def test_moving_a_slider_runs_no_second_inference(predictor, tmp_path, monkeypat
         page.close(verbose=False)
 
 
+def test_examples_outlive_the_uploads(predictor, tmp_path):
+    from gradio.route_utils import delete_files_created_by_app
+
+    page = app.build_page(predictor, "tiny", None, tmp_path)
+    delete_files_created_by_app(page, age=None)  # as for uploads that are older than any
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"synthetic-{number}.jpg" for number in (1, 2, 3)),
+        "synthetic.mp4",
+    ]
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
