@@ -188,6 +188,15 @@ def test_long_videos_are_refused_before_they_are_segmented(predictor, tmp_path, 
         app.segment_clip(str(clip), predictor, tmp_path, 0.5, 0.0, told.append)
 
 
+def test_a_video_damaged_from_the_start_is_refused(predictor, tmp_path):
+    _, clip = app.write_examples(tmp_path)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(clip.read_bytes()[:100])
+    with pytest.raises(app.UserError, match=r"^damaged\.mp4 is no video that can be read"):
+        app.segment_clip(str(damaged), predictor, tmp_path, 0.5, 0.0, lambda share: None)
+    assert not (tmp_path / "damaged-overlay.mp4").exists()
+
+
 def test_moving_a_slider_runs_no_second_inference(predictor, tmp_path, monkeypatch):
     from gradio_client import Client, handle_file
 
