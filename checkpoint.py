@@ -14,15 +14,12 @@ from .modeling_unet import UNetForSemanticSegmentation
 from .onnx_network import OnnxNetwork
 
 
-def load_checkpoint(
-    name: str, revision: str | None = None, **processor_overrides: Any
-) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
     """Load the network, in float32, and the image processor that a folder or a repo on the Hub holds.
 
     Args:
         name: A folder or an id on the Hub.
         revision: Branch, tag or commit on the Hub.
-        processor_overrides: Settings of the image processor to change, such as `size`.
 
     Raises:
         UserError: If there is none, it is damaged, or it is another network's.
@@ -43,7 +40,7 @@ def load_checkpoint(
             f"({', '.join(misfits[:3])}, ...). Convert another U-Net's weights with convert.py."
         )
     try:
-        processor = UNetImageProcessor.from_pretrained(name, revision=revision, **processor_overrides)
+        processor = UNetImageProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
             f"The checkpoint {name} has no usable image processor ({error}). Expected preprocessor_config.json beside "

@@ -64,6 +64,8 @@ PUSHED_FILES = (
     "results.json",
     "figures/loss_curve.png",
 )
+# In each checkpoint: the network and the data that it is of, so that no other run goes on from it.
+RUN_FILE = "run.json"
 SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
 ARCHITECTURE_FLAGS = (
     "base_channels",
@@ -93,6 +95,7 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side in pixels that images are resized to; None: 256, or the checkpoint's."}
     )
+    image_size_is_the_recipes: bool = field(default=False, init=False)  # and not the command line's; no flag
     base_channels: int | None = field(
         default=None,
         metadata={"help": "Channels of the first level; each pooling doubles them; None: 64, or the checkpoint's."},
@@ -255,8 +258,11 @@ class UNetTrainer(Trainer):
         """Save the average of the weights, if there is one, and beside it what the training goes on from."""
         with self._averaged():
             super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or str(self.args.output_dir))
         if self.average is not None and self.args.should_save:
-            self.average.save_training_weights(self.model, Path(output_dir or str(self.args.output_dir)))
+            self.average.save_training_weights(self.model, folder)
+        if self.args.should_save and folder != Path(str(self.args.output_dir)):
+            write_results(folder / RUN_FILE, self.results)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.average is None else self.average.in_place(self.model)
@@ -340,8 +346,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNe
         description=__doc__,
         usage="%(prog)s [recipe.yaml] [flags]",
     )
+    given = argv
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = recipe_flags(Path(argv[0]), parser.names) + argv[1:]
+        given = argv[1:]
+        argv = recipe_flags(Path(argv[0]), parser.names) + given
     # Trainer stores the token in training_args.bin, in plain text.
     if any(word.split("=")[0].replace("-", "_") in ("__hub_token", "__push_to_hub_token") for word in argv):
         raise UserError(
@@ -349,6 +357,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNe
             "history. Run `hf auth login`, or set the environment variable HF_TOKEN."
         )
     model_arguments, data_arguments, training_arguments = parser.parse(argv)
+    model_arguments.image_size_is_the_recipes = model_arguments.image_size is not None and not any(
+        word.split("=")[0].replace("-", "_") == "__image_size" for word in given
+    )
     if training_arguments.push_to_hub and training_arguments.hub_strategy != "end":
         raise UserError(
             f"--hub_strategy {training_arguments.hub_strategy.value} is refused: pushes in the middle of a run "
@@ -436,10 +447,43 @@ def _same_averaging(checkpoint: str, training_arguments: UNetTrainingArguments) 
     return checkpoint
 
 
+def check_same_run(checkpoint: str, results: dict[str, Any]) -> None:
+    """Refuse to go on with another network or other data than a checkpoint was trained with.
+
+    Args:
+        checkpoint: Its folder.
+        results: The description of the run that is to go on, of `describe_run`.
+
+    Raises:
+        UserError: If architecture, image size or rows differ. Where the rows lie is no matter; those of a stream are
+            not compared.
+    """
+    before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
+    names = {"name", "repository"}
+    misfits = [
+        f"{field} {before['model'].get(field)} there, {value} here"
+        for field, value in results["model"].items()
+        if field not in names and before["model"].get(field) != value
+    ]
+    if misfits:
+        raise UserError(
+            f"{checkpoint} is of another network ({'; '.join(misfits)}). Give the flags or the recipe that it was "
+            "started with, or choose another --output_dir to start anew."
+        )
+    fingerprints = [described["data"]["fingerprint"] for described in (before, results)]
+    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
+        raise UserError(
+            f"{checkpoint} was trained on other data: {before['data']['rows']} rows with the fingerprint "
+            f"{fingerprints[0]}, here {results['data']['rows']} with {fingerprints[1]}. Give the --dataset_name and "
+            "--dataset_revision that it was started with, or fine-tune on these with --model_name_or_path."
+        )
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Whether everything that a checkpoint consists of is there and was written to its end."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for name in ("trainer_state.json", RUN_FILE):
+            json.loads((checkpoint / name).read_text(encoding="utf-8"))
         for file in {checkpoint / "model.safetensors", *checkpoint.glob("*.safetensors")}:
             with safetensors.safe_open(file, "pt"):
                 pass
@@ -457,19 +501,16 @@ def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation,
     architecture = {
         name: getattr(arguments, name) for name in ARCHITECTURE_FLAGS if getattr(arguments, name) is not None
     }
-    size = (
-        {}
-        if arguments.image_size is None
-        else {"size": {"height": arguments.image_size, "width": arguments.image_size}}
-    )
     if arguments.model_name_or_path is None:
         try:
             config = UNetConfig(**architecture)
         except ValueError as error:
             raise UserError(str(error)) from error
-        model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor(**size)
+        model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor()
     else:
-        model, processor = _load_checkpoint(arguments, architecture, size)
+        model, processor = _load_checkpoint(arguments, architecture)
+    if arguments.image_size is not None:
+        processor.size = {"height": arguments.image_size, "width": arguments.image_size}
     smallest = model.config.minimum_size
     if min(processor.size["height"], processor.size["width"]) < smallest:
         raise UserError(
@@ -480,7 +521,7 @@ def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation,
 
 
 def _load_checkpoint(
-    arguments: ModelArguments, architecture: dict[str, Any], size: dict[str, Any]
+    arguments: ModelArguments, architecture: dict[str, Any]
 ) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
     name = arguments.model_name_or_path
     if architecture:
@@ -489,7 +530,15 @@ def _load_checkpoint(
             f"The checkpoint {name} brings its architecture: remove {flags}, "
             "or train from scratch without --model_name_or_path."
         )
-    return load_checkpoint(str(name), arguments.model_revision, **size)
+    model, processor = load_checkpoint(str(name), arguments.model_revision)
+    height, width = processor.size["height"], processor.size["width"]
+    size = arguments.image_size
+    if arguments.image_size_is_the_recipes and (size, size) != (height, width):
+        raise UserError(
+            f"The recipe is written for images of {size}x{size} pixels, the checkpoint {name} for {height}x{width}: "
+            f"give --image_size {size} to go over to the recipe's size, or remove it from the recipe."
+        )
+    return model, processor
 
 
 def smaller_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:
@@ -693,6 +742,8 @@ def train(
         average=None if decay is None else WeightAverage(decay, checkpoint),
         results=describe_run(model, splits, processor, data_arguments, training_arguments),
     )
+    if checkpoint is not None:
+        check_same_run(checkpoint, trainer.results)
     started = time.perf_counter()
     with disk_full_is_explained(training_arguments.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -57,7 +57,7 @@ def test_defaults_are_the_cards():
     assert training.metric_for_best_model == "dice_per_image"
 
 
-@pytest.mark.parametrize("name", ["card", "demo", "compact"])
+@pytest.mark.parametrize("name", ["best", "card", "compact", "cpu-hour", "demo"])
 def test_shipped_recipes_are_valid(name):
     parse(f"recipes/{name}.yaml")
 
@@ -97,7 +97,7 @@ def test_recipes_that_cannot_be_used(tmp_path, content, message):
 
 
 def test_an_absent_recipe_names_those_there():
-    with pytest.raises(UserError, match=r"no recipe nowhere\.yaml; the project has recipes/card\.yaml"):
+    with pytest.raises(UserError, match=r"no recipe nowhere\.yaml; the project has recipes/best\.yaml"):
         parse("nowhere.yaml")
 
 
@@ -218,6 +218,36 @@ def test_resuming_skips_a_half_written_checkpoint(run_train, tmp_path):
     done = run_train(*arguments, "--resume_from_checkpoint")
     assert "checkpoint-6 was not written to its end: skipped" in done.stdout
     assert largest_difference(tmp_path / "run" / "checkpoint-6", whole / "checkpoint-6") == 0
+
+
+def test_no_run_goes_on_from_another_network_or_other_data(run_train, tmp_path):
+    run_train(*TINY, "--num_train_epochs", 1, "--output_dir", "run")
+    before = weights(tmp_path / "run")
+    resume = ("--num_train_epochs", 2, "--output_dir", "run", "--resume_from_checkpoint")
+    message = error_of(run_train(*TINY, "--depth", 3, *resume, check=False))
+    assert "checkpoint-2 is of another network (" in message
+    assert "depth 4 there, 3 here" in message
+    message = error_of(run_train(*TINY, "--image_size", 64, *resume, check=False))
+    assert "(image_size [32, 32] there, [64, 64] here)" in message
+    message = error_of(run_train(*TINY, "--synthetic_rows", 12, *resume, check=False))
+    assert "checkpoint-2 was trained on other data: {'train': 8, 'validation': 2, 'test': 2} rows" in message
+    assert "--dataset_name" in message
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    run_train(*TINY, *resume)
+
+
+def test_a_recipe_for_another_image_size_than_the_checkpoints(run_train, tmp_path):
+    run_train(*TINY, "--num_train_epochs", 1, "--output_dir", "first")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("dataset_name: synthetic\nsynthetic_rows: 8\nnum_train_epochs: 1\nimage_size: 48\n")
+    start = (recipe, "--model_name_or_path", "first", "--output_dir", "second")
+    message = error_of(run_train(*start, check=False))
+    assert "The recipe is written for images of 48x48 pixels, the checkpoint first for 32x32" in message
+    assert not (tmp_path / "second" / "config.json").exists()
+    run_train(*start, "--image_size", 48)  # said by hand, it is meant
+    processor = json.loads((tmp_path / "second" / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 48, "width": 48}
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):

@@ -1,0 +1,77 @@
+"""Put the table of a screening into a README, between `<!-- ablation: begin -->` and `<!-- ablation: end -->`.
+
+python ablation/table.py outputs/ablation/ablation.json README.md
+"""
+
+import argparse
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from unet_kvasir_seg.errors import user_errors
+from unet_kvasir_seg.scoring.card import update_readme
+from unet_kvasir_seg.scoring.results import read_versioned
+
+ABLATION_SCHEMA = 1
+SCORE = "dice_per_image_native"
+MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
+LEGEND = (
+    "Dice: mean per image of the validation split at native size, in brackets its 95 % bootstrap interval over the "
+    "images; seeds are those of the trainings. Minutes: of the training alone. In bold: went on to the next round."
+)
+
+
+def tables(rounds: list[dict[str, Any]]) -> str:
+    """Markdown: a table for each round, the best first, the failures last."""
+    return "\n\n".join([*(_table(number, part) for number, part in enumerate(rounds, start=1)), LEGEND])
+
+
+def _table(number: int, part: dict[str, Any]) -> str:
+    names = dict.fromkeys(run["candidate"] for run in part["runs"])
+    runs = {name: [run for run in part["runs"] if run["candidate"] == name] for name in names}
+    order = sorted(names, key=lambda name: _mean_dice(runs[name]), reverse=True)
+    lines = [
+        f"| round {number}: {part['name']} | parameters | minutes | Dice |",
+        "| --- | --- | --- | --- |",
+        *(_row(f"**{name}**" if name in part["kept"] else name, runs[name]) for name in order),
+    ]
+    return "\n".join(lines)
+
+
+def _mean_dice(runs: list[dict[str, Any]]) -> float:
+    return -1.0 if any("error" in run for run in runs) else mean(run["metrics"][SCORE]["value"] for run in runs)
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> str:
+    failures = [f"seed {run['seed']} failed: {run['error']}".replace("|", "/") for run in runs if "error" in run]
+    if failures:
+        return f"| {name} | - | - | {'; '.join(failures)} |"
+    scores = [
+        "{value:.3f} [{low:.3f}, {high:.3f}] (seed {seed})".format(
+            value=run["metrics"][SCORE]["value"],
+            low=run["metrics"][SCORE]["ci95"][0],
+            high=run["metrics"][SCORE]["ci95"][1],
+            seed=run["seed"],
+        )
+        for run in runs
+    ]
+    minutes = mean(run["seconds"] for run in runs) / 60
+    return f"| {name} | {runs[0]['parameters'] / 1e6:.2f} M | {minutes:.1f} | {'; '.join(scores)} |"
+
+
+def main(argv: list[str] | None = None) -> None:
+    program = "python ablation/table.py"
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("ablation", type=Path, help="ablation.json that screen.py wrote")
+    parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
+    arguments = parser.parse_args(argv)
+    with user_errors(program):
+        found = read_versioned(arguments.ablation, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")
+        update_readme(arguments.readme, tables(found["rounds"]), MARKERS)
+        print(f"Put the tables of {arguments.ablation} into {arguments.readme}.")
+
+
+if __name__ == "__main__":
+    main()
