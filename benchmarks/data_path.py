@@ -21,13 +21,14 @@ from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 DATA_PATH = "data path"
 JPEG_QUALITY = 95
 CACHE_BYTES = 2**30  # train.py's default
+CARD_COLOURS = transforms.ColorJitter(brightness=0.3, contrast=0.3)
 
 EncodedPair = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardPipeline(Entry):
-    """The card's augmentation as its user would write it: torchvision's functions on PIL images, one by one.
+    """`card_example` of each frame: torchvision's functions on PIL images, one by one, as a user would write it.
 
     Attributes:
         pairs: Encoded frames and masks.
@@ -41,20 +42,10 @@ class CardPipeline(Entry):
 
     def start(self, device: torch.device) -> Callable[[], list[tuple[Tensor, Tensor]]]:
         torch.set_num_threads(1)
-        colours = transforms.ColorJitter(brightness=0.3, contrast=0.3)
-        size = [self.image_size] * 2
-
-        def example(pair: EncodedPair) -> tuple[Tensor, Tensor]:
-            image, mask = (Image.open(io.BytesIO(content)) for content in pair)
-            image, mask = TF.resize(image.convert("RGB"), size), TF.resize(mask, size, InterpolationMode.NEAREST)
-            for flip in (TF.hflip, TF.vflip):
-                if random.random() < 0.5:
-                    image, mask = flip(image), flip(mask)
-            angle = random.uniform(-30, 30)
-            image, mask = TF.rotate(image, angle, InterpolationMode.BILINEAR), TF.rotate(mask, angle)
-            return TF.to_tensor(colours(image)), (TF.to_tensor(mask)[0] > 0.5).long()
-
-        return lambda: [example(pair) for pair in self.pairs]
+        return lambda: [
+            card_example(*(Image.open(io.BytesIO(content)) for content in pair), self.image_size)
+            for pair in self.pairs
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +69,18 @@ class TransformedRows(Entry):
         processor = UNetImageProcessor(size={"height": self.image_size, "width": self.image_size})
         transform = TrainTransform(processor, cache_bytes=self.cache_bytes)
         return lambda: transform(as_rows(self.pairs))
+
+
+def card_example(image: Image.Image, mask: Image.Image, image_size: int) -> tuple[Tensor, Tensor]:
+    """One frame and its grey mask -> image (3, H, W) in [0, 1] and labels (H, W), with random augmentation."""
+    size = [image_size] * 2
+    image, mask = TF.resize(image.convert("RGB"), size), TF.resize(mask, size, InterpolationMode.NEAREST)
+    for flip in (TF.hflip, TF.vflip):
+        if random.random() < 0.5:
+            image, mask = flip(image), flip(mask)
+    angle = random.uniform(-30, 30)
+    image, mask = TF.rotate(image, angle, InterpolationMode.BILINEAR), TF.rotate(mask, angle)
+    return TF.to_tensor(CARD_COLOURS(image)), (TF.to_tensor(mask)[0] > 0.5).long()
 
 
 def as_rows(pairs: list[EncodedPair]) -> dict[str, list]:

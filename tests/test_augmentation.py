@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.data.augmentation import (
     CardAugmentation,
     EvalTransform,
@@ -89,11 +90,10 @@ def test_draws_are_those_of_the_card():
     assert -30 <= angles.min() < -29
     assert 29 < angles.max() <= 30
     assert np.histogram(angles, bins=6, range=(-30, 30))[0].min() > 2000 / 6 * 0.8
-    grey = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     # On a uniform image contrast changes nothing, so the level is the brightness factor in per cent.
-    levels = torch.tensor([float(card.jitter(grey)[0, 0, 0]) for _ in range(2000)])
-    assert levels.min() >= 69
-    assert levels.max() <= 130
+    levels = torch.tensor([float(card.change_colours(torch.full((3, 2, 2), 100.0))[0, 0, 0]) for _ in range(2000)])
+    assert levels.min() >= 69.999
+    assert levels.max() <= 130.001
     assert levels.mean() == pytest.approx(100, abs=1.5)
     assert levels.std() == pytest.approx(60 / 12**0.5, rel=0.06)
 
@@ -150,6 +150,21 @@ def test_the_card_gives_the_images_that_torchvision_gives():
     assert (got[0].mean(0) - expected[0].mean(0)).abs().mean() < 5
     assert (got[1].mean(0) - expected[1].mean(0)).abs().mean() < 0.08
     assert got[1].unique().tolist() == [0, 1]
+
+
+def test_the_card_colours_are_torchvisions_in_both_orders(monkeypatch):
+    """For the same factors, to less than three grey levels: torchvision rounds down, and the mean too, each time."""
+    image = torch.randint(0, 256, (3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    change = v2.functional
+    for brightness, contrast, order in [(0.7, 1.3, 0.4), (0.7, 1.3, 0.6), (1.3, 0.7, 0.4), (1.3, 1.3, 0.6)]:
+        draws = iter([brightness, contrast, order])
+        monkeypatch.setattr(augmentation, "_uniform", lambda low, high, draws=draws: next(draws))
+        if order < 0.5:
+            expected = change.adjust_contrast(change.adjust_brightness(image, brightness), contrast)
+        else:
+            expected = change.adjust_brightness(change.adjust_contrast(image, contrast), brightness)
+        got = CardAugmentation().change_colours(image.float())
+        assert (got - expected).abs().max() < 3
 
 
 def test_brightness_and_contrast_leave_the_mask_alone():

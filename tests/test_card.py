@@ -511,8 +511,7 @@ def test_a_long_training_is_told_in_a_few_losses(results):
 
 def test_the_augmentation_is_the_one_that_is_stated(results):
     stated = augmentation.CardAugmentation()
-    low, high = stated.jitter.brightness
-    assert stated.jitter.contrast == stated.jitter.brightness
+    low, high = stated.factors
     assert (
         f"flips (p {stated.flip_probability} each), rotation of up to {stated.degrees} degrees, "
         f"brightness and contrast {low} to {high}"
