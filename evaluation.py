@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 MAIN_SCORES = ("dice_per_image_native", "iou_per_image_native")
+PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
 EXAMPLES = 3  # each of the best, the middle and the worst
 
 
@@ -217,7 +218,7 @@ def evaluate(arguments: EvaluationArguments) -> dict[str, Any]:
     started = time.perf_counter()
     check_arguments(arguments)
     # Here, so that --help need not wait for them, and a missing one is told in one line.
-    require_extra("evaluation", "imagehash", "matplotlib", "monai", "py_sod_metrics")
+    require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
     from unet_kvasir_seg.scoring import summary
     from unet_kvasir_seg.scoring.image_scores import LESION_IOU
 

@@ -238,6 +238,7 @@ class UNetTrainer(Trainer):
     def __init__(self, *args, results: dict[str, Any], average: WeightAverage | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.results = results
+        self.started = time.perf_counter()
         self.average = average
         if average is not None:
             self.add_callback(average)
@@ -262,7 +263,12 @@ class UNetTrainer(Trainer):
         if self.average is not None and self.args.should_save:
             self.average.save_training_weights(self.model, folder)
         if self.args.should_save and folder != Path(str(self.args.output_dir)):
+            self.record_seconds()
             write_results(folder / RUN_FILE, self.results)
+
+    def record_seconds(self) -> None:
+        """Write down how long the training has taken, with what it took before it was stopped."""
+        self.results["training"]["seconds"] = round(time.perf_counter() - self.started, 1)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.average is None else self.average.in_place(self.model)
@@ -334,18 +340,23 @@ class EpochScores:
         return self.metric.compute() if compute_result else {}
 
 
+def flag_parser() -> FlagParser:
+    """All flags, which are the keys of a recipe too."""
+    return FlagParser(
+        [ModelArguments, DataArguments, UNetTrainingArguments],
+        program="train.py",
+        description=__doc__,
+        usage="%(prog)s [recipe.yaml] [flags]",
+    )
+
+
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, UNetTrainingArguments]:
     """Read the flags, and the recipe before them if the first argument is a YAML file.
 
     Raises:
         UserError: For unknown flags or keys and for values that do not fit.
     """
-    parser = FlagParser(
-        [ModelArguments, DataArguments, UNetTrainingArguments],
-        program="train.py",
-        description=__doc__,
-        usage="%(prog)s [recipe.yaml] [flags]",
-    )
+    parser = flag_parser()
     given = argv
     if argv and argv[0].endswith((".yaml", ".yml")):
         given = argv[1:]
@@ -447,18 +458,27 @@ def _same_averaging(checkpoint: str, training_arguments: UNetTrainingArguments) 
     return checkpoint
 
 
-def check_same_run(checkpoint: str, results: dict[str, Any]) -> None:
+def check_same_run(checkpoint: str, results: dict[str, Any]) -> float:
     """Refuse to go on with another network or other data than a checkpoint was trained with.
 
     Args:
         checkpoint: Its folder.
         results: The description of the run that is to go on, of `describe_run`.
 
+    Returns:
+        The seconds that the run had taken when the checkpoint was written.
+
     Raises:
-        UserError: If architecture, image size or rows differ. Where the rows lie is no matter; those of a stream are
-            not compared.
+        UserError: If architecture, image size or rows differ. Where the rows lie is no matter; of a stream, name and
+            revision are compared.
     """
-    before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
+    try:
+        before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{checkpoint} has no {RUN_FILE}, which says of which network and data it is: another program or an "
+            "earlier version of this one wrote it. Fine-tune from it with --model_name_or_path."
+        ) from None
     names = {"name", "repository"}
     misfits = [
         f"{field} {before['model'].get(field)} there, {value} here"
@@ -470,20 +490,23 @@ def check_same_run(checkpoint: str, results: dict[str, Any]) -> None:
             f"{checkpoint} is of another network ({'; '.join(misfits)}). Give the flags or the recipe that it was "
             "started with, or choose another --output_dir to start anew."
         )
-    fingerprints = [described["data"]["fingerprint"] for described in (before, results)]
-    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
+    there, here = before["data"], results["data"]
+    streamed = None in (there["fingerprint"], here["fingerprint"])
+    compared = ("name", "revision") if streamed else ("fingerprint",)
+    if any(there[field] != here[field] for field in compared):
+        rows = [", ".join(f"{count} {split}" for split, count in data["rows"].items()) for data in (there, here)]
         raise UserError(
-            f"{checkpoint} was trained on other data: {before['data']['rows']} rows with the fingerprint "
-            f"{fingerprints[0]}, here {results['data']['rows']} with {fingerprints[1]}. Give the --dataset_name and "
-            "--dataset_revision that it was started with, or fine-tune on these with --model_name_or_path."
+            f"{checkpoint} was trained on other data ({rows[0]} rows there, {rows[1]} here). Give the --dataset_name, "
+            "and what else says which rows, columns and splits there are, that it was started with; or fine-tune on "
+            "these with --model_name_or_path."
         )
+    return before["training"]["seconds"]
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether everything that a checkpoint consists of is there and was written to its end."""
     try:
-        for name in ("trainer_state.json", RUN_FILE):
-            json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         for file in {checkpoint / "model.safetensors", *checkpoint.glob("*.safetensors")}:
             with safetensors.safe_open(file, "pt"):
                 pass
@@ -594,6 +617,16 @@ def build_datasets(
     return train_set, choose_split(splits, "validation").with_transform(evaluation_transform), transform
 
 
+def say_what_is_not_held(transform: TrainTransform, rows: int, megabytes: int) -> None:
+    """Say so where resized frames do not all fit into the memory that is set aside for them."""
+    fit = transform.rows_that_fit
+    if fit is not None and fit < rows:
+        print(
+            f"Of {rows:,} training rows {fit:,} are held in memory once they are resized, in {megabytes} MB a "
+            "process; the others are decoded again in each epoch (--cache_megabytes)."
+        )
+
+
 def describe_run(
     model: UNetForSemanticSegmentation,
     splits: dict[str, Split],
@@ -634,11 +667,10 @@ def describe_run(
     }
 
 
-def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, float], seconds: float) -> None:
+def record_outcome(results: dict[str, Any], trainer: Trainer, scores: dict[str, float]) -> None:
     """Add the loss curve and the validation scores of a finished run to its description."""
     results["model"]["fingerprint"] = fingerprint(trainer.model)
     results["training"] |= {
-        "seconds": round(seconds, 1),
         "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
         # Known also where the last weights are kept.
         "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
@@ -711,13 +743,14 @@ def train(
             image_column=data_arguments.image_column,
             mask_column=data_arguments.mask_column,
             streaming=data_arguments.streaming,
-            seed=training_arguments.seed,
             synthetic_rows=data_arguments.synthetic_rows,
             synthetic_size=processor.size["height"],
         )
     train_set, validation_set, transform = build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
+    if is_main and data_arguments.cache_megabytes and not isinstance(train_set, TrainingStream):
+        say_what_is_not_held(transform, len(train_set), data_arguments.cache_megabytes)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds the rows that it decoded, which would be lost with it at the end of the epoch.
         training_arguments.dataloader_persistent_workers = True
@@ -742,12 +775,13 @@ def train(
         average=None if decay is None else WeightAverage(decay, checkpoint),
         results=describe_run(model, splits, processor, data_arguments, training_arguments),
     )
+    trainer.started = time.perf_counter()
     if checkpoint is not None:
-        check_same_run(checkpoint, trainer.results)
-    started = time.perf_counter()
+        trainer.started -= check_same_run(checkpoint, trainer.results)
     with disk_full_is_explained(training_arguments.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
-        record_outcome(trainer.results, trainer, trainer.evaluate(), time.perf_counter() - started)
+        record_outcome(trainer.results, trainer, trainer.evaluate())
+        trainer.record_seconds()
         trainer.save_model(_internal_call=True)
         trainer.create_model_card()
     if is_main:

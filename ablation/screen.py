@@ -24,13 +24,18 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan
+from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
 from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
 from unet_kvasir_seg.command_line import FlagParser
 from unet_kvasir_seg.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.scoring.results import read_results, write_results
-from unet_kvasir_seg.train import is_whole, parse_arguments
+from unet_kvasir_seg.train import flag_parser, is_whole
 
+# What says which rows there are: the same for train.py and evaluation.py.
+DATA_FLAGS = (
+    *("dataset_name", "dataset_revision", "image_column", "mask_column", "foreground_values", "synthetic_rows"),
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -59,7 +64,7 @@ class Run:
         folder: Its recipe, log, model and evaluation.
         candidate: Which of the plan's.
         seed: Of the training.
-        flags: All of `train.py`'s, but data set and folder.
+        flags: All of `train.py`'s, but the folder.
     """
 
     folder: Path
@@ -79,80 +84,99 @@ class Run:
     def results(self) -> Path:
         return self.folder / "evaluation" / "results.json"
 
-    def prepare(self, dataset_name: str) -> None:
-        """Write the recipe, and see that `train.py` takes it.
+    def prepare(self) -> None:
+        """Write the recipe.
 
         Raises:
-            UserError: If a flag is wrong, or the folder holds a run with other flags.
+            UserError: If the folder holds a run with other flags.
         """
-        recipe = yaml.safe_dump({**self.flags, "dataset_name": dataset_name}, sort_keys=False)
-        if self.recipe.is_file() and self.recipe.read_text(encoding="utf-8") != recipe:
-            raise UserError(f"{self.folder} holds a run with other flags. Choose another --output_dir, or remove it.")
+        if self.model.exists():
+            earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            flags = {**earlier, **self.flags}
+            changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
+            if changed:
+                raise UserError(
+                    f"{self.folder} holds a run with another {', '.join(changed)}. Choose another --output_dir, or "
+                    "remove that folder."
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(recipe, encoding="utf-8")
+        self.recipe.write_text(yaml.safe_dump(self.flags, sort_keys=False), encoding="utf-8")
+
+    def finish(self, at_once: int) -> dict[str, Any]:
+        """Train and evaluate as far as that is not done; returns the run's entry in ablation.json."""
+        who = f"  {self.candidate}, seed {self.seed}"
+        print(f"{who} ...", flush=True)
+        entry: dict[str, Any] = {"candidate": self.candidate, "seed": self.seed}
         try:
-            parse_arguments([str(self.recipe)])
-        except UserError as error:
-            shutil.rmtree(self.folder)
-            raise UserError(f"Candidate {self.candidate!r}: {error}") from error
+            self._train(at_once)
+            self._evaluate(at_once)
+            results = read_results(self.results)
+        except (RunError, UserError) as error:
+            print(f"{who} failed: {error}", flush=True)
+            # The reason stays in the log: it may name paths, and the table goes into a README.
+            return entry | {"failed": True}
+        scores = results["metrics"]
+        print(f"{who}: Dice {scores[SCORE]['value']:.4f}", flush=True)
+        return entry | {
+            "parameters": results["model"]["parameters"],
+            "epochs": results["training"]["epochs"],
+            "seconds": results["training"]["seconds"],
+            "metrics": {name: scores[name] for name in (SCORE, "dice_pooled_native", "iou_per_image_native")},
+            "data": results["data"],
+            "environment": results["environment"],
+        }
 
-    def finish(self, dataset_name: str, at_once: int) -> dict[str, Any]:
-        """Train and evaluate as far as that is not done; returns its entry in ablation.json."""
-        print(f"  {self.candidate}, seed {self.seed} ...", flush=True)
-        if not (self.model / "results.json").is_file():
-            resume = any(is_whole(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
-            if not resume and self.model.exists():
-                shutil.rmtree(self.model)  # stopped before its first checkpoint
-            flags = ["--output_dir", str(self.model), *(["--resume_from_checkpoint"] if resume else [])]
-            error = self._call(["train.py", str(self.recipe), *flags], at_once)
-            if error:
-                return self._entry(error=error)
-        if not self.results.is_file():
-            data = ["--dataset_name", dataset_name, "--split", "validation"]
-            folders = ["--model", str(self.model), "--output_dir", str(self.results.parent)]
-            error = self._call(["evaluation.py", *data, *folders], at_once)
-            if error:
-                return self._entry(error=error)
-        results = read_results(self.results)
-        training, scores = results["training"], results["metrics"]
-        entry = self._entry(
-            parameters=results["model"]["parameters"],
-            epochs=training["epochs"],
-            seconds=training["seconds"],
-            final_loss=training["loss"][-1][1],
-            metrics={name: scores[name] for name in (SCORE, "dice_pooled_native", "iou_per_image_native")},
-        )
-        print(f"  {self.candidate}, seed {self.seed}: Dice {scores[SCORE]['value']:.4f}", flush=True)
-        return entry
+    def _train(self, at_once: int) -> None:
+        if (self.model / "results.json").is_file():
+            return
+        resume = any(is_whole(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
+        if not resume and self.model.exists():
+            shutil.rmtree(self.model)  # stopped before its first checkpoint
+        flags = ["--output_dir", str(self.model), *(["--resume_from_checkpoint"] if resume else [])]
+        self._call("train.py", [str(self.recipe), *flags], at_once)
 
-    def _entry(self, **outcome: Any) -> dict[str, Any]:
-        if "error" in outcome:
-            print(f"  {self.candidate}, seed {self.seed}: failed, {outcome['error']}", flush=True)
-        return {"candidate": self.candidate, "seed": self.seed, **outcome}
+    def _evaluate(self, at_once: int) -> None:
+        if self.results.is_file():
+            return
+        flags = {"model": str(self.model), "split": "validation", "output_dir": str(self.results.parent)}
+        flags |= {name: self.flags[name] for name in DATA_FLAGS if self.flags.get(name) is not None}
+        words = [
+            word
+            for name, value in flags.items()
+            for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+        ]
+        self._call("evaluation.py", words, at_once)
 
-    def _call(self, command: Sequence[str], at_once: int) -> str | None:
-        """Run one of the project's commands; None, or the last line that it left if it failed."""
+    def _call(self, program: str, words: Sequence[str], at_once: int) -> None:
+        """Run one of the project's commands; what it prints goes into the log.
+
+        Raises:
+            RunError: If it fails.
+        """
         threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))} if at_once > 1 else {}
         log = self.folder / "log.txt"
         with log.open("a", encoding="utf-8") as output:
             done = subprocess.run(
-                [sys.executable, str(ROOT / command[0]), *command[1:]],
+                [sys.executable, str(ROOT / program), *words],
                 env=os.environ | threads,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 check=False,
             )
-        if done.returncode == 0:
-            return None
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-        return f"{command[0]}: exit status {done.returncode}: {lines[-1][-300:]}"
+        if done.returncode != 0:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise RunError(f"exit status {done.returncode}, {lines[-1] if lines else 'without a word'} ({log})")
 
 
-def screen(plan: Plan, arguments: ScreenArguments) -> list[dict[str, Any]]:
-    """Run the rounds; returns what was measured in each.
+class RunError(Exception):
+    """A command of a run failed."""
+
+
+def screen(plan: Plan, arguments: ScreenArguments) -> None:
+    """Run the rounds, and after each write ablation.json.
 
     Raises:
-        UserError: If a flag of the plan is wrong, or all runs of a round fail.
+        UserError: If a folder holds a run with other flags, or all runs of a round fail.
     """
     folder = Path(arguments.output_dir)
     candidates = list(plan.candidates)
@@ -160,35 +184,34 @@ def screen(plan: Plan, arguments: ScreenArguments) -> list[dict[str, Any]]:
     for number, part in enumerate(plan.rounds[: arguments.rounds], start=1):
         print(f"Round {number}, {part.name}: {len(candidates)} candidates, seeds {part.seeds}", flush=True)
         runs = [
-            Run(folder / f"round-{number}" / f"{slug(name)}-{seed}", name, seed, plan.flags_of(name, part, seed))
+            Run(
+                folder / f"round-{number}" / f"{slug(name)}-{seed}",
+                name,
+                seed,
+                plan.flags_of(name, part, seed) | {"dataset_name": arguments.dataset_name},
+            )
             for name, seed in product(candidates, part.seeds)
         ]
         for run in runs:
-            run.prepare(arguments.dataset_name)
+            run.prepare()
         with ThreadPoolExecutor(arguments.at_once) as pool:
-            entries = list(pool.map(lambda run: run.finish(arguments.dataset_name, arguments.at_once), runs))
+            entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
         candidates = ranked(entries)[: part.keep]
         done.append({**asdict(part), "runs": entries, "kept": candidates})
         content = {"schema_version": ABLATION_SCHEMA, "candidates": plan.candidates, "rounds": done}
         write_results(folder / "ablation.json", content)
         if not candidates:
             raise UserError(f"All runs of round {number} failed; their logs are in {folder / f'round-{number}'}.")
-    return done
 
 
 def ranked(entries: Sequence[dict[str, Any]]) -> list[str]:
     """The candidates none of whose runs failed, the best mean Dice over the seeds first."""
-    failed = {entry["candidate"] for entry in entries if "error" in entry}
+    failed = {entry["candidate"] for entry in entries if "failed" in entry}
     scores: dict[str, list[float]] = {}
     for entry in entries:
         if entry["candidate"] not in failed:
             scores.setdefault(entry["candidate"], []).append(entry["metrics"][SCORE]["value"])
     return sorted(scores, key=lambda name: mean(scores[name]), reverse=True)
-
-
-def slug(name: str) -> str:
-    """A name as a folder: letters and digits, joined by hyphens."""
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -197,8 +220,8 @@ def main(argv: list[str] | None = None) -> None:
         (arguments,) = FlagParser([ScreenArguments], program=program, description=__doc__).parse(
             sys.argv[1:] if argv is None else argv
         )
-        require_extra("evaluation", "py_sod_metrics", "monai", "matplotlib")
-        screen(read_plan(Path(arguments.plan), ROOT), arguments)
+        require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
+        screen(read_plan(Path(arguments.plan), ROOT, flag_parser().names), arguments)
         print(f"What was measured is in {Path(arguments.output_dir) / 'ablation.json'}.")
 
 

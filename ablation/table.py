@@ -17,7 +17,8 @@ SCORE = "dice_per_image_native"
 MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 LEGEND = (
     "Dice: mean per image of the validation split at native size, in brackets its 95 % bootstrap interval over the "
-    "images; seeds are those of the trainings. Minutes: of the training alone. In bold: went on to the next round."
+    "images; seeds are those of the trainings. Minutes: of a training with its evaluations, beside what shared the "
+    "cores with it. In bold: went on to the next round."
 )
 
 
@@ -39,13 +40,12 @@ def _table(number: int, part: dict[str, Any]) -> str:
 
 
 def _mean_dice(runs: list[dict[str, Any]]) -> float:
-    return -1.0 if any("error" in run for run in runs) else mean(run["metrics"][SCORE]["value"] for run in runs)
+    return -1.0 if any("failed" in run for run in runs) else mean(run["metrics"][SCORE]["value"] for run in runs)
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> str:
-    failures = [f"seed {run['seed']} failed: {run['error']}".replace("|", "/") for run in runs if "error" in run]
-    if failures:
-        return f"| {name} | - | - | {'; '.join(failures)} |"
+    if failed := [f"failed (seed {run['seed']})" for run in runs if "failed" in run]:
+        return f"| {name} | - | - | {'; '.join(failed)} |"
     scores = [
         "{value:.3f} [{low:.3f}, {high:.3f}] (seed {seed})".format(
             value=run["metrics"][SCORE]["value"],

@@ -68,7 +68,14 @@ def validation_dice(model: UNetForSemanticSegmentation, images: Tensor, masks: T
 
 
 def train(
-    seed: int, epochs: int, base_channels: int, plain: bool, example: Examples, count: int, validation_data: tuple
+    example: Examples,
+    count: int,
+    validation_data: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    epochs: int,
+    base_channels: int,
+    plain: bool,
 ) -> None:
     """Train one model from `seed` on `count` rows, printing a line an epoch."""
     torch.manual_seed(seed)
@@ -116,13 +123,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     example = (plain_examples if arguments.plain else fast_examples)(*train_data)
     for seed in arguments.seeds:
         train(
-            seed,
-            arguments.epochs,
-            arguments.base_channels,
-            arguments.plain,
             example,
             len(train_data[0]),
             validation_data,
+            seed=seed,
+            epochs=arguments.epochs,
+            base_channels=arguments.base_channels,
+            plain=arguments.plain,
         )
 
 

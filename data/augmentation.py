@@ -260,6 +260,14 @@ class TrainTransform(EvalTransform):
         self._epoch.fill_(epoch)
 
     @property
+    def rows_that_fit(self) -> int | None:
+        """How many more rows the cache takes; None where images keep sizes of their own."""
+        if not self.processor.do_resize:
+            return None
+        values = 4 * self.processor.size["height"] * self.processor.size["width"]  # three channels and the mask
+        return self._cache_bytes_left // values
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of this epoch's examples."""
         for side, until in self.smaller_sizes:

@@ -1,17 +1,22 @@
 """Screening: a real one of tiny runs, and its table against values worked out by hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from unet_kvasir_seg.ablation import screen, table
 from unet_kvasir_seg.ablation.plan import read_plan
+from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError
-from unet_kvasir_seg.train import parse_arguments
+from unet_kvasir_seg.train import build_model, flag_parser, parse_arguments, smaller_sizes
 
 ROOT = Path(screen.__file__).resolve().parent.parent
+KNOWN = flag_parser().names
+PLAN = "recipe: recipes/demo.yaml\n"
+ROUND = "rounds: [{name: small, keep: 1, flags: {}, seeds: [1]}]\n"
 
 
 def entry(candidate: str, seed: int, dice: float, parameters: int = 1_230_000, seconds: float = 90) -> dict:
@@ -36,15 +41,15 @@ def frames(tmp_path) -> Path:
 
 @pytest.fixture
 def plan(tmp_path) -> Path:
-    """Two rounds, three candidates, of which one cannot work."""
+    """Two rounds, two candidates, of which one cannot work."""
     recipe = {"image_size": 32, "depth": 2, "base_channels": 4, "num_train_epochs": 1, "eval_strategy": "no"}
     recipe |= {"save_strategy": "no", "load_best_model_at_end": False, "use_cpu": True}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     rounds = [
         {"name": "small", "keep": 1, "seeds": [1], "flags": {}},
-        {"name": "large", "keep": 1, "seeds": [2, 3], "flags": {"num_train_epochs": 2}},
+        {"name": "large", "keep": 1, "seeds": [2], "flags": {"num_train_epochs": 2}},
     ]
-    candidates = {"recipe": {}, "at batch 2": {"per_device_train_batch_size": 2}, "broken": {"block": "residual"}}
+    candidates = {"broken": {"block": "residual"}, "as it is": {}}
     file = tmp_path / "plan.yaml"
     file.write_text(
         yaml.safe_dump({"recipe": str(tmp_path / "recipe.yaml"), "rounds": rounds, "candidates": candidates})
@@ -58,27 +63,28 @@ def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "ablation.json").read_text())
     first, second = found["rounds"]
     broken = next(run for run in first["runs"] if run["candidate"] == "broken")
-    assert 'block="residual" needs a normalisation' in broken["error"]
-    assert len(first["kept"]) == 1
-    assert [(run["candidate"], run["seed"], run["epochs"]) for run in second["runs"]] == [
-        (first["kept"][0], 2, 2),
-        (first["kept"][0], 3, 2),
-    ]
-    run = second["runs"][0]
-    folder = tmp_path / "out" / "round-2" / f"{screen.slug(run['candidate'])}-2"
+    assert broken == {"candidate": "broken", "seed": 1, "failed": True}
+    told = capsys.readouterr().out
+    assert 'broken, seed 1 failed: exit status 2, train.py: error: block="residual" needs a normalisation' in told
+    assert first["kept"] == ["as it is"]
+    (run,) = second["runs"]
+    assert (run["candidate"], run["seed"], run["epochs"]) == ("as it is", 2, 2)
+    folder = tmp_path / "out" / "round-2" / "as-it-is-2"
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert run["metrics"]["dice_per_image_native"] == results["metrics"]["dice_per_image_native"]
     assert results["data"]["split"] == "validation"
     assert results["training"]["seed"] == 2
 
-    # Once more: what is finished stays; what was stopped before its first checkpoint starts anew.
-    kept = (tmp_path / "out" / "round-1" / "recipe-1" / "model" / "model.safetensors").stat().st_mtime_ns
+    # Once more: what is finished is not trained again; what was stopped before its first checkpoint is, to the same.
+    weights = tmp_path / "out" / "round-1" / "as-it-is-1" / "model" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
     (folder / "model" / "results.json").unlink()
-    capsys.readouterr()
+    shutil.rmtree(folder / "evaluation")
     screen.main(arguments)
-    assert (tmp_path / "out" / "round-1" / "recipe-1" / "model" / "model.safetensors").stat().st_mtime_ns == kept
+    assert weights.stat().st_mtime_ns == written
     again = json.loads((tmp_path / "out" / "ablation.json").read_text())
-    assert again["rounds"][0]["runs"] == first["runs"]
+    assert again["rounds"][0] == first
+    assert again["rounds"][1]["runs"][0]["metrics"] == run["metrics"]
 
     readme = tmp_path / "README.md"
     readme.write_text("Before.\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nAfter.\n")
@@ -88,46 +94,57 @@ def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
 
     # A folder with runs of other flags is left alone.
     changed = yaml.safe_load(plan.read_text())
-    changed["candidates"]["recipe"] = {"depth": 1}
+    changed["candidates"]["as it is"] = {"depth": 1}
     plan.write_text(yaml.safe_dump(changed))
     with pytest.raises(SystemExit):
         screen.main(arguments)
-    assert "recipe-1 holds a run with other flags" in capsys.readouterr().err
+    assert "as-it-is-1 holds a run with another depth. Choose another --output_dir" in capsys.readouterr().err
 
 
 def test_candidates_are_ranked_by_the_mean_over_seeds_and_failures_are_out():
     entries = [entry("a", 1, 0.9), entry("a", 2, 0.5), entry("b", 1, 0.8), entry("b", 2, 0.8), entry("c", 1, 0.95)]
-    entries.append({"candidate": "c", "seed": 2, "error": "train.py: exit status 2"})
+    entries.append({"candidate": "c", "seed": 2, "failed": True})
     assert screen.ranked(entries) == ["b", "a"]
 
 
 def test_the_table_is_sorted_and_shows_seeds_intervals_and_failures():
     runs = [entry("a", 1, 0.5), entry("a", 2, 0.6), entry("b", 1, 0.7), entry("b", 2, 0.75, seconds=150)]
-    runs.append({"candidate": "c", "seed": 1, "error": "train.py | no memory"})
+    runs.append({"candidate": "c", "seed": 1, "failed": True})
     rows = table.tables([{"name": "small", "runs": runs, "kept": ["b"]}]).splitlines()
     assert rows[0] == "| round 1: small | parameters | minutes | Dice |"
     b = "| **b** | 1.23 M | 2.0 | 0.700 [0.600, 0.800] (seed 1); 0.750 [0.650, 0.850] (seed 2) |"
     assert rows[2] == b
     assert rows[3] == "| a | 1.23 M | 1.5 | 0.500 [0.400, 0.600] (seed 1); 0.600 [0.500, 0.700] (seed 2) |"
-    assert rows[4] == "| c | - | - | seed 1 failed: train.py / no memory |"
+    assert rows[4] == "| c | - | - | failed (seed 1) |"
 
 
 def test_the_projects_plan_is_one_that_train_takes(tmp_path):
-    found = read_plan(ROOT / "ablation" / "plan.yaml", ROOT)
+    """Flags, architecture and augmentation of every candidate in every round."""
+    found = read_plan(ROOT / "ablation" / "plan.yaml", ROOT, KNOWN)
     for part in found.rounds:
         for name in found.candidates:
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text(yaml.safe_dump(found.flags_of(name, part, part.seeds[0])))
-            parse_arguments([str(recipe), "--use_cpu"])
-    assert len({screen.slug(name) for name in found.candidates}) == len(found.candidates)
+            model_arguments, data_arguments, _ = parse_arguments([str(recipe), "--use_cpu"])
+            model, processor = build_model(model_arguments)
+            sizes = smaller_sizes(data_arguments, model.config.minimum_size)
+            TrainTransform(processor, augmentation=data_arguments.augmentation, smaller_sizes=sizes)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("rounds: []", "lacks 'recipe'"),
-        ("recipe: recipes/demo.yaml\nrounds: [{name: a}]\ncandidates: {a: {}}", "does not have the form of a plan"),
-        ("recipe: recipes/demo.yaml\nrounds: []\ncandidates: {a: {}}", "needs a round, a candidate"),
+        (PLAN + "rounds: [{name: a}]\ncandidates: {a: {}}", "does not have the form of a plan"),
+        (PLAN + "rounds: []\ncandidates: {a: {}}", "needs a round"),
+        (PLAN + ROUND + "candidates: {a b: {}, a-b: {}}", "candidates whose names differ in letters or digits"),
+        (
+            PLAN + ROUND.replace("[1]", "1") + "candidates: {a: {}}",
+            r"`seeds` that differ, as \[1, 2\]; got .* and 1\.",
+        ),
+        (PLAN + ROUND.replace("[1]", "[1, 1]") + "candidates: {a: {}}", "`seeds` that differ"),
+        (PLAN + ROUND.replace("1,", '"2",') + "candidates: {a: {}}", "`keep` of at least 1"),
+        (PLAN + ROUND + "candidates: {a: {learning_rat: 1}}", "'a' has an unknown flag 'learning_rat'; near it are"),
         ("- a", "must hold `key: value` lines, got list"),
     ],
 )
@@ -135,14 +152,4 @@ def test_plans_that_cannot_be_used(tmp_path, content, message):
     file = tmp_path / "plan.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match=message):
-        read_plan(file, ROOT)
-
-
-def test_a_wrong_flag_is_known_before_anything_is_trained(frames, plan, tmp_path, capsys):
-    content = yaml.safe_load(plan.read_text())
-    content["candidates"]["typo"] = {"learning_rat": 1}
-    plan.write_text(yaml.safe_dump(content))
-    with pytest.raises(SystemExit):
-        screen.main(["--dataset_name", str(frames), "--plan", str(plan), "--output_dir", str(tmp_path / "out")])
-    assert "Candidate 'typo'" in capsys.readouterr().err
-    assert not list(tmp_path.glob("out/**/model"))
+        read_plan(file, ROOT, KNOWN)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from unet_kvasir_seg.benchmarks import data_path, inference, scaling, speed, table, training
+from unet_kvasir_seg.benchmarks import bare_loop, data_path, inference, scaling, speed, table, training
 from unet_kvasir_seg.benchmarks.contest import Entry, alternate, measure_alone
 from unet_kvasir_seg.benchmarks.figure import draw_contest, draw_growth, draw_loading
 from unet_kvasir_seg.benchmarks.matrix_multiply import matrix_multiplications
@@ -22,6 +23,7 @@ from unet_kvasir_seg.benchmarks.measurement import (
 )
 from unet_kvasir_seg.benchmarks.networks import Logits, card_unet, forward_flops, training_flops
 from unet_kvasir_seg.benchmarks.plan import QUICK
+from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
@@ -325,3 +327,20 @@ def test_contestants(tmp_path) -> None:
     flops = {entry.name: entry.flops for entry in entries}
     assert 3.5 < flops["this project, width 8"] / flops["this project, width 4"] < 4
     assert flops["this project, width 8"] == flops["card's snippet, width 8"]
+
+
+def test_the_plain_and_the_fast_loop_learn_alike(tmp_path, capsys):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    for number, row in enumerate(generate(20, 32, seed=0)):
+        row["image"].save(tmp_path / "images" / f"{number}.png")
+        row["mask"].save(tmp_path / "masks" / f"{number}.png")
+    flags = ["--dataset_name", str(tmp_path), "--base_channels", "4", "--image_size", "32", "--epochs", "2"]
+    losses = []
+    for mode in ([], ["--plain"]):
+        bare_loop.main([*flags, "--seeds", "3", *mode])
+        told = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in told] == ["seed 3 epoch 1", "seed 3 epoch 2"]
+        losses.append([float(re.search(r"loss ([\d.]+)", line)[1]) for line in told])
+    # The same first weights; the draws of the augmentation are others.
+    np.testing.assert_allclose(losses[0], losses[1], atol=0.1)

@@ -15,7 +15,8 @@ import torch
 from conftest import ROOT, peak_megabytes
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.dataset import describe_data, load_splits
+from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.train import is_whole, parse_arguments
@@ -204,6 +205,15 @@ def test_workers_change_nothing(run_train, tmp_path):
     assert largest_difference(tmp_path / "run0", tmp_path / "run2") < 1e-6
 
 
+def test_a_cache_that_does_not_fit_is_said(run_train):
+    """A megabyte holds 16 rows of 128x128 pixels with their masks: 2^20 / (4 * 128^2)."""
+    sizes = ("--image_size", 128, "--num_train_epochs", 1, "--cache_megabytes", 1)
+    done = run_train(*TINY, *sizes, "--synthetic_rows", 17, "--output_dir", "much")
+    assert "Of 17 training rows 16 are held in memory once they are resized, in 1 MB a process" in done.stdout
+    done = run_train(*TINY, *sizes, "--synthetic_rows", 16, "--output_dir", "fits")
+    assert "held in memory" not in done.stdout
+
+
 def test_resuming_skips_a_half_written_checkpoint(run_train, tmp_path):
     run_train(*TINY, *FP32, "--num_train_epochs", 3, "--save_total_limit", 5, "--output_dir", "run")
     whole = tmp_path / "whole"
@@ -230,11 +240,28 @@ def test_no_run_goes_on_from_another_network_or_other_data(run_train, tmp_path):
     message = error_of(run_train(*TINY, "--image_size", 64, *resume, check=False))
     assert "(image_size [32, 32] there, [64, 64] here)" in message
     message = error_of(run_train(*TINY, "--synthetic_rows", 12, *resume, check=False))
-    assert "checkpoint-2 was trained on other data: {'train': 8, 'validation': 2, 'test': 2} rows" in message
+    rows = "(8 train, 2 validation, 2 test rows there, 12 train, 3 validation, 3 test here)"
+    assert f"checkpoint-2 was trained on other data {rows}" in message
     assert "--dataset_name" in message
     after = weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
+    seconds = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["seconds"]
     run_train(*TINY, *resume)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training"]["steps"] == 4
+    assert results["training"]["seconds"] > seconds  # with those before the stop
+
+
+def test_the_held_out_rows_are_the_same_for_every_seed(run_train, tmp_path):
+    """Or an evaluation, which knows no seed, would score rows that were trained on."""
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for number, row in enumerate(generate(20, 32, seed=0)):
+        row["image"].save(tmp_path / "data" / "images" / f"{number}.png")
+        row["mask"].save(tmp_path / "data" / "masks" / f"{number}.png")
+    run_train("--dataset_name", "data", *TINY[4:], "--num_train_epochs", 1, "--seed", 1, "--output_dir", "run")
+    trained = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["data"]["fingerprint"]
+    assert trained == describe_data(str(tmp_path), None, load_splits(str(tmp_path / "data")))["fingerprint"]
 
 
 def test_a_recipe_for_another_image_size_than_the_checkpoints(run_train, tmp_path):
@@ -244,7 +271,6 @@ def test_a_recipe_for_another_image_size_than_the_checkpoints(run_train, tmp_pat
     start = (recipe, "--model_name_or_path", "first", "--output_dir", "second")
     message = error_of(run_train(*start, check=False))
     assert "The recipe is written for images of 48x48 pixels, the checkpoint first for 32x32" in message
-    assert not (tmp_path / "second" / "config.json").exists()
     run_train(*start, "--image_size", 48)  # said by hand, it is meant
     processor = json.loads((tmp_path / "second" / "preprocessor_config.json").read_text())
     assert processor["size"] == {"height": 48, "width": 48}
