@@ -17,6 +17,7 @@ from unet_kvasir_seg.benchmarks.plan import Plan
 from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.runtime import keep_freed_memory
 
 DATA_PATH = "data path"
 JPEG_QUALITY = 95
@@ -66,6 +67,7 @@ class TransformedRows(Entry):
 
     def start(self, device: torch.device) -> Callable[[], dict[str, list[Tensor]]]:
         torch.set_num_threads(1)
+        keep_freed_memory()  # as train.py does
         processor = UNetImageProcessor(size={"height": self.image_size, "width": self.image_size})
         transform = TrainTransform(processor, cache_bytes=self.cache_bytes)
         return lambda: transform(as_rows(self.pairs))
