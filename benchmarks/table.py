@@ -38,10 +38,16 @@ LEGEND = (
     "the process, which does not count a data loader's workers, or of the GPU's allocator."
 )
 NOTHING = "-"
+DETAILS = ("scaling", "gradient checkpointing")  # parts whose names begin so are folded away in a README
 
 
-def tables(environment: dict[str, Any], measurements: Sequence[Measurement]) -> str:
-    """Markdown: the machine and its peaks, a table for each part on each device, and what the columns mean."""
+def tables(environment: dict[str, Any], measurements: Sequence[Measurement], fold: bool = False) -> str:
+    """Markdown: the machine and its peaks, a table for each part on each device, and what the columns mean.
+
+    Args:
+        environment, measurements: Of a benchmark.
+        fold: Whether how time and memory grow is shown only to a reader who asks for it.
+    """
     contests = dict.fromkeys((one.part, one.device) for one in measurements if one.part != MATRIX_MULTIPLY)
     rows = {
         f"{part}, {device}": [
@@ -51,8 +57,14 @@ def tables(environment: dict[str, Any], measurements: Sequence[Measurement]) -> 
         ]
         for part, device in contests
     }
-    parts = [_table([title, *HEADER], cells) for title, cells in rows.items()]
-    return "\n\n".join([_setting(environment, measurements), *parts, LEGEND])
+    parts = {title: _table([title, *HEADER], cells) for title, cells in rows.items()}
+    folded = [parts.pop(title) for title in list(parts) if fold and title.startswith(DETAILS)]
+    if folded:
+        summary = (
+            "<details><summary>Scaling with image size, batch, width and workers; gradient checkpointing</summary>"
+        )
+        folded = [summary, *folded, "</details>"]
+    return "\n\n".join([_setting(environment, measurements), *parts.values(), *folded, LEGEND])
 
 
 def _setting(environment: dict[str, Any], measurements: Sequence[Measurement]) -> str:
@@ -122,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
     with user_errors(program):
-        update_readme(arguments.readme, tables(*read_benchmarks(arguments.benchmarks)), SPEED_MARKERS)
+        update_readme(arguments.readme, tables(*read_benchmarks(arguments.benchmarks), fold=True), SPEED_MARKERS)
         print(f"Put the tables of {arguments.benchmarks} into {arguments.readme}.")
 
 

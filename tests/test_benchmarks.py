@@ -239,6 +239,17 @@ def test_table_into_readme(tmp_path, capsys) -> None:
     assert "Put the tables of" in capsys.readouterr().out
 
 
+def test_scaling_is_folded_away_in_a_readme() -> None:
+    parts = [dataclasses.replace(OURS, part=part, compared_with=None) for part in ("scaling of training", "step")]
+    assert "<details>" not in table.tables(ENVIRONMENT, parts)
+    lines = table.tables(ENVIRONMENT, parts, fold=True).splitlines()
+    begin, end = (
+        next(i for i, line in enumerate(lines) if line.startswith(tag)) for tag in ("<details>", "</details>")
+    )
+    heads = {line.split(",")[0]: i for i, line in enumerate(lines) if line.startswith("| s")}
+    assert heads["| step"] < begin < heads["| scaling of training"] < end
+
+
 def test_readme_without_markers_stays(tmp_path, capsys) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed: end -->\n<!-- speed: begin -->\n")
