@@ -43,10 +43,7 @@ class CardPipeline(Entry):
 
     def start(self, device: torch.device) -> Callable[[], list[tuple[Tensor, Tensor]]]:
         torch.set_num_threads(1)
-        return lambda: [
-            card_example(*(Image.open(io.BytesIO(content)) for content in pair), self.image_size)
-            for pair in self.pairs
-        ]
+        return lambda: [card_example(_opened(image), _opened(mask), self.image_size) for image, mask in self.pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +68,10 @@ class TransformedRows(Entry):
         processor = UNetImageProcessor(size={"height": self.image_size, "width": self.image_size})
         transform = TrainTransform(processor, cache_bytes=self.cache_bytes)
         return lambda: transform(as_rows(self.pairs))
+
+
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
 
 
 def card_example(image: Image.Image, mask: Image.Image, image_size: int) -> tuple[Tensor, Tensor]:

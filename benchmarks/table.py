@@ -134,7 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
     with user_errors(program):
-        update_readme(arguments.readme, tables(*read_benchmarks(arguments.benchmarks), fold=True), SPEED_MARKERS)
+        environment, measurements = read_benchmarks(arguments.benchmarks)
+        update_readme(arguments.readme, tables(environment, measurements, fold=True), SPEED_MARKERS)
         print(f"Put the tables of {arguments.benchmarks} into {arguments.readme}.")
 
 

@@ -636,5 +636,6 @@ def test_files_that_a_document_names_are_there(document):
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     named = re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|md|yaml|json|safetensors|cff))`", text)
     for name in {*links, *named}:
-        places = [ROOT / name, *(ROOT / folder / name for folder in ("benchmarks", "data", "scoring", "tests"))]
+        folders = ("ablation", "benchmarks", "data", "scoring", "tests")
+        places = [ROOT / name, *(ROOT / folder / name for folder in folders)]
         assert any(place.exists() for place in places), name
