@@ -758,6 +758,8 @@ def train(
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
+    results = describe_run(model, splits, processor, data_arguments, training_arguments)
+    seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     decay = training_arguments.ema_decay
     scores = EpochScores()
     training_arguments.batch_eval_metrics = True
@@ -773,11 +775,9 @@ def train(
         # A stream is told its epochs by the data loader, and may have more of them than Trainer counts.
         callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
         average=None if decay is None else WeightAverage(decay, checkpoint),
-        results=describe_run(model, splits, processor, data_arguments, training_arguments),
+        results=results,
     )
-    trainer.started = time.perf_counter()
-    if checkpoint is not None:
-        trainer.started -= check_same_run(checkpoint, trainer.results)
+    trainer.started -= seconds_before
     with disk_full_is_explained(training_arguments.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
         record_outcome(trainer.results, trainer, trainer.evaluate())

@@ -34,7 +34,12 @@ from unet_kvasir_seg.train import flag_parser, is_whole
 
 # What says which rows there are: the same for train.py and evaluation.py.
 DATA_FLAGS = (
-    *("dataset_name", "dataset_revision", "image_column", "mask_column", "foreground_values", "synthetic_rows"),
+    "dataset_name",
+    "dataset_revision",
+    "image_column",
+    "mask_column",
+    "foreground_values",
+    "synthetic_rows",
 )
 ROOT = Path(__file__).resolve().parent.parent
 
