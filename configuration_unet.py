@@ -8,7 +8,6 @@ NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
-LOSSES = ("bce_dice", "structure", "bce_tversky", "bce_batch_dice")
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -46,14 +45,6 @@ class UNetConfig(PretrainedConfig):
         decoder_channels: Channels of the `depth` decoder stages, the highest resolution first; None: those
             of the encoder's levels.
         decoder_convs: 3x3 convolutions of a decoder stage; nnU-Net ResEnc has 1.
-        attention_gates: Weigh each skip by an additive attention gate (Oktay et al., 2018,
-            https://arxiv.org/abs/1804.03999, figure 2), which the decoder's coarser map steers.
-        deep_supervision: Train on the logits of the lower decoder stages too, each weighing half of the next higher
-            one's (nnU-Net; Isensee et al., 2021, https://arxiv.org/abs/1904.08128).
-        loss: "bce_dice"; "structure": weighted cross-entropy and IoU that stress the border (PraNet; Fan et al., 2020,
-            https://arxiv.org/abs/2006.11392, section 2.3); "bce_tversky": Tversky's index in place of Dice, a missed
-            pixel costing 0.7, a wrong one 0.3 (Salehi et al., 2017, https://arxiv.org/abs/1706.05721);
-            "bce_batch_dice": Dice over the pixels of the whole batch.
         id2label: Names of label 0 and label 1; `label2id` follows from it.
         kwargs: Passed to `PretrainedConfig`.
 
@@ -78,9 +69,6 @@ class UNetConfig(PretrainedConfig):
         stem_stride: int = 1,
         decoder_channels: list[int] | None = None,
         decoder_convs: int = 2,
-        attention_gates: bool = False,
-        deep_supervision: bool = False,
-        loss: str = "bce_dice",
         id2label: dict[int, str] | None = None,
         **kwargs,
     ):
@@ -97,9 +85,6 @@ class UNetConfig(PretrainedConfig):
         self.stem_stride = stem_stride
         self.decoder_channels = decoder_channels
         self.decoder_convs = decoder_convs
-        self.attention_gates = attention_gates
-        self.deep_supervision = deep_supervision
-        self.loss = loss
 
         # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict: both
         # would end up in the next checkpoint, so every instance starts from its own fresh copy.
@@ -184,8 +169,6 @@ class UNetConfig(PretrainedConfig):
             raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
         if self.upsampling not in UPSAMPLINGS:
             raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
-        if self.loss not in LOSSES:
-            raise ValueError(f"`loss` must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if self.block not in BLOCKS:
             raise ValueError(f"`block` must be one of {', '.join(BLOCKS)}, got {self.block!r}.")
         if self.block == "residual" and self.norm == "none":

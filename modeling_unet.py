@@ -54,54 +54,6 @@ def bce_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy + (1 - dice).mean()
 
 
-def structure_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Weighted cross-entropy plus weighted IoU (Fan et al., 2020, https://arxiv.org/abs/2006.11392, section 2.3).
-
-    A pixel weighs 1 to 6, the more the further its label is from the mean of the 31x31 pixels around it, as in the
-    authors' program. Shapes as for `bce_dice_loss`.
-    """
-    logits = logits.float()
-    labels = labels.float()
-    weights = 1 + 5 * (F.avg_pool2d(labels, kernel_size=31, stride=1, padding=15) - labels).abs()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    cross_entropy = (weights * cross_entropy).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3))
-    probabilities = logits.sigmoid()
-    intersection = (weights * probabilities * labels).sum(dim=(1, 2, 3))
-    total = (weights * (probabilities + labels)).sum(dim=(1, 2, 3))
-    return (cross_entropy + 1 - (intersection + 1) / (total - intersection + 1)).mean()
-
-
-def bce_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy plus Tversky loss (Salehi et al., 2017, https://arxiv.org/abs/1706.05721, equation 3)."""
-    logits = logits.float()
-    labels = labels.float()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels)
-    probabilities = logits.sigmoid()
-    intersection = (probabilities * labels).sum(dim=(1, 2, 3))
-    wrong = 0.3 * (probabilities * (1 - labels)).sum(dim=(1, 2, 3))
-    missed = 0.7 * ((1 - probabilities) * labels).sum(dim=(1, 2, 3))
-    index = (intersection + DICE_SMOOTH) / (intersection + wrong + missed + DICE_SMOOTH)
-    return cross_entropy + (1 - index).mean()
-
-
-def bce_batch_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """As `bce_dice_loss`, but Dice is taken over all pixels of the batch."""
-    logits = logits.float()
-    labels = labels.float()
-    probabilities = logits.sigmoid()
-    total = probabilities.sum() + labels.sum()
-    dice = (2 * (probabilities * labels).sum() + DICE_SMOOTH) / (total + DICE_SMOOTH)
-    return F.binary_cross_entropy_with_logits(logits, labels) + 1 - dice
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bce_dice": bce_dice_loss,
-    "structure": structure_loss,
-    "bce_tversky": bce_tversky_loss,
-    "bce_batch_dice": bce_batch_dice_loss,
-}
-
-
 def make_norm(config: UNetConfig, channels: int) -> nn.Module:
     """The normalisation layer that `config.norm` names, for `channels` channels."""
     if config.norm == "batch":
@@ -180,28 +132,6 @@ class EncoderStage(GradientCheckpointingLayer):
         return self.convs(hidden_state)
 
 
-class AttentionGate(nn.Module):
-    """Additive attention gate (Oktay et al., 2018, https://arxiv.org/abs/1804.03999, equations 1 and 2).
-
-    Skip (B, skip, H, W) and gating signal (B, in, H/2, W/2) -> skip times one weight a pixel, in (0, 1).
-    """
-
-    def __init__(self, config: UNetConfig, skip_channels: int, gate_channels: int):
-        super().__init__()
-        inner = max(skip_channels // 2, 1)
-        # The skip is reduced to the gating signal's size, where the weights are found, and they are interpolated.
-        self.of_skip = nn.Conv2d(skip_channels, inner, kernel_size=2, stride=2, bias=False)
-        self.of_gate = nn.Conv2d(gate_channels, inner, kernel_size=1)
-        self.weight = nn.Conv2d(inner, 1, kernel_size=1)
-        self.norm = make_norm(config, skip_channels)
-        self.out = nn.Conv2d(skip_channels, skip_channels, kernel_size=1, bias=config.norm == "none")
-
-    def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
-        weights = self.weight(F.relu(self.of_skip(skip) + self.of_gate(gate))).sigmoid()
-        weights = F.interpolate(weights, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.norm(self.out(skip * weights))
-
-
 class DecoderStage(GradientCheckpointingLayer):
     """One level of the expanding path: (B, in, H/2, W/2) and its skip (B, skip, H, W) -> (B, out, H, W)."""
 
@@ -216,13 +146,10 @@ class DecoderStage(GradientCheckpointingLayer):
                 nn.Conv2d(in_channels, out_channels, kernel_size=1),
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             )
-        self.gate = AttentionGate(config, skip_channels, in_channels) if config.attention_gates else None
         in_widths = [skip_channels + out_channels] + [out_channels] * (config.decoder_convs - 1)
         self.convs = nn.Sequential(*(ConvNormAct(config, width, out_channels) for width in in_widths))
 
     def forward(self, hidden_state: Tensor, skip: Tensor) -> Tensor:
-        if self.gate is not None:
-            skip = self.gate(skip, hidden_state)
         return self.convs(torch.cat((skip, self.upsample(hidden_state)), dim=1))
 
 
@@ -315,9 +242,6 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             DecoderStage(config, *sizes) for sizes in zip(in_widths, widths[-2::-1], out_widths, strict=True)
         )
         self.classifier = nn.Conv2d(out_widths[-1], 1, kernel_size=1)
-        self.lower_classifiers = nn.ModuleList(
-            nn.Conv2d(width, 1, kernel_size=1) for width in (out_widths[:-1] if config.deep_supervision else [])
-        )
         self.enlarge = (
             nn.Upsample(scale_factor=config.stem_stride, mode="bilinear", align_corners=False)
             if config.stem_stride > 1
@@ -374,20 +298,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
         loss = None
         if labels is not None:
-            labels = self._as_logits_shape(labels, logits)
-            loss_of = LOSSES[self.config.loss]
-            loss = loss_of(logits, labels)
-            if self.lower_classifiers and self.training:
-                # The decoder's outputs, lowest resolution first; each resolution weighs half of the next higher one.
-                weight, total = 1.0, 1.0
-                for classifier, state in zip(
-                    reversed(self.lower_classifiers), hidden_states[-2 : -1 - self.config.depth : -1], strict=True
-                ):
-                    weight /= 2
-                    total += weight
-                    lower_labels = F.interpolate(labels.float(), size=state.shape[-2:], mode="nearest")
-                    loss = loss + weight * loss_of(classifier(state), lower_labels)
-                loss = loss / total
+            loss = bce_dice_loss(logits, self._as_logits_shape(labels, logits))
 
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=tuple(hidden_states) if output_hidden_states else None

@@ -79,9 +79,6 @@ ARCHITECTURE_FLAGS = (
     "stem_stride",
     "decoder_channels",
     "decoder_convs",
-    "attention_gates",
-    "deep_supervision",
-    "loss",
 )
 
 
@@ -135,9 +132,6 @@ class ModelArguments:
     decoder_convs: int | None = field(
         default=None, metadata={"help": "Convolutions of a decoder stage; None: 2, or the checkpoint's."}
     )
-    attention_gates: bool | None = field(default=None, metadata={"help": "Weigh the skips by attention gates."})
-    deep_supervision: bool | None = field(default=None, metadata={"help": "Train on the lower decoder stages too."})
-    loss: str | None = field(default=None, metadata={"help": "bce_dice, structure, bce_tversky or bce_batch_dice."})
 
 
 @dataclass
@@ -174,10 +168,6 @@ class DataArguments:
     smaller_until: list[int] | None = field(
         default=None, metadata={"help": "Epoch until which each of --smaller_sizes lasts, as 100 200."}
     )
-    elastic: float = field(default=0.0, metadata={"help": "Probability of an elastic deformation; with strong."})
-    cutout: float = field(default=0.0, metadata={"help": "Probability of cut-out rectangles; with strong."})
-    copy_paste: float = field(default=0.0, metadata={"help": "Probability of a pasted polyp; with strong."})
-    moderation: float = field(default=1.0, metadata={"help": "Factor of the strong augmentation's ranges."})
     synthetic_rows: int = field(
         default=400, metadata={"help": "Training rows of the synthetic data; a quarter as many to evaluate."}
     )
@@ -611,10 +601,6 @@ def build_datasets(
             cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
             augmentation=data_arguments.augmentation,
             smaller_sizes=smaller_sizes(data_arguments, smallest=minimum_size),
-            elastic=data_arguments.elastic,
-            cutout=data_arguments.cutout,
-            copy_paste=data_arguments.copy_paste,
-            moderation=data_arguments.moderation,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -79,27 +79,10 @@ class StrongAugmentation:
     standard deviation 0.01 to 0.06 of the range).
 
     All draws are torch's, from its global generator.
-
-    Args:
-        elastic: Probability of bending the frame: random shifts on a grid of 4x4 places, between them bicubic
-            interpolation (Ronneberger et al., 2015, section 3.1).
-        cutout: Probability of one to three black rectangles in the image (DeVries and Taylor, 2017,
-            https://arxiv.org/abs/1708.04552).
-        moderation: Factor of the ranges of the warp and of brightness, contrast, saturation and gamma.
     """
 
-    def __init__(self, elastic: float = 0.0, cutout: float = 0.0, moderation: float = 1.0):
-        self.elastic = elastic
-        self.cutout = cutout
-        self.moderation = moderation
-
     def __call__(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        aspect_ratio: float = 1.0,
-        size: tuple[int, int] | None = None,
-        donor: tuple[Tensor, Tensor, float] | None = None,
+        self, image: Tensor, mask: Tensor, aspect_ratio: float = 1.0, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Augment one pair.
 
@@ -112,28 +95,15 @@ class StrongAugmentation:
         Returns:
             The image (3, H', W') uint8 and the mask (H', W') uint8, {0, 1}.
         """
-        size = size or tuple(mask.shape)
-        bend = torch.randn(1, 2, 4, 4) * 0.06 if self.elastic and _uniform(0, 1) < self.elastic else None
-        warped, labels = warp(image, mask, self.draw_matrix(aspect_ratio), size, bend)
-        if donor is not None:
-            # Simple copy-paste (Ghiasi et al., 2021, https://arxiv.org/abs/2012.07177, section 3).
-            pasted, pasted_mask = warp(donor[0], donor[1], self.draw_matrix(donor[2]), size)
-            alpha = v2.functional.gaussian_blur(pasted_mask[None].float(), [7, 7], [1.5])
-            warped = alpha * pasted + (1 - alpha) * warped
-            labels = labels | pasted_mask
-        if self.cutout and _uniform(0, 1) < self.cutout:
-            for _ in range(int(_uniform(1, 4))):
-                height, width = (int(side * _uniform(0.1, 0.3)) for side in size)
-                top, left = int(_uniform(0, size[0] - height)), int(_uniform(0, size[1] - width))
-                warped[:, top : top + height, left : left + width] = 0
+        warped, labels = warp(image, mask, self.draw_matrix(aspect_ratio), size or tuple(mask.shape))
         return (self.change_colours(warped / 255) * 255).round().to(torch.uint8), labels
 
-    def draw_matrix(self, aspect_ratio: float) -> Tensor:
+    @staticmethod
+    def draw_matrix(aspect_ratio: float) -> Tensor:
         """(2, 3) from places in the result to places in the image, as `warp` takes it."""
-        m = self.moderation
-        angle, shear = math.radians(_uniform(-180 * m, 180 * m)), _uniform(-0.3 * m, 0.3 * m)
-        scale = math.exp(_uniform(math.log(0.6) * m, math.log(1.5) * m))
-        stretch = math.exp(_uniform(-0.15, 0.15) / 2 * m)
+        angle, shear = math.radians(_uniform(-180, 180)), _uniform(-0.3, 0.3)
+        scale = math.exp(_uniform(math.log(0.6), math.log(1.5)))
+        stretch = math.exp(_uniform(-0.15, 0.15) / 2)
         flips = [_uniform(0, 1) < 0.5 for _ in range(2)]
         rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         shearing = torch.tensor([[1.0, shear], [0.0, 1.0]])
@@ -143,13 +113,13 @@ class StrongAugmentation:
         to_frame = torch.diag(torch.tensor([aspect_ratio, 1.0]))
         linear = torch.diag(torch.tensor([1 / aspect_ratio, 1.0])) @ rotation @ shearing @ scaling @ to_frame @ mirror
         # The grid goes from -1 to 1: 0.4 is 20 % of the side.
-        shift = torch.tensor([[_uniform(-0.4 * m, 0.4 * m)], [_uniform(-0.4 * m, 0.4 * m)]])
+        shift = torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
         return torch.cat((linear, shift), dim=1)
 
-    def change_colours(self, image: Tensor) -> Tensor:
+    @staticmethod
+    def change_colours(image: Tensor) -> Tensor:
         """(3, H, W) float in [0, 1] -> the same, changed."""
-        m = self.moderation
-        brightness, contrast, saturation = (_uniform(1 - 0.3 * m, 1 + 0.3 * m) for _ in range(3))
+        brightness, contrast, saturation = (_uniform(0.7, 1.3) for _ in range(3))
         luminance = torch.tensor(LUMINANCE)
         # Each pixel's colour times one matrix, and contrast around the image's mean luminance.
         matrix = saturation * torch.eye(3) + (1 - saturation) * luminance
@@ -157,7 +127,7 @@ class StrongAugmentation:
         mean = brightness * image.mean(dim=(1, 2)) @ luminance
         changed = (matrix @ image.flatten(1)).view_as(image).add_((1 - contrast) * mean).clamp_(0, 1)
         if _uniform(0, 1) < 0.5:
-            changed = changed.pow_(math.exp(_uniform(-0.25 * m, 0.25 * m)))
+            changed = changed.pow_(math.exp(_uniform(-0.25, 0.25)))
         if _uniform(0, 1) < 0.2:
             changed = v2.functional.gaussian_blur(changed, [7, 7], [_uniform(0.5, 1.5)])
         if _uniform(0, 1) < 0.2:
@@ -171,9 +141,7 @@ AUGMENTATIONS: dict[str, type[CardAugmentation] | type[StrongAugmentation]] = {
 }
 
 
-def warp(
-    image: Tensor, mask: Tensor, matrix: Tensor, size: Sequence[int], bend: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def warp(image: Tensor, mask: Tensor, matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Resample an image (bilinear) and its mask (nearest) once, black outside.
 
     Args:
@@ -188,9 +156,6 @@ def warp(
     """
     height, width = size
     grid = (matrix @ _pixel_centres(height, width)).view(1, 2, height, width).permute(0, 2, 3, 1)
-    if bend is not None:
-        shifts = F.interpolate(bend, size=(height, width), mode="bicubic", align_corners=True)
-        grid = grid + shifts.permute(0, 2, 3, 1)
     warped = F.grid_sample(image[None].float(), grid, mode="bilinear", align_corners=False)[0]
     labels = F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=False)[0, 0]
     return warped, labels.to(mask.dtype)
@@ -277,10 +242,6 @@ class TrainTransform(EvalTransform):
         cache_bytes: int = 0,
         augmentation: str = "card",
         smaller_sizes: Sequence[tuple[int, int]] = (),
-        elastic: float = 0.0,
-        cutout: float = 0.0,
-        copy_paste: float = 0.0,
-        moderation: float = 1.0,
     ):
         super().__init__(processor, foreground_values)
         if augmentation not in AUGMENTATIONS:
@@ -288,8 +249,7 @@ class TrainTransform(EvalTransform):
         if smaller_sizes and augmentation != "strong":
             raise ValueError(f'`smaller_sizes` need augmentation="strong", got {augmentation!r}.')
         self.seed = seed
-        self.augmentation = StrongAugmentation(elastic, cutout, moderation) if augmentation == "strong" else CardAugmentation()
-        self.copy_paste = copy_paste
+        self.augmentation = AUGMENTATIONS[augmentation]()
         self.smaller_sizes = smaller_sizes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[Tensor, Tensor, float]] = {}
@@ -353,11 +313,7 @@ class TrainTransform(EvalTransform):
             key = np.random.SeedSequence((self.seed, int(self._epoch), row)).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(key[0]))
             if isinstance(self.augmentation, StrongAugmentation):
-                donor = None
-                if self.copy_paste and self._cache and _uniform(0, 1) < self.copy_paste:
-                    rows = sorted(self._cache)
-                    donor = self._cache[rows[int(_uniform(0, len(rows))) % len(rows)]]
-                return self.augmentation(image, mask, aspect_ratio, self.size, donor)
+                return self.augmentation(image, mask, aspect_ratio, self.size)
             return self.augmentation(image, mask)
 
 
