@@ -42,10 +42,11 @@ def in_memory(rows, image_size: int) -> tuple[Tensor, Tensor]:
 def fast_examples(images: Tensor, masks: Tensor) -> Examples:
     """This project's augmentation: one warp of tensors."""
     augment = CardAugmentation()
+    size = images.shape[-2], images.shape[-1]
 
     def example(index: int) -> tuple[Tensor, Tensor]:
-        image, mask = augment(images[index], masks[index])
-        return image / 255, mask
+        image, mask = augment(images[index, None], masks[index, None], [augment.draw(size)])
+        return image[0] / 255, mask[0]
 
     return example
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,25 +22,51 @@ SHUFFLE_BUFFER = 1000
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What an augmentation drew for one row; plain numbers, so that it travels from a worker as it is.
+
+    Attributes:
+        size: Height and width of the result.
+        matrix: 2 by 3, from places in the result to places in the image, as `warp` takes it.
+    """
+
+    size: tuple[int, int]
+    matrix: list[list[float]]
+
+
+@dataclass(frozen=True)
+class CardDraw(Draw):
+    """As `Draw`, with the factors of brightness and contrast and which of them comes first."""
+
+    brightness: float
+    contrast: float
+    brightness_first: bool
+
+
 class CardAugmentation:
-    """The model card's augmentation of an image and its mask together.
+    """The model card's augmentation of images and their masks together.
 
     Flips (p 0.5 each) and a rotation of up to 30 degrees are one resampling of both, the mask by the nearest pixel so
     that it stays {0, 1}; what the rotation uncovers becomes black background. Brightness and contrast change by a
     factor of 0.7 to 1.3, in the image alone.
-
-    All draws are torch's, from its global generator.
     """
 
     flip_probability = 0.5
     degrees = 30
     factors = (0.7, 1.3)
 
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment an image (3, H, W) uint8 and its mask (H, W) uint8, {0, 1}; what comes back is of the same kind."""
-        height, width = mask.shape
-        warped, labels = warp(image, mask, self.draw_matrix(width / height), (height, width))
-        return self.change_colours(warped).round_().to(torch.uint8), labels
+    def draw(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> CardDraw:
+        """Draw for one row, from torch's global generator.
+
+        Args:
+            size: Height and width of the result.
+            aspect_ratio: Width over height of the frame that the image was resized from. It changes nothing here: the
+                card turns the resized image.
+        """
+        matrix = self.draw_matrix(size[1] / size[0])
+        brightness, contrast = _uniform(*self.factors), _uniform(*self.factors)
+        return CardDraw(size, matrix.tolist(), brightness, contrast, brightness_first=_uniform(0, 1) < 0.5)
 
     def draw_matrix(self, aspect_ratio: float) -> Tensor:
         """(2, 3) from places in the result to places in an image of that width over height, as `warp` takes it."""
@@ -51,19 +78,55 @@ class CardAugmentation:
             [[columns * cosine, -columns * sine / aspect_ratio, 0.0], [rows * sine * aspect_ratio, rows * cosine, 0.0]]
         )
 
-    def change_colours(self, image: Tensor) -> Tensor:
-        """(3, H, W) float in [0, 255] -> the same, changed in place.
+    def __call__(self, images: Tensor, masks: Tensor, draws: Sequence[CardDraw]) -> tuple[Tensor, Tensor]:
+        """Augment images (B, 3, H, W) uint8 and masks (B, H, W) uint8, {0, 1}, on their device, as it was drawn.
+
+        What comes back is of the same kind, at the size that was drawn.
+        """
+        warped, labels = warp(images, masks, _per_row(images, [draw.matrix for draw in draws]), draws[0].size)
+        return self.change_colours(warped, draws).round_().to(torch.uint8), labels
+
+    @staticmethod
+    def change_colours(images: Tensor, draws: Sequence[CardDraw]) -> Tensor:
+        """(B, 3, H, W) float in [0, 255] -> the same, changed in place.
 
         What torchvision's `ColorJitter(brightness=0.3, contrast=0.3)` does, the two in either order, without its
         rounding in between, in a third of its time.
         """
-        brightness, contrast = _uniform(*self.factors), _uniform(*self.factors)
-        brightness_first = _uniform(0, 1) < 0.5
-        if brightness_first:
-            image.mul_(brightness).clamp_(0, 255)
-        mean = torch.tensor(LUMINANCE) @ image.mean(dim=(1, 2))
-        image.mul_(contrast).add_((1 - contrast) * mean).clamp_(0, 255)
-        return image if brightness_first else image.mul_(brightness).clamp_(0, 255)
+        before, contrast, after = (
+            _per_row(images, factors).view(-1, 1, 1, 1)
+            for factors in (
+                [draw.brightness if draw.brightness_first else 1.0 for draw in draws],
+                [draw.contrast for draw in draws],
+                [1.0 if draw.brightness_first else draw.brightness for draw in draws],
+            )
+        )
+        images.mul_(before).clamp_(0, 255)
+        means = (images.mean(dim=(2, 3)) @ _per_row(images, LUMINANCE)).view(-1, 1, 1, 1)
+        return images.mul_(contrast).add_((1 - contrast) * means).clamp_(0, 255).mul_(after).clamp_(0, 255)
+
+
+@dataclass(frozen=True)
+class StrongDraw(Draw):
+    """As `Draw`, with what changes the colours.
+
+    Attributes:
+        brightness, contrast, saturation: Factors.
+        channels: A factor for each of red, green and blue.
+        gamma: Exponent; 1 leaves the image as it is.
+        blur: Standard deviation of the Gaussian in pixels; 0 for none.
+        noise: Standard deviation of the Gaussian noise in the range's units; 0 for none.
+        noise_seed: What the noise is made from.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    channels: list[float]
+    gamma: float
+    blur: float
+    noise: float
+    noise_seed: int
 
 
 class StrongAugmentation:
@@ -77,26 +140,27 @@ class StrongAugmentation:
     Brightness, contrast and saturation change by a factor of 0.7 to 1.3, each colour channel by 0.92 to 1.08, and
     with p 0.5 gamma by up to e^±0.25; Gaussian blur (p 0.2, sigma 0.5 to 1.5 pixels) and Gaussian noise (p 0.2,
     standard deviation 0.01 to 0.06 of the range).
-
-    All draws are torch's, from its global generator.
     """
 
-    def __call__(
-        self, image: Tensor, mask: Tensor, aspect_ratio: float = 1.0, size: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Augment one pair.
+    def draw(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongDraw:
+        """Draw for one row, from torch's global generator.
 
         Args:
-            image: (3, H, W) uint8.
-            mask: (H, W) uint8, {0, 1}.
+            size: Height and width of the result.
             aspect_ratio: Width over height of the frame that the image was resized from.
-            size: Height and width of the result; None: the image's.
-
-        Returns:
-            The image (3, H', W') uint8 and the mask (H', W') uint8, {0, 1}.
         """
-        warped, labels = warp(image, mask, self.draw_matrix(aspect_ratio), size or tuple(mask.shape))
-        return (self.change_colours(warped / 255) * 255).round().to(torch.uint8), labels
+        return StrongDraw(
+            size,
+            self.draw_matrix(aspect_ratio).tolist(),
+            brightness=_uniform(0.7, 1.3),
+            contrast=_uniform(0.7, 1.3),
+            saturation=_uniform(0.7, 1.3),
+            channels=[_uniform(0.92, 1.08) for _ in range(3)],
+            gamma=math.exp(_uniform(-0.25, 0.25)) if _uniform(0, 1) < 0.5 else 1.0,
+            blur=_uniform(0.5, 1.5) if _uniform(0, 1) < 0.2 else 0.0,
+            noise=_uniform(0.01, 0.06) if _uniform(0, 1) < 0.2 else 0.0,
+            noise_seed=int(torch.randint(2**62, ())),
+        )
 
     @staticmethod
     def draw_matrix(aspect_ratio: float) -> Tensor:
@@ -116,22 +180,34 @@ class StrongAugmentation:
         shift = torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
         return torch.cat((linear, shift), dim=1)
 
+    def __call__(self, images: Tensor, masks: Tensor, draws: Sequence[StrongDraw]) -> tuple[Tensor, Tensor]:
+        """As `CardAugmentation.__call__`."""
+        warped, labels = warp(images, masks, _per_row(images, [draw.matrix for draw in draws]), draws[0].size)
+        return (self.change_colours(warped.div_(255), draws) * 255).round_().to(torch.uint8), labels
+
     @staticmethod
-    def change_colours(image: Tensor) -> Tensor:
-        """(3, H, W) float in [0, 1] -> the same, changed."""
-        brightness, contrast, saturation = (_uniform(0.7, 1.3) for _ in range(3))
-        luminance = torch.tensor(LUMINANCE)
+    def change_colours(images: Tensor, draws: Sequence[StrongDraw]) -> Tensor:
+        """(B, 3, H, W) float in [0, 1] -> the same, changed."""
+        brightness, contrast, saturation = (
+            _per_row(images, factors).view(-1, 1, 1)
+            for factors in zip(*((draw.brightness, draw.contrast, draw.saturation) for draw in draws), strict=True)
+        )
+        channels = _per_row(images, [draw.channels for draw in draws])[:, :, None]
+        luminance = _per_row(images, LUMINANCE)
         # Each pixel's colour times one matrix, and contrast around the image's mean luminance.
-        matrix = saturation * torch.eye(3) + (1 - saturation) * luminance
-        matrix *= torch.empty(3, 1).uniform_(0.92, 1.08) * brightness * contrast
-        mean = brightness * image.mean(dim=(1, 2)) @ luminance
-        changed = (matrix @ image.flatten(1)).view_as(image).add_((1 - contrast) * mean).clamp_(0, 1)
-        if _uniform(0, 1) < 0.5:
-            changed = changed.pow_(math.exp(_uniform(-0.25, 0.25)))
-        if _uniform(0, 1) < 0.2:
-            changed = v2.functional.gaussian_blur(changed, [7, 7], [_uniform(0.5, 1.5)])
-        if _uniform(0, 1) < 0.2:
-            changed = (changed + torch.randn_like(changed) * _uniform(0.01, 0.06)).clamp_(0, 1)
+        matrices = saturation * torch.eye(3, device=images.device) + (1 - saturation) * luminance
+        matrices = matrices * channels * brightness * contrast  # (B, 3, 3)
+        means = brightness * (images.mean(dim=(2, 3)) @ luminance).view(-1, 1, 1)
+        changed = (matrices @ images.flatten(2)).add_((1 - contrast) * means).clamp_(0, 1).view_as(images)
+        for image, draw in zip(changed, draws, strict=True):
+            if draw.gamma != 1:
+                image.pow_(draw.gamma)
+            if draw.blur > 0:
+                image.copy_(v2.functional.gaussian_blur(image, [7, 7], [draw.blur]))
+            if draw.noise > 0:
+                generator = torch.Generator(image.device).manual_seed(draw.noise_seed)
+                noise = torch.randn(image.shape, generator=generator, device=image.device)
+                image.add_(noise, alpha=draw.noise).clamp_(0, 1)
         return changed
 
 
@@ -141,35 +217,41 @@ AUGMENTATIONS: dict[str, type[CardAugmentation] | type[StrongAugmentation]] = {
 }
 
 
-def warp(image: Tensor, mask: Tensor, matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Resample an image (bilinear) and its mask (nearest) once, black outside.
+def warp(images: Tensor, masks: Tensor, matrices: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Resample images (bilinear) and their masks (nearest) once, black outside.
 
     Args:
-        image: (3, H, W).
-        mask: (H, W), {0, 1}.
-        matrix: (2, 3) from (x, y, 1) in the result to (x, y) in the image, both from -1 to 1 between the outer edges,
-            as `torch.nn.functional.affine_grid` takes it.
+        images: (B, 3, H, W).
+        masks: (B, H, W), {0, 1}.
+        matrices: (B, 2, 3) from (x, y, 1) in the result to (x, y) in the image, both from -1 to 1 between the outer
+            edges, as `torch.nn.functional.affine_grid` takes them.
         size: Height and width of the result.
 
     Returns:
-        The image (3, *size), float32, and the mask (*size), of its own dtype.
+        The images (B, 3, *size), float32, and the masks (B, *size), of their own dtype.
     """
     height, width = size
-    grid = (matrix @ _pixel_centres(height, width)).view(1, 2, height, width).permute(0, 2, 3, 1)
-    warped = F.grid_sample(image[None].float(), grid, mode="bilinear", align_corners=False)[0]
-    labels = F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=False)[0, 0]
-    return warped, labels.to(mask.dtype)
+    places = matrices @ _pixel_centres(height, width, images.device)
+    grid = places.view(-1, 2, height, width).permute(0, 2, 3, 1)
+    warped = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
+    labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
+    return warped, labels.to(masks.dtype)
 
 
 @lru_cache(maxsize=8)
-def _pixel_centres(height: int, width: int) -> Tensor:
+def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
     """(3, H * W): x, y and 1 of every pixel.
 
     A matrix by these planes is the product that `affine_grid` makes, in a tenth of its time.
     """
     x, y = (torch.linspace(-1, 1, side) * (side - 1) / side for side in (width, height))
     planes = (x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width))
-    return torch.stack(planes).flatten(1)
+    return torch.stack(planes).flatten(1).to(device)
+
+
+def _per_row(images: Tensor, numbers: Sequence[Any]) -> Tensor:
+    """Numbers as a float32 tensor on the images' device."""
+    return torch.tensor(numbers, dtype=torch.float32).to(images.device, non_blocking=True)
 
 
 def _uniform(low: float, high: float) -> float:
@@ -191,13 +273,12 @@ class EvalTransform:
         self.processor = processor
         self.foreground_values = foreground_values
 
-    def __call__(self, rows: Rows) -> dict[str, list[Tensor]]:
+    def __call__(self, rows: Rows) -> dict[str, list[Any]]:
         cells = zip(rows["image"], rows["mask"], rows["row"], strict=True)
         examples = [self._example(*row_cells) for row_cells in cells]
-        pixel_values, labels = zip(*examples, strict=True)
-        return {"pixel_values": list(pixel_values), "labels": list(labels)}
+        return {name: [example[name] for example in examples] for name in examples[0]}
 
-    def _example(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
+    def _example(self, image: Cell, mask: Cell, row: int) -> dict[str, Any]:
         frame, frame_mask = decode_pair(image, mask, row)
         try:
             inputs = self.processor.preprocess(
@@ -208,7 +289,7 @@ class EvalTransform:
             )
         except ValueError as error:
             raise DatasetError(f"{cell_name(mask, row)}: {error}") from error
-        return inputs["pixel_values"][0], inputs["labels"][0]
+        return {"pixel_values": inputs["pixel_values"][0], "labels": inputs["labels"][0]}
 
 
 class TrainTransform(EvalTransform):
@@ -227,11 +308,12 @@ class TrainTransform(EvalTransform):
             decode them; 0 keeps none.
         augmentation: "card" (`CardAugmentation`) or "strong" (`StrongAugmentation`).
         smaller_sizes: Side in pixels of the examples and the epoch until which they have it, in this order, as
-            [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size. Only with
-            "strong".
+            [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size.
+        in_batches: Leave the augmentation to `augment`, which takes a batch on any device. The examples are then the
+            resized rows, "pixel_values" and "labels" uint8, and beside them, as "draw", what was drawn for each.
 
     Raises:
-        ValueError: For another `augmentation`, or `smaller_sizes` without "strong".
+        ValueError: For another `augmentation`.
     """
 
     def __init__(
@@ -242,15 +324,15 @@ class TrainTransform(EvalTransform):
         cache_bytes: int = 0,
         augmentation: str = "card",
         smaller_sizes: Sequence[tuple[int, int]] = (),
+        in_batches: bool = False,
     ):
         super().__init__(processor, foreground_values)
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
-        if smaller_sizes and augmentation != "strong":
-            raise ValueError(f'`smaller_sizes` need augmentation="strong", got {augmentation!r}.')
         self.seed = seed
         self.augmentation = AUGMENTATIONS[augmentation]()
         self.smaller_sizes = smaller_sizes
+        self.in_batches = in_batches
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache: dict[int, tuple[Tensor, Tensor, float]] = {}
         self._cache_bytes_left = cache_bytes
@@ -268,17 +350,38 @@ class TrainTransform(EvalTransform):
         return self._cache_bytes_left // values
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of this epoch's examples."""
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of this epoch's examples; None where images keep sizes of their own."""
         for side, until in self.smaller_sizes:
             if self._epoch < until:
                 return side, side
-        return self.processor.size["height"], self.processor.size["width"]
+        return (self.processor.size["height"], self.processor.size["width"]) if self.processor.do_resize else None
 
-    def _example(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor]:
-        augmented, labels = self._augment(*self._resized(image, mask, row), row)
-        scaled = self.processor.preprocess(augmented, do_resize=False, return_tensors="pt")
-        return scaled["pixel_values"][0], labels.long()
+    def augment(self, pixel_values: Tensor, labels: Tensor, draws: Sequence[Any]) -> dict[str, Tensor]:
+        """Augment and scale a batch of resized rows on its device, as it was drawn for each.
+
+        Args:
+            pixel_values: (B, 3, H, W) uint8.
+            labels: (B, H, W) uint8, {0, 1}.
+            draws: B, all of one size.
+
+        Returns:
+            What the network takes: `pixel_values` (B, 3, H', W') float32 and `labels` (B, H', W') int64.
+        """
+        augmented, augmented_labels = self.augmentation(pixel_values, labels, draws)
+        processor = self.processor
+        mean, std = (values and tuple(values) for values in (processor.image_mean, processor.image_std))
+        scaled = processor.rescale_and_normalize(
+            augmented, processor.do_rescale, processor.rescale_factor, processor.do_normalize, mean, std
+        )
+        return {"pixel_values": scaled, "labels": augmented_labels.long()}
+
+    def _example(self, image: Cell, mask: Cell, row: int) -> dict[str, Any]:
+        resized, labels, aspect_ratio = self._resized(image, mask, row)
+        draw = self._draw(self.size or (labels.shape[0], labels.shape[1]), aspect_ratio, row)
+        if self.in_batches:
+            return {"pixel_values": resized, "labels": labels, "draw": draw}
+        return {name: batch[0] for name, batch in self.augment(resized[None], labels[None], [draw]).items()}
 
     def _resized(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor, float]:
         """A row before augmentation: image (3, H, W) and mask (H, W), uint8, and the frame's width over height."""
@@ -307,14 +410,12 @@ class TrainTransform(EvalTransform):
             self._cache_bytes_left -= row_bytes
         return resized_row
 
-    def _augment(self, image: Tensor, mask: Tensor, aspect_ratio: float, row: int) -> tuple[Tensor, Tensor]:
-        # torch and torchvision draw from the global generator: borrow it, and give it back as it was.
+    def _draw(self, size: tuple[int, int], aspect_ratio: float, row: int) -> CardDraw | StrongDraw:
+        # The augmentations draw from the global generator: borrow it, and give it back as it was.
         with torch.random.fork_rng(devices=[]):
             key = np.random.SeedSequence((self.seed, int(self._epoch), row)).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(key[0]))
-            if isinstance(self.augmentation, StrongAugmentation):
-                return self.augmentation(image, mask, aspect_ratio, self.size)
-            return self.augmentation(image, mask)
+            return self.augmentation.draw(size, aspect_ratio)
 
 
 class TrainingStream(IterableDataset):

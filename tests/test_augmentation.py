@@ -1,18 +1,21 @@
 """Augmentation: image and mask move together, and a row's draws depend on (seed, epoch, row) alone."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.data.augmentation import (
     CardAugmentation,
+    CardDraw,
     EvalTransform,
     StrongAugmentation,
     TrainingStream,
@@ -91,7 +94,8 @@ def test_draws_are_those_of_the_card():
     assert 29 < angles.max() <= 30
     assert np.histogram(angles, bins=6, range=(-30, 30))[0].min() > 2000 / 6 * 0.8
     # On a uniform image contrast changes nothing, so the level is the brightness factor in per cent.
-    levels = torch.tensor([float(card.change_colours(torch.full((3, 2, 2), 100.0))[0, 0, 0]) for _ in range(2000)])
+    draws = [card.draw((2, 2)) for _ in range(2000)]
+    levels = card.change_colours(torch.full((2000, 3, 2, 2), 100.0), draws)[:, 0, 0, 0]
     assert levels.min() >= 69.999
     assert levels.max() <= 130.001
     assert levels.mean() == pytest.approx(100, abs=1.5)
@@ -114,9 +118,9 @@ def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
         if rows:
             expected = [v2.functional.vertical_flip(part) for part in expected]
         expected = [v2.functional.rotate(part, angle, v2.InterpolationMode.BILINEAR) for part in expected]
-        warped, labels = warp(image, mask, matrix, shape)
-        torch.testing.assert_close(warped, expected[0].as_subclass(torch.Tensor), rtol=0, atol=0.05)
-        assert (labels != expected[1].as_subclass(torch.Tensor)).sum() <= 2  # where two pixels are equally near
+        warped, labels = warp(image[None], mask[None], matrix[None], shape)
+        torch.testing.assert_close(warped[0], expected[0].as_subclass(torch.Tensor), rtol=0, atol=0.05)
+        assert (labels[0] != expected[1].as_subclass(torch.Tensor)).sum() <= 2  # where two pixels are equally near
         flips_seen.add((columns, rows))
     assert len(flips_seen) == 4
 
@@ -135,13 +139,10 @@ def test_the_card_gives_the_images_that_torchvision_gives():
         ]
     )
     torch.manual_seed(0)
-    expected, got = (
-        [torch.stack(parts).float() for parts in zip(*(augment(*parts) for _ in range(400)), strict=True)]
-        for augment, parts in (
-            (plain, (image, mask)),
-            (CardAugmentation(), (image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor))),
-        )
-    )
+    expected = [torch.stack(parts).float() for parts in zip(*(plain(image, mask) for _ in range(400)), strict=True)]
+    card = CardAugmentation()
+    batch = [part.as_subclass(torch.Tensor).expand(400, *part.shape) for part in (image, mask)]
+    got = [part.float() for part in card(*batch, [card.draw((SIZE, SIZE)) for _ in range(400)])]
     for statistic in (lambda images: images.mean(dim=(1, 2, 3)), lambda images: images.std(dim=(1, 2, 3))):
         ours, theirs = statistic(got[0]), statistic(expected[0])
         assert ours.mean() == pytest.approx(theirs.mean().item(), abs=4 * theirs.std().item() / 200**0.5)
@@ -152,19 +153,20 @@ def test_the_card_gives_the_images_that_torchvision_gives():
     assert got[1].unique().tolist() == [0, 1]
 
 
-def test_the_card_colours_are_torchvisions_in_both_orders(monkeypatch):
+def test_the_card_colours_are_torchvisions_in_both_orders():
     """For the same factors, to less than three grey levels: torchvision rounds down, and the mean too, each time."""
     image = torch.randint(0, 256, (3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     change = v2.functional
-    for brightness, contrast, order in [(0.7, 1.3, 0.4), (0.7, 1.3, 0.6), (1.3, 0.7, 0.4), (1.3, 1.3, 0.6)]:
-        draws = iter([brightness, contrast, order])
-        monkeypatch.setattr(augmentation, "_uniform", lambda low, high, draws=draws: next(draws))
-        if order < 0.5:
-            expected = change.adjust_contrast(change.adjust_brightness(image, brightness), contrast)
+    cases = [(0.7, 1.3, True), (0.7, 1.3, False), (1.3, 0.7, True), (1.3, 1.3, False)]
+    expected = []
+    for brightness, contrast, brightness_first in cases:
+        if brightness_first:
+            expected.append(change.adjust_contrast(change.adjust_brightness(image, brightness), contrast))
         else:
-            expected = change.adjust_brightness(change.adjust_contrast(image, contrast), brightness)
-        got = CardAugmentation().change_colours(image.float())
-        assert (got - expected).abs().max() < 3
+            expected.append(change.adjust_brightness(change.adjust_contrast(image, contrast), brightness))
+    draws = [CardDraw((32, 48), [], *case) for case in cases]
+    got = CardAugmentation().change_colours(image.expand(4, -1, -1, -1).float(), draws)
+    assert (got - torch.stack(expected)).abs().max() < 3
 
 
 def test_brightness_and_contrast_leave_the_mask_alone():
@@ -174,9 +176,10 @@ def test_brightness_and_contrast_leave_the_mask_alone():
 
     mask = torch.eye(8, dtype=torch.uint8)
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    changed, kept = OnlyColours()(image, mask)
-    assert torch.equal(kept, mask)
-    assert not torch.equal(changed, image)
+    card = OnlyColours()
+    changed, kept = card(image[None], mask[None], [card.draw((8, 8))])
+    assert torch.equal(kept[0], mask)
+    assert not torch.equal(changed[0], image)
 
 
 def test_draws_depend_on_seed_epoch_and_row_alone(processor, rows):
@@ -248,8 +251,12 @@ def test_a_mask_of_three_classes_is_named_with_the_remedy(processor):
 
 
 def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
+    class Nothing(CardAugmentation):
+        def draw(self, size, aspect_ratio=1.0):
+            return CardDraw(size, torch.eye(2, 3).tolist(), brightness=1.0, contrast=1.0, brightness_first=True)
+
     transform = TrainTransform(processor)
-    transform.augmentation = v2.Identity()
+    transform.augmentation = Nothing()
     return transform
 
 
@@ -348,17 +355,22 @@ def test_warp_by_a_known_matrix():
     """A quarter turn, and half the size in the middle: each output pixel is an input pixel that can be named."""
     image = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(3, 8, 8)
     mask = (torch.arange(64).view(8, 8) % 3 == 0).to(torch.uint8)
+
+    def warped(matrix, size):
+        images, masks = warp(image[None], mask[None], torch.tensor([matrix]), size)
+        return images[0], masks[0]
+
     # Result (x, y) comes from (-y, x): the image turned counter-clockwise once by numpy's convention.
-    turned, labels = warp(image, mask, torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]), (8, 8))
+    turned, labels = warped([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]], (8, 8))
     torch.testing.assert_close(turned, image.rot90(1, (1, 2)).float())
     assert torch.equal(labels, mask.rot90(1, (0, 1)))
     # Twice the range is seen: the image takes the middle half of the result, black around it.
-    small, labels = warp(image, mask, torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), (16, 16))
+    small, labels = warped([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], (16, 16))
     torch.testing.assert_close(small[:, 4:12, 4:12], image.float())
     assert torch.equal(labels[4:12, 4:12], mask)
     assert small.sum() == image.sum()
     # A shift of 0.5 in a range of 2 is a quarter of the side.
-    shifted, _ = warp(image, mask, torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]), (8, 8))
+    shifted, _ = warped([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]], (8, 8))
     torch.testing.assert_close(shifted[:, :, :6], image[:, :, 2:].float())
 
 
@@ -407,8 +419,9 @@ def test_a_round_polyp_stays_round_in_a_wide_frame(processor):
 
 def test_strong_colours_stay_near_and_leave_the_mask_alone(processor):
     torch.manual_seed(0)
-    grey = torch.full((3, 16, 16), 0.5)
-    means = torch.stack([StrongAugmentation.change_colours(grey).mean(dim=(1, 2)) for _ in range(500)])
+    strong = StrongAugmentation()
+    grey = torch.full((500, 3, 16, 16), 0.5)
+    means = strong.change_colours(grey, [strong.draw((16, 16)) for _ in range(500)]).mean(dim=(2, 3))
     # Brightness 0.7 to 1.3 and the channel's 0.92 to 1.08 act on 0.5; contrast and saturation on grey do nothing
     # but by the channels' difference; gamma may add or take an eighth.
     assert means.min() > 0.5 * 0.7 * 0.88 * 0.75
@@ -447,13 +460,66 @@ def test_smaller_sizes_come_first(processor, rows):
     assert sides == [(16, 16), (16, 16), (32, 32), (64, 64)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"augmentation": "weak"}, "`augmentation` must be one of card, strong, got 'weak'"),
-        ({"smaller_sizes": [(16, 2)]}, '`smaller_sizes` need augmentation="strong"'),
-    ],
-)
-def test_augmentations_refused(processor, settings, message):
-    with pytest.raises(ValueError, match=message):
-        TrainTransform(processor, **settings)
+def test_an_unknown_augmentation_is_refused(processor):
+    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, got 'weak'"):
+        TrainTransform(processor, augmentation="weak")
+
+
+# --- In batches, on the device that trains ---
+
+
+@pytest.mark.parametrize("name", ["card", "strong"])
+def test_batches_are_what_the_rows_are_one_by_one(processor, rows, name):
+    """Whatever shares the batch: to a grey level, since sums are taken in another order; masks to the pixel."""
+    settings = {"seed": 5, "augmentation": name, "smaller_sizes": [(32, 1)]}
+    one_by_one = TrainTransform(processor, **settings)
+    in_batches = TrainTransform(processor, **settings, in_batches=True)
+    for epoch, side in enumerate((32, SIZE)):
+        for transform in (one_by_one, in_batches):
+            transform.set_epoch(epoch)
+        expected = SegmentationCollator()(list(rows.with_transform(one_by_one)))
+        data = rows.with_transform(in_batches)
+        for order in (range(12), range(11, 3, -1)):
+            batch = SegmentationCollator()([data[i] for i in order])
+            assert batch["pixel_values"].dtype == torch.uint8
+            got = in_batches.augment(**batch)
+            assert got["pixel_values"].shape == (len(order), 3, side, side)
+            assert (got["pixel_values"] - expected["pixel_values"][list(order)]).abs().max() < 1.01 / 255
+            assert torch.equal(got["labels"], expected["labels"][list(order)])
+
+
+def test_workers_draw_what_the_main_process_draws(processor, rows):
+    transform = TrainTransform(processor, seed=2, augmentation="strong", in_batches=True)
+    data = rows.with_transform(transform)
+    loaders = [DataLoader(data, 5, collate_fn=SegmentationCollator(), num_workers=workers) for workers in (0, 2)]
+    for epoch in range(2):
+        transform.set_epoch(epoch)
+        for alone, shared in zip(*loaders, strict=True):
+            assert shared["draws"] == alone["draws"]
+            assert torch.equal(shared["pixel_values"], alone["pixel_values"])
+
+
+def test_normalisation_of_a_batch():
+    settings = {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    processor = UNetImageProcessor(size={"height": SIZE, "width": SIZE}, **settings)
+    transform = unaugmented(processor)
+    transform.in_batches = True
+    got = transform.augment(**SegmentationCollator()([{k: v[0] for k, v in transform(marked_row()).items()}] * 2))
+    expected = EvalTransform(processor)(marked_row())
+    torch.testing.assert_close(got["pixel_values"][1], expected["pixel_values"][0])
+    assert torch.equal(got["labels"][1], expected["labels"][0])
+
+
+@pytest.mark.parametrize("augment", [CardAugmentation(), StrongAugmentation()])
+def test_all_of_it_runs_on_the_device_of_the_batch(augment):
+    """With fake tensors of another device, which raise where two devices meet."""
+    draws = [augment.draw((SIZE, SIZE)) for _ in range(4)]
+    if isinstance(augment, StrongAugmentation):
+        # A generator of random numbers cannot be faked.
+        draws = [replace(draw, gamma=1.2, blur=1.0, noise=0.0) for draw in draws]
+    with FakeTensorMode():
+        images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device="cuda")
+        augmented, masks = augment(images, images[:, 0], draws)
+        assert (augmented.device.type, masks.device.type) == ("cuda", "cuda")
+        assert augmented.shape == (4, 3, SIZE, SIZE)
+    augmentation._pixel_centres.cache_clear()  # it holds fake ones

@@ -205,6 +205,19 @@ def test_workers_change_nothing(run_train, tmp_path):
     assert largest_difference(tmp_path / "run0", tmp_path / "run2") < 1e-6
 
 
+@pytest.mark.parametrize("augmentation", ["card", "strong"])
+def test_augmenting_in_batches_trains_the_same(run_train, tmp_path, augmentation):
+    """But for rounding: a grey level here and there. With workers, and with smaller frames first."""
+    flags = ("--num_train_epochs", 2, "--augmentation", augmentation, "--smaller_sizes", 16, "--smaller_until", 1)
+    run_train(*TINY, *FP32, *flags, "--output_dir", "rows")
+    run_train(
+        *(*TINY, *FP32, *flags, "--dataloader_num_workers", 2, "--augment_in_batches", "--output_dir", "batches")
+    )
+    assert largest_difference(tmp_path / "rows", tmp_path / "batches") < 1e-5
+    run_train(*TINY, *FP32, *flags, "--seed", 1, "--output_dir", "other")
+    assert largest_difference(tmp_path / "rows", tmp_path / "other") > 1e-3
+
+
 def test_a_cache_that_does_not_fit_is_said(run_train):
     """A megabyte holds 16 rows of 128x128 pixels with their masks: 2^20 / (4 * 128^2)."""
     sizes = ("--image_size", 128, "--num_train_epochs", 1, "--cache_megabytes", 1)
