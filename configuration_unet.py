@@ -8,6 +8,7 @@ NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
+LOSSES = ("bce_dice", "structure")
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -45,6 +46,8 @@ class UNetConfig(PretrainedConfig):
         decoder_channels: Channels of the `depth` decoder stages, the highest resolution first; None: those
             of the encoder's levels.
         decoder_convs: 3x3 convolutions of a decoder stage; nnU-Net ResEnc has 1.
+        loss: What it is trained by: "bce_dice", or "structure", weighted cross-entropy and IoU that stress what lies
+            along outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392, section 2.3).
         id2label: Names of label 0 and label 1; `label2id` follows from it.
         kwargs: Passed to `PretrainedConfig`.
 
@@ -69,6 +72,7 @@ class UNetConfig(PretrainedConfig):
         stem_stride: int = 1,
         decoder_channels: list[int] | None = None,
         decoder_convs: int = 2,
+        loss: str = "bce_dice",
         id2label: dict[int, str] | None = None,
         **kwargs,
     ):
@@ -85,6 +89,7 @@ class UNetConfig(PretrainedConfig):
         self.stem_stride = stem_stride
         self.decoder_channels = decoder_channels
         self.decoder_convs = decoder_convs
+        self.loss = loss
 
         # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict: both
         # would end up in the next checkpoint, so every instance starts from its own fresh copy.
@@ -169,6 +174,8 @@ class UNetConfig(PretrainedConfig):
             raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
         if self.upsampling not in UPSAMPLINGS:
             raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
+        if self.loss not in LOSSES:
+            raise ValueError(f"`loss` must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if self.block not in BLOCKS:
             raise ValueError(f"`block` must be one of {', '.join(BLOCKS)}, got {self.block!r}.")
         if self.block == "residual" and self.norm == "none":

@@ -79,6 +79,7 @@ ARCHITECTURE_FLAGS = (
     "stem_stride",
     "decoder_channels",
     "decoder_convs",
+    "loss",
 )
 
 
@@ -131,6 +132,9 @@ class ModelArguments:
     )
     decoder_convs: int | None = field(
         default=None, metadata={"help": "Convolutions of a decoder stage; None: 2, or the checkpoint's."}
+    )
+    loss: str | None = field(
+        default=None, metadata={"help": "bce_dice or structure; None: bce_dice, or the checkpoint's."}
     )
 
 
