@@ -514,7 +514,9 @@ def draw_figures(
         )
         published.append("dice_by_size.png")
     if results["training"] and results["training"]["loss"]:
-        figures.loss_curve(results["training"]["loss"], folder / "loss_curve.png")
+        figures.loss_curve(
+            results["training"]["loss"], folder / "loss_curve.png", results["model"].get("loss", figures.CARD_LOSS)
+        )
         published.append("loss_curve.png")
     figures.example_grid(example_cases(dice, source, rows, evaluation, arguments), folder / "examples.png")
     if arguments.push_example_images:

@@ -314,7 +314,7 @@ class UNetTrainer(Trainer):
         """Write `results.json` and, filled from it, `README.md` into the output folder."""
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
-            self.results["training"]["figures"] = draw_loss_curve(self.results["training"]["loss"], folder / "figures")
+            self.results["training"]["figures"] = draw_loss_curve(self.results, folder / "figures")
             write_results(folder / "results.json", self.results)
             (folder / "README.md").write_text(fill_card(self.results), encoding="utf-8")
 
@@ -329,14 +329,15 @@ class UNetTrainer(Trainer):
         )
 
 
-def draw_loss_curve(losses: list[list[float]], folder: Path) -> list[str]:
+def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
     """Draw the training loss where the extra [evaluation] is installed; returns the names of the pictures."""
+    losses = results["training"]["loss"]
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return []
     from unet_kvasir_seg.scoring.figures import loss_curve
 
     folder.mkdir(exist_ok=True)
-    loss_curve(losses, folder / "loss_curve.png")
+    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])
     return ["loss_curve.png"]
 
 

@@ -62,6 +62,10 @@ AUGMENTATIONS = {
     "card": "flips (p 0.5 each), rotation of up to 30 degrees, brightness and contrast 0.7 to 1.3",
     "strong": "flips, rotation, scale, shear and shift; brightness, contrast, saturation, gamma; blur and noise",
 }
+LOSS_NAMES = {
+    "bce_dice": "binary cross-entropy plus per-image Dice",
+    "structure": "weighted cross-entropy plus weighted IoU (PraNet; Fan et al., 2020, section 2.3)",
+}
 # Epochs whose training loss the card lists.
 LOSSES = 8
 
@@ -82,7 +86,8 @@ PICTURES = {
     ),
     "loss_curve.png": (
         "Training loss by epoch",
-        "Mean training loss by epoch; dashed: as the card states it that the default recipe follows.",
+        "Mean training loss by epoch; dashed, where it is the same loss: as the card states it that the default "
+        "recipe follows.",
     ),
     "examples.png": (
         "Image, true mask, predicted mask and overlay of the best, median and worst cases",
@@ -119,7 +124,7 @@ def fill_card(results: dict[str, Any]) -> str:
         network_size=_size(results["model"].get("image_size")),
         threshold=_threshold(evaluation),
         model_facts=_model_facts(results),
-        training_facts=_training_facts(training) if training else "",
+        training_facts=_training_facts(results) if training else "",
         cost_facts=_cost_facts(results),
         results_tables=results_tables(results),
         calibration_table=_calibration_table(results),
@@ -398,7 +403,7 @@ def _model_facts(results: dict[str, Any]) -> str:
     model = results["model"]
     described = [
         *("name", "repository", "parameters", "image_size", "fingerprint"),
-        *("depth", "channels", "norm", "upsampling", "dropout"),
+        *("depth", "channels", "norm", "upsampling", "dropout", "loss"),
     ]
     architecture = "not recorded"
     if model.get("channels"):  # masks from a folder come without a network
@@ -417,11 +422,12 @@ def _model_facts(results: dict[str, Any]) -> str:
     return _rows([*facts.items(), *_further_settings(model, described)])
 
 
-def _training_facts(training: dict[str, Any]) -> str:
+def _training_facts(results: dict[str, Any]) -> str:
+    training = results["training"]
     best, steps = training["best_step"], training["steps"]
     facts = {
         "start": "a checkpoint (fine-tuning)" if training["fine_tuned"] else "random weights (He et al., 2015)",
-        "loss": "binary cross-entropy plus per-image Dice",
+        "loss": LOSS_NAMES[results["model"].get("loss", "bce_dice")],  # earlier versions had the one alone
         "optimiser": (
             f"AdamW, learning rate {training['learning_rate']:g}, {training['schedule']} schedule, "
             f"weight decay {training['weight_decay']:g}"

@@ -24,7 +24,10 @@ from PIL import Image, ImageDraw, ImageOps
 from ..overlay import HALO_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, contour_width, draw_overlay, to_rgb
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
+CARD_LOSS = "bce_dice"
 CARD_LOSSES = ((1, 1.10), (10, 0.90), (20, 0.70), (30, 0.51), (40, 0.19), (50, 0.075))
+
+LOSS_TERMS = {"bce_dice": "BCE + Dice", "structure": "weighted BCE + IoU"}
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
 PALE_BLUE, INK, GREY, PALE_GREY = "#9CC9E3", "#222222", "#767676", "#E4E4E4"
@@ -191,12 +194,13 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: float, path: str
     return _save(figure, path)
 
 
-def loss_curve(losses: Sequence[Sequence[float]], path: str | Path) -> Figure:
-    """The mean training loss by epoch, beside what the model card of the default recipe states.
+def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = CARD_LOSS) -> Figure:
+    """The mean training loss by epoch, beside what the model card of the default recipe states of its loss.
 
     Args:
         losses: Pairs of epoch and loss.
         path: The PNG to write.
+        loss: Which loss it is, as `UNetConfig` names it.
 
     Raises:
         ValueError: If there are no pairs.
@@ -205,11 +209,12 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path) -> Figure:
         raise ValueError("There are no training losses to show; leave the picture out.")
     epochs, values = zip(*losses, strict=True)
     figure = _figure(f"Training loss, n = {_number(epochs[-1], 'epoch')}")
-    axes = _axes(figure, "epoch", "mean loss (BCE + Dice)")
+    axes = _axes(figure, "epoch", f"mean loss ({LOSS_TERMS[loss]})")
     marker = "o" if len(values) < 30 else None
     axes.plot(epochs, values, color=BLUE, linewidth=2.4, marker=marker, markersize=5, label="this training")
-    card: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.4, "linestyle": "--", "marker": "s", "markersize": 7}
-    axes.plot(*zip(*CARD_LOSSES, strict=True), **card, label="origin's card, width 64")
+    if loss == CARD_LOSS:
+        card: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.4, "linestyle": "--", "marker": "s"}
+        axes.plot(*zip(*CARD_LOSSES, strict=True), **card, markersize=7, label="origin's card, width 64")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

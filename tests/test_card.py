@@ -11,10 +11,12 @@ import pytest
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
+from unet_kvasir_seg import configuration_unet, modeling_unet
 from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.scoring.card import (
     AUGMENTATIONS,
+    LOSS_NAMES,
     PICTURES,
     RESULTS_MARKERS,
     fill_card,
@@ -22,6 +24,7 @@ from unet_kvasir_seg.scoring.card import (
     results_tables,
     update_readme,
 )
+from unet_kvasir_seg.scoring.figures import LOSS_TERMS
 
 BEGIN, END = RESULTS_MARKERS
 VALIDATION = {
@@ -519,6 +522,13 @@ def test_the_augmentation_is_the_one_that_is_stated(results):
     assert AUGMENTATIONS.keys() == set(augmentation.AUGMENTATIONS)
     del results["training"]["augmentation"]
     assert cells(fill_card(results), "augmentation") == ["not recorded"]
+
+
+def test_the_loss_is_the_one_that_is_stated(results):
+    assert "| loss | binary cross-entropy plus per-image Dice |" in fill_card(results)
+    results["model"]["loss"] = "structure"
+    assert f"| loss | {LOSS_NAMES['structure']} |" in fill_card(results)
+    assert LOSS_NAMES.keys() == LOSS_TERMS.keys() == modeling_unet.LOSSES.keys() == set(configuration_unet.LOSSES)
 
 
 def test_local_and_synthetic_data_are_no_hub_data(results):

@@ -24,6 +24,7 @@ NOT_DEFAULT = {
     "stem_stride": 2,
     "decoder_channels": [4, 8],
     "decoder_convs": 1,
+    "loss": "structure",
 }
 LESION = {0: "nothing", 1: "lesion"}
 
@@ -44,6 +45,7 @@ def test_defaults_are_the_card():
         "stem_stride": 1,
         "decoder_channels": None,
         "decoder_convs": 2,
+        "loss": "bce_dice",
     }
     assert config.model_type == "unet_kvasir_seg"
     assert config.id2label == {0: "background", 1: "polyp"}
@@ -203,6 +205,7 @@ REFUSED = [
         ({"upsampling": upsampling}, rf"`upsampling` must be one of transpose, bilinear, got {upsampling!r}")
         for upsampling in ("nearest", None)
     ),
+    *(({"loss": loss}, rf"`loss` must be one of bce_dice, structure, got {loss!r}") for loss in ("dice", None)),
     *(
         ({"dropout": dropout}, rf"`dropout` must be at least 0 and below 1, got {dropout!r}")
         for dropout in (-0.1, 1.0, 1, 1.5, float("nan"), "0.1", None)

@@ -159,6 +159,9 @@ def test_losses_are_shown_beside_the_cards(tmp_path):
     assert CARD_LOSSES == ((1, 1.10), (10, 0.90), (20, 0.70), (30, 0.51), (40, 0.19), (50, 0.075))
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "mean loss (BCE + Dice)")
     assert figure.get_suptitle() == "Training loss, n = 2.5 epochs"
+    figure = loss_curve([[1.0, 0.9]], tmp_path / "x.png", loss="structure")
+    assert [line.get_label() for line in figure.axes[0].lines] == ["this training"]
+    assert figure.axes[0].get_ylabel() == "mean loss (weighted BCE + IoU)"
 
 
 def test_an_example_is_image_truth_probability_and_contours(tmp_path):

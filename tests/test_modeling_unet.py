@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from unet_kvasir_seg.configuration_unet import NORMS, UPSAMPLINGS, UNetConfig
-from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss, box_mean, structure_loss
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NORMS_PER_IMAGE = [norm for norm in NORMS if norm != "batch"]
@@ -341,6 +341,55 @@ def test_loss_equals_numpy_in_float64(dtype: torch.dtype):
     p = 1 / (1 + np.exp(-z))
     dice = [(2 * np.sum(p[i] * y[i]) + 1e-6) / (np.sum(p[i]) + np.sum(y[i]) + 1e-6) for i in range(3)]
     assert bce_dice_loss(logits, labels).item() == pytest.approx(cross_entropy + 1 - np.mean(dice), rel=1e-6)
+
+
+def weights_by_hand(mask: np.ndarray) -> np.ndarray:
+    """1 + 5 |mean of the 31x31 pixels around - mask|, each mean a sum over a slice."""
+    height, width = mask.shape
+    padded = np.pad(mask, 15)
+    means = [[padded[i : i + 31, j : j + 31].sum() / 961 for j in range(width)] for i in range(height)]
+    return 1 + 5 * np.abs(np.array(means) - mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(9, 14), (40, 33)])
+def test_structure_loss_equals_numpy_in_float64(dtype: torch.dtype, size: tuple[int, int]):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(3, 1, *size, generator=generator)).to(dtype)
+    labels = torch.rand(3, 1, *size, generator=generator) < torch.tensor([0.0, 0.3, 0.9]).view(3, 1, 1, 1)
+    losses = []
+    for z, y in zip(logits[:, 0].double().numpy(), labels[:, 0].double().numpy(), strict=True):
+        w, p = weights_by_hand(y), 1 / (1 + np.exp(-z))
+        cross_entropy = y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)
+        intersection, union = np.sum(w * p * y), np.sum(w * (p + y - p * y))
+        losses.append(np.sum(w * cross_entropy) / np.sum(w) + 1 - (intersection + 1) / (union + 1))
+    loss = structure_loss(logits, labels)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_structure_loss_by_hand():
+    """Of an even mask without surroundings that differ, weights are equal: p = 1/2, n = 4 pixels, all polyp.
+
+    Outside is background, so the mean around each pixel is 4/961 and all weigh w = 1 + 5 (1 - 4/961): the
+    cross-entropy is ln 2, the intersection 4 w / 2, the union 4 w.
+    """
+    w = 1 + 5 * (1 - 4 / 961)
+    loss = structure_loss(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
+    assert loss.item() == pytest.approx(LN2 + 1 - (2 * w + 1) / (4 * w + 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 3, 31])
+def test_box_mean_is_average_pooling(side: int):
+    images = torch.randint(0, 2, (2, 1, 20, 37), generator=torch.Generator().manual_seed(0)).float()
+    torch.testing.assert_close(box_mean(images, side), F.avg_pool2d(images, side, stride=1, padding=side // 2))
+
+
+def test_the_network_is_trained_by_the_loss_that_its_configuration_names():
+    model = tiny(loss="structure").eval()
+    outputs = model(images(), labels=masks())
+    assert torch.equal(outputs.loss, structure_loss(outputs.logits, masks().unsqueeze(1)))
+    assert torch.equal(outputs.logits, tiny().eval()(images()).logits)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
