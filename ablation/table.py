@@ -1,6 +1,7 @@
-"""Put the table of a screening into a README, between `<!-- ablation: begin -->` and `<!-- ablation: end -->`.
+"""Put the tables of screenings into a README, between `<!-- ablation: begin -->` and `<!-- ablation: end -->`.
 
 python ablation/table.py outputs/ablation/ablation.json README.md
+python ablation/table.py ablation/ablation.json ablation/levers.json README.md
 """
 
 import argparse
@@ -22,9 +23,10 @@ LEGEND = (
 )
 
 
-def tables(rounds: list[dict[str, Any]]) -> str:
-    """Markdown: a table for each round, the best first, the failures last."""
-    return "\n\n".join([*(_table(number, part) for number, part in enumerate(rounds, start=1)), LEGEND])
+def tables(*screenings: list[dict[str, Any]]) -> str:
+    """Markdown: a table for each round of each screening, the best first, the failures last."""
+    numbered = [part for rounds in screenings for part in enumerate(rounds, start=1)]
+    return "\n\n".join([*(_table(number, part) for number, part in numbered), LEGEND])
 
 
 def _table(number: int, part: dict[str, Any]) -> str:
@@ -64,13 +66,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("ablation", type=Path, help="ablation.json that screen.py wrote")
+    parser.add_argument("ablations", type=Path, nargs="+", help="ablation.json that screen.py wrote, or several")
     parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
     with user_errors(program):
-        found = read_versioned(arguments.ablation, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")
-        update_readme(arguments.readme, tables(found["rounds"]), MARKERS)
-        print(f"Put the tables of {arguments.ablation} into {arguments.readme}.")
+        screenings = [
+            read_versioned(file, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")["rounds"]
+            for file in arguments.ablations
+        ]
+        update_readme(arguments.readme, tables(*screenings), MARKERS)
+        print(f"Put the tables of {', '.join(map(str, arguments.ablations))} into {arguments.readme}.")
 
 
 if __name__ == "__main__":
