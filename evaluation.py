@@ -514,9 +514,7 @@ def draw_figures(
         )
         published.append("dice_by_size.png")
     if results["training"] and results["training"]["loss"]:
-        figures.loss_curve(
-            results["training"]["loss"], folder / "loss_curve.png", results["model"].get("loss", figures.CARD_LOSS)
-        )
+        figures.loss_curve(results["training"]["loss"], folder / "loss_curve.png", results["model"]["loss"])
         published.append("loss_curve.png")
     figures.example_grid(example_cases(dice, source, rows, evaluation, arguments), folder / "examples.png")
     if arguments.push_example_images:

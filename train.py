@@ -33,6 +33,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from unet_kvasir_seg.averaging import TRAINING_WEIGHTS, WeightAverage
 from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
@@ -79,7 +80,6 @@ ARCHITECTURE_FLAGS = (
     "stem_stride",
     "decoder_channels",
     "decoder_convs",
-    "loss",
 )
 
 
@@ -134,7 +134,8 @@ class ModelArguments:
         default=None, metadata={"help": "Convolutions of a decoder stage; None: 2, or the checkpoint's."}
     )
     loss: str | None = field(
-        default=None, metadata={"help": "bce_dice or structure; None: bce_dice, or the checkpoint's."}
+        default=None,
+        metadata={"help": "bce_dice or structure; None: bce_dice, or what the checkpoint was trained by."},
     )
 
 
@@ -162,7 +163,7 @@ class DataArguments:
     )
     augmentation: str = field(
         default="card",
-        metadata={"help": "card (flips, 30 degrees, brightness), moderate or strong (for long trainings)."},
+        metadata={"help": "card (flips, 30 degrees, brightness), moderate, or strong (for long trainings)."},
     )
     smaller_sizes: list[int] | None = field(
         default=None,
@@ -229,10 +230,16 @@ class UNetTrainingArguments(TrainingArguments):
         self.bf16 = runtime.dtype == torch.bfloat16
         # The transforms need the columns that the model does not take.
         self.remove_unused_columns = False
-        if self.accelerator_config is None:
-            # A stream's rows are split among the processes, not read by the first and sent to the others.
-            self.accelerator_config = {"dispatch_batches": False}
         super().__post_init__()
+        assert isinstance(self.accelerator_config, AcceleratorConfig)  # by now
+        if self.accelerator_config.dispatch_batches is None:
+            # A stream's rows are split among the processes, not read by the first and sent to the others.
+            self.accelerator_config.dispatch_batches = False
+
+    @property
+    def dispatches_batches(self) -> bool:
+        """Whether the first process reads a stream and sends the others their batches: tensors, and nothing else."""
+        return bool(getattr(self.accelerator_config, "dispatch_batches", False))
 
     @property
     def runtime(self) -> Runtime:
@@ -508,10 +515,11 @@ def check_same_run(checkpoint: str, results: dict[str, Any]) -> float:
             "earlier version of this one wrote it. Fine-tune from it with --model_name_or_path."
         ) from None
     names = {"name", "repository"}
+    network = {"loss": "bce_dice"} | before["model"]  # earlier versions had no other
     misfits = [
-        f"{field} {before['model'].get(field)} there, {value} here"
+        f"{field} {network.get(field)} there, {value} here"
         for field, value in results["model"].items()
-        if field not in names and before["model"].get(field) != value
+        if field not in names and network.get(field) != value
     ]
     if misfits:
         raise UserError(
@@ -560,6 +568,12 @@ def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation,
         model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor()
     else:
         model, processor = _load_checkpoint(arguments, architecture)
+    if arguments.loss is not None:
+        model.config.loss = arguments.loss  # no part of the architecture: a fine-tuning may change it
+        try:
+            model.config.check()
+        except ValueError as error:
+            raise UserError(str(error)) from error
     if arguments.image_size is not None:
         processor.size = {"height": arguments.image_size, "width": arguments.image_size}
     smallest = model.config.minimum_size
@@ -623,7 +637,7 @@ def build_datasets(
     is_stream = isinstance(train_rows, torch.utils.data.IterableDataset)
     in_batches = data_arguments.augment_in_batches
     if in_batches is None:
-        in_batches = training_arguments.device.type == "cuda"
+        in_batches = training_arguments.device.type == "cuda" and not training_arguments.dispatches_batches
     try:
         transform = TrainTransform(
             processor,

@@ -91,7 +91,7 @@ class CardAugmentation:
         """(B, 3, H, W) float in [0, 255] -> the same, changed in place.
 
         What torchvision's `ColorJitter(brightness=0.3, contrast=0.3)` does, the two in either order, without its
-        rounding in between, in a third of its time.
+        rounding in between, in half of its time.
         """
         before, contrast, after = (
             _per_row(images, factors).view(-1, 1, 1, 1)
@@ -258,7 +258,7 @@ def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
 
 def _per_row(images: Tensor, numbers: Sequence[Any]) -> Tensor:
     """Numbers as a float32 tensor on the images' device."""
-    return torch.tensor(numbers, dtype=torch.float32).to(images.device, non_blocking=True)
+    return torch.tensor(numbers, dtype=torch.float32, device=images.device)
 
 
 def _uniform(low: float, high: float) -> float:
@@ -305,8 +305,9 @@ class TrainTransform(EvalTransform):
     JPEG frames of at least four times the processor's size are decoded at a half or less, but no less than twice that
     size, so that the resized image differs by a few grey levels along edges; masks are always read in full.
 
-    What happens to a row depends on (seed, epoch, row) alone: it is the same whatever the number of workers
-    and processes, and after a restart. `set_epoch` reaches workers that are already running.
+    What is drawn for a row depends on (seed, epoch, row) alone: it is the same whatever the number of workers
+    and processes, and after a restart; the pixels of noise are other ones on another kind of device. `set_epoch`
+    reaches workers that are already running.
 
     Args:
         processor, foreground_values: As for `EvalTransform`.
@@ -371,14 +372,18 @@ class TrainTransform(EvalTransform):
         Args:
             pixel_values: (B, 3, H, W) uint8.
             labels: (B, H, W) uint8, {0, 1}.
-            draws: B, all of one size.
+            draws: B of the augmentation's own, all of one size.
 
         Returns:
             What the network takes: `pixel_values` (B, 3, H', W') float32 and `labels` (B, H', W') int64.
         """
         augmented, augmented_labels = self.augmentation(pixel_values, labels, draws)
         processor = self.processor
-        mean, std = (values and tuple(values) for values in (processor.image_mean, processor.image_std))
+        # A list has no hash, which the processor's cache needs.
+        mean, std = (
+            tuple(values) if isinstance(values, list) else values
+            for values in (processor.image_mean, processor.image_std)
+        )
         scaled = processor.rescale_and_normalize(
             augmented, processor.do_rescale, processor.rescale_factor, processor.do_normalize, mean, std
         )
@@ -452,7 +457,7 @@ class TrainingStream(IterableDataset):
             raise TypeError("The data set does not say how many rows its training split has.")
         return splits["train"].num_examples
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
             examples = self.transform({name: [cell] for name, cell in row.items()})
             yield {name: values[0] for name, values in examples.items()}

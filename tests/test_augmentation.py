@@ -348,6 +348,15 @@ def test_a_stream_knows_its_rows(stream):
         len(stream)
 
 
+def test_a_stream_leaves_the_augmentation_to_the_batches(stream, processor, rows):
+    stream.transform.in_batches = True
+    batches = [SegmentationCollator()(list(examples)) for examples in zip(*[iter(stream)] * 3, strict=True)]
+    augmented = [stream.transform.augment(**batch) for batch in batches]
+    got = [{name: part[i] for name, part in batch.items()} for batch in augmented for i in range(3)]
+    data = rows.with_transform(EvalTransform(processor))
+    assert sorted(known_by_their_pixels(got)) == sorted(known_by_their_pixels(data[i] for i in range(12)))
+
+
 # --- Strong augmentation ---
 
 
@@ -499,8 +508,9 @@ def test_workers_draw_what_the_main_process_draws(processor, rows):
             assert torch.equal(shared["pixel_values"], alone["pixel_values"])
 
 
-def test_normalisation_of_a_batch():
-    settings = {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+@pytest.mark.parametrize("mean", [0.5, [0.5, 0.4, 0.6]])
+def test_normalisation_of_a_batch(mean):
+    settings = {"do_normalize": True, "image_mean": mean, "image_std": 0.25 if mean == 0.5 else [0.25] * 3}
     processor = UNetImageProcessor(size={"height": SIZE, "width": SIZE}, **settings)
     transform = unaugmented(processor)
     transform.in_batches = True
@@ -517,9 +527,11 @@ def test_all_of_it_runs_on_the_device_of_the_batch(augment):
     if isinstance(augment, StrongAugmentation):
         # A generator of random numbers cannot be faked.
         draws = [replace(draw, gamma=1.2, blur=1.0, noise=0.0) for draw in draws]
-    with FakeTensorMode():
-        images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device="cuda")
-        augmented, masks = augment(images, images[:, 0], draws)
-        assert (augmented.device.type, masks.device.type) == ("cuda", "cuda")
-        assert augmented.shape == (4, 3, SIZE, SIZE)
-    augmentation._pixel_centres.cache_clear()  # it holds fake ones
+    try:
+        with FakeTensorMode():
+            images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device="cuda")
+            augmented, masks = augment(images, images[:, 0], draws)
+            assert (augmented.device.type, masks.device.type) == ("cuda", "cuda")
+            assert augmented.shape == (4, 3, SIZE, SIZE)
+    finally:
+        augmentation._pixel_centres.cache_clear()  # it holds fake ones

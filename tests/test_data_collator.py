@@ -16,6 +16,11 @@ def test_labels_may_be_absent():
     assert list(SegmentationCollator()([{"pixel_values": torch.zeros(3, 2, 2)}])) == ["pixel_values"]
 
 
+def test_draws_are_listed_beside_the_tensors():
+    examples = [{"pixel_values": torch.zeros(3, 2, 2), "draw": name} for name in "ab"]
+    assert SegmentationCollator()(examples)["draws"] == ["a", "b"]
+
+
 def test_different_sizes_are_refused_with_both_named():
     examples = [{"pixel_values": torch.zeros(3, 2, 2)}, {"pixel_values": torch.zeros(3, 2, 4)}]
     with pytest.raises(ValueError, match=r"\(3, 2, 2\), \(3, 2, 4\).*do_resize=True"):

@@ -19,7 +19,7 @@ from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.train import is_whole, parse_arguments
+from unet_kvasir_seg.train import build_datasets, build_model, is_whole, parse_arguments
 
 TINY = ("--dataset_name", "synthetic", "--synthetic_rows", "8", "--base_channels", "4", "--image_size", "32")
 FP32 = ("--use_cpu", "--bf16", "False")
@@ -171,6 +171,41 @@ def test_mistakes_get_one_clear_line(run_train, tmp_path, arguments, message):
     assert not list(tmp_path.glob("run/*"))
 
 
+def test_batches_are_augmented_on_a_gpu_by_default():
+    """Told apart by the device alone, which nothing here has."""
+    splits = load_splits("synthetic", synthetic_rows=4, synthetic_size=32)
+    model, data, training = parse(*TINY)
+    _, processor = build_model(model)
+
+    class OnCuda:
+        device = torch.device("cuda")
+        dispatches_batches = False
+        seed = 0
+
+    for arguments, flag, expected in [(training, None, False), (OnCuda, None, True), (OnCuda, False, False)]:
+        data.augment_in_batches = flag
+        *_, transform = build_datasets(splits, processor, data, arguments, minimum_size=16)
+        assert transform.in_batches is expected
+
+
+def test_streams_are_split_among_processes_whatever_else_accelerate_is_told():
+    _, _, training = parse(*TINY, "--accelerator_config", '{"non_blocking": true}')
+    assert training.accelerator_config.dispatch_batches is False
+
+
+def test_fine_tuning_may_change_the_loss(run_train, tmp_path):
+    once = ("--num_train_epochs", 1)
+    run_train(*TINY, *once, "--loss", "structure", "--output_dir", "first")
+    data = ("--dataset_name", "synthetic", "--synthetic_rows", 8, "--model_name_or_path", "first", *once)
+    run_train(*data, "--output_dir", "kept")
+    run_train(*data, "--loss", "bce_dice", "--output_dir", "changed")
+    for name, loss in (("first", "structure"), ("kept", "structure"), ("changed", "bce_dice")):
+        assert json.loads((tmp_path / name / "config.json").read_text())["loss"] == loss
+        assert json.loads((tmp_path / name / "results.json").read_text())["model"]["loss"] == loss
+    message = error_of(run_train(*data, "--loss", "dice", "--output_dir", "run", check=False))
+    assert "`loss` must be one of bce_dice, structure, got 'dice'" in message
+
+
 def test_another_runs_folder_is_left_alone(run_train, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -259,6 +294,10 @@ def test_no_run_goes_on_from_another_network_or_other_data(run_train, tmp_path):
     after = weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
     seconds = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["seconds"]
+    run_file = tmp_path / "run" / "checkpoint-2" / "run.json"
+    earlier = json.loads(run_file.read_text())
+    del earlier["model"]["loss"]  # as versions wrote it that had one loss alone
+    run_file.write_text(json.dumps(earlier))
     run_train(*TINY, *resume)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["training"]["steps"] == 4
@@ -344,12 +383,20 @@ def run_two_processes(folder: Path, *arguments: object) -> subprocess.CompletedP
     return done
 
 
-@pytest.mark.parametrize("norm", ["none", "group", "instance"])
-def test_two_processes_and_accumulation_take_the_step_of_one_big_batch(run_train, tmp_path, norm):
+@pytest.mark.parametrize(
+    "further",
+    [
+        ("--norm", "none"),
+        ("--norm", "group", "--loss", "structure", "--augment_in_batches"),
+        ("--norm", "instance"),
+    ],
+    ids=" ".join,
+)
+def test_two_processes_and_accumulation_take_the_step_of_one_big_batch(run_train, tmp_path, further):
     """One step of SGD on the same four rows tells the gradients: they agree to 1e-5."""
     data = ("--dataset_name", "synthetic", "--synthetic_rows", 4, "--image_size", 32, "--base_channels", 8)
     # A rate so large that the difference of the weights is not lost in their rounding.
-    step = ("--norm", norm, "--max_steps", 1, "--optim", "sgd", "--max_grad_norm", 0, *FP32)
+    step = (*further, "--max_steps", 1, "--optim", "sgd", "--max_grad_norm", 0, *FP32)
     common = (*data, *step, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "False")
     large = ("--learning_rate", "100")
     run_train(*common, "--output_dir", "start", "--per_device_train_batch_size", 4, "--learning_rate", "0")
