@@ -162,8 +162,7 @@ class DataArguments:
         default=1024, metadata={"help": "Memory in each process for resized training frames; 0 keeps none."}
     )
     augmentation: str = field(
-        default="card",
-        metadata={"help": "card (flips, 30 degrees, brightness), moderate, or strong (for long trainings)."},
+        default="card", metadata={"help": "card (flips, 30 degrees, brightness) or strong (for long trainings)."}
     )
     smaller_sizes: list[int] | None = field(
         default=None,

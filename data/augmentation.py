@@ -1,9 +1,9 @@
 """From the rows of a data set to what the network takes: decoding, augmentation, image processor."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import datasets
@@ -140,13 +140,7 @@ class StrongAugmentation:
     Brightness, contrast and saturation change by a factor of 0.7 to 1.3, each colour channel by 0.92 to 1.08, and
     with p 0.5 gamma by up to e^±0.25; Gaussian blur (p 0.2, sigma 0.5 to 1.5 pixels) and Gaussian noise (p 0.2,
     standard deviation 0.01 to 0.06 of the range).
-
-    Args:
-        strength: Factor of all ranges but those of the channels, blur and noise; of exponents where there are factors.
     """
-
-    def __init__(self, strength: float = 1.0):
-        self.strength = strength
 
     def draw(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongDraw:
         """Draw for one row, from torch's global generator.
@@ -155,25 +149,25 @@ class StrongAugmentation:
             size: Height and width of the result.
             aspect_ratio: Width over height of the frame that the image was resized from.
         """
-        change = 0.3 * self.strength
         return StrongDraw(
             size,
             self.draw_matrix(aspect_ratio).tolist(),
-            brightness=_uniform(1 - change, 1 + change),
-            contrast=_uniform(1 - change, 1 + change),
-            saturation=_uniform(1 - change, 1 + change),
+            brightness=_uniform(0.7, 1.3),
+            contrast=_uniform(0.7, 1.3),
+            saturation=_uniform(0.7, 1.3),
             channels=[_uniform(0.92, 1.08) for _ in range(3)],
-            gamma=math.exp(self.strength * _uniform(-0.25, 0.25)) if _uniform(0, 1) < 0.5 else 1.0,
+            gamma=math.exp(_uniform(-0.25, 0.25)) if _uniform(0, 1) < 0.5 else 1.0,
             blur=_uniform(0.5, 1.5) if _uniform(0, 1) < 0.2 else 0.0,
             noise=_uniform(0.01, 0.06) if _uniform(0, 1) < 0.2 else 0.0,
             noise_seed=int(torch.randint(2**62, ())),
         )
 
-    def draw_matrix(self, aspect_ratio: float) -> Tensor:
+    @staticmethod
+    def draw_matrix(aspect_ratio: float) -> Tensor:
         """(2, 3) from places in the result to places in the image, as `warp` takes it."""
-        angle, shear = self.strength * math.radians(_uniform(-180, 180)), self.strength * _uniform(-0.3, 0.3)
-        scale = math.exp(self.strength * _uniform(math.log(0.6), math.log(1.5)))
-        stretch = math.exp(self.strength * _uniform(-0.15, 0.15) / 2)
+        angle, shear = math.radians(_uniform(-180, 180)), _uniform(-0.3, 0.3)
+        scale = math.exp(_uniform(math.log(0.6), math.log(1.5)))
+        stretch = math.exp(_uniform(-0.15, 0.15) / 2)
         flips = [_uniform(0, 1) < 0.5 for _ in range(2)]
         rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         shearing = torch.tensor([[1.0, shear], [0.0, 1.0]])
@@ -183,7 +177,7 @@ class StrongAugmentation:
         to_frame = torch.diag(torch.tensor([aspect_ratio, 1.0]))
         linear = torch.diag(torch.tensor([1 / aspect_ratio, 1.0])) @ rotation @ shearing @ scaling @ to_frame @ mirror
         # The grid goes from -1 to 1: 0.4 is 20 % of the side.
-        shift = self.strength * torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
+        shift = torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
         return torch.cat((linear, shift), dim=1)
 
     def __call__(self, images: Tensor, masks: Tensor, draws: Sequence[StrongDraw]) -> tuple[Tensor, Tensor]:
@@ -217,9 +211,8 @@ class StrongAugmentation:
         return changed
 
 
-AUGMENTATIONS: dict[str, Callable[[], CardAugmentation | StrongAugmentation]] = {
+AUGMENTATIONS: dict[str, type[CardAugmentation] | type[StrongAugmentation]] = {
     "card": CardAugmentation,
-    "moderate": partial(StrongAugmentation, strength=0.5),
     "strong": StrongAugmentation,
 }
 
@@ -314,8 +307,7 @@ class TrainTransform(EvalTransform):
         seed: Seed of the run.
         cache_bytes: Resized rows are kept up to this size, in each process, so that later epochs need not
             decode them; 0 keeps none.
-        augmentation: "card" (`CardAugmentation`), "strong" (`StrongAugmentation`), or "moderate", the same in half
-            of its ranges.
+        augmentation: "card" (`CardAugmentation`) or "strong" (`StrongAugmentation`).
         smaller_sizes: Side in pixels of the examples and the epoch until which they have it, in this order, as
             [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size.
         in_batches: Leave the augmentation to `augment`, which takes a batch on any device. The examples are then the

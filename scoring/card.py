@@ -60,7 +60,6 @@ DIGITS = {"hd95": 1, "mae": 4, "ece": 4}
 # What `--augmentation` of train.py names.
 AUGMENTATIONS = {
     "card": "flips (p 0.5 each), rotation of up to 30 degrees, brightness and contrast 0.7 to 1.3",
-    "moderate": "flips, mild rotation, scale, shear and shift; brightness, contrast, saturation, gamma; blur, noise",
     "strong": "flips, rotation, scale, shear and shift; brightness, contrast, saturation, gamma; blur and noise",
 }
 LOSS_NAMES = {

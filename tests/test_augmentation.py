@@ -387,7 +387,7 @@ def test_warp_by_a_known_matrix():
 def test_draws_of_the_strong_warp(aspect_ratio):
     """In the frame's own proportions: scale log-uniform, half flipped, shift uniform, any angle."""
     torch.manual_seed(0)
-    matrices = torch.stack([StrongAugmentation().draw_matrix(aspect_ratio) for _ in range(2000)]).double()
+    matrices = torch.stack([StrongAugmentation.draw_matrix(aspect_ratio) for _ in range(2000)]).double()
     proportions = torch.diag(torch.tensor([aspect_ratio, 1.0])).double()
     linear = proportions @ matrices[:, :, :2] @ proportions.inverse()
     # Rotation and shear keep areas, flips change their sign.
@@ -470,7 +470,7 @@ def test_smaller_sizes_come_first(processor, rows):
 
 
 def test_an_unknown_augmentation_is_refused(processor):
-    with pytest.raises(ValueError, match="`augmentation` must be one of card, moderate, strong, got 'weak'"):
+    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, got 'weak'"):
         TrainTransform(processor, augmentation="weak")
 
 
