@@ -33,10 +33,10 @@ import numpy as np
 import transformers
 from PIL import Image
 from unet_kvasir_seg.checkpoint import fingerprint
-from unet_kvasir_seg.command_line import FlagParser
+from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
+from unet_kvasir_seg.common.files import image_from_bytes
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError, first_line, require_extra, user_errors
-from unet_kvasir_seg.files import image_from_bytes
 from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
 from unet_kvasir_seg.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay, to_rgb
 from unet_kvasir_seg.predictor import Prediction, Predictor

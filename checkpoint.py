@@ -7,8 +7,8 @@ from typing import Any
 import safetensors
 import torch
 
+from .common.errors import UserError
 from .configuration_unet import UNetConfig
-from .errors import UserError
 from .image_processing_unet import UNetImageProcessor
 from .modeling_unet import UNetForSemanticSegmentation
 from .onnx_network import OnnxNetwork

@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.configuration_unet import NORMS, UNetConfig
-from unet_kvasir_seg.errors import UserError, user_errors
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 

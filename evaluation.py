@@ -26,7 +26,10 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 from unet_kvasir_seg.checkpoint import describe_model, fingerprint
-from unet_kvasir_seg.command_line import FlagParser
+from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.device import Runtime, choose_runtime, leaving_processes
+from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.hub import push_files
 from unet_kvasir_seg.data.dataset import (
     DatasetError,
     cell_name,
@@ -36,11 +39,8 @@ from unet_kvasir_seg.data.dataset import (
     load_splits,
     row_name,
 )
-from unet_kvasir_seg.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import binarize_mask
 from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.runtime import Runtime, choose_runtime, leaving_processes
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
 from unet_kvasir_seg.scoring.results import (

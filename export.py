@@ -34,16 +34,16 @@ import torch
 import transformers
 from datasets import Dataset
 from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
-from unet_kvasir_seg.command_line import FlagParser
+from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.device import Runtime
+from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.files import IMAGE_SUFFIXES, image_from_bytes, unfinished_name, write_whole
+from unet_kvasir_seg.common.hub import push_files
 from unet_kvasir_seg.data.dataset import DatasetError, cell_name, decode_pair, load_splits
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.files import IMAGE_SUFFIXES, image_from_bytes, unfinished_name, write_whole
-from unet_kvasir_seg.hub import push_files
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.runtime import Runtime
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.results import check_results_folder, exports_of, known_results, write_results
 

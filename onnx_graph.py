@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checkpoint import fingerprint
-from .errors import UserError, first_line
+from .common.errors import UserError, first_line
 from .image_processing_unet import UNetImageProcessor
 from .modeling_unet import UNetForSemanticSegmentation
 from .onnx_network import CONTRACT_VERSION

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .common.errors import UserError, first_line, require_extra
 from .configuration_unet import UNetConfig
-from .errors import UserError, first_line, require_extra
 from .image_processing_unet import UNetImageProcessor
 
 if TYPE_CHECKING:

@@ -49,15 +49,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
-from unet_kvasir_seg.background import map_ahead
-from unet_kvasir_seg.command_line import FlagParser
-from unet_kvasir_seg.errors import UserError, first_line, require_extra, user_errors
-from unet_kvasir_seg.files import image_from_bytes, unfinished_name, write_whole
+from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.device import choose_runtime, leaving_processes
+from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
+from unet_kvasir_seg.common.files import image_from_bytes, unfinished_name, write_whole
+from unet_kvasir_seg.common.prefetch import map_ahead
 from unet_kvasir_seg.inputs import MASKS, OUTPUT_FOLDERS, OVERLAYS, PROBABILITIES, VIDEOS, Failure, Source, find_inputs
 from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
 from unet_kvasir_seg.overlay import draw_overlay
 from unet_kvasir_seg.predictor import Lesion, Prediction, Predictor
-from unet_kvasir_seg.runtime import choose_runtime, leaving_processes
 
 PACKAGE = Path(__file__).resolve().parent
 RUN_SCHEMA = 1

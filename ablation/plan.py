@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from unet_kvasir_seg.command_line import unknown
-from unet_kvasir_seg.errors import UserError
+from unet_kvasir_seg.common.command_line import unknown
+from unet_kvasir_seg.common.errors import UserError
 
 Flags = dict[str, Any]
 

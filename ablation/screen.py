@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
 from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
-from unet_kvasir_seg.command_line import FlagParser
-from unet_kvasir_seg.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.scoring.results import read_results, write_results
 from unet_kvasir_seg.train import flag_parser, is_whole

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from unet_kvasir_seg.errors import user_errors
+from unet_kvasir_seg.common.errors import user_errors
 from unet_kvasir_seg.scoring.card import update_readme
 from unet_kvasir_seg.scoring.results import read_versioned
 

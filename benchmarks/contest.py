@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from transformers.utils import logging
 from unet_kvasir_seg.benchmarks.measurement import Measurement
-from unet_kvasir_seg.errors import UserError, first_line
+from unet_kvasir_seg.common.errors import UserError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)

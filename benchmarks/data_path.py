@@ -14,10 +14,10 @@ from torchvision.transforms import functional as TF
 from unet_kvasir_seg.benchmarks.contest import Entry, alternate
 from unet_kvasir_seg.benchmarks.measurement import Measurement
 from unet_kvasir_seg.benchmarks.plan import Plan
+from unet_kvasir_seg.common.device import keep_freed_memory
 from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.runtime import keep_freed_memory
 
 DATA_PATH = "data path"
 JPEG_QUALITY = 95

@@ -17,12 +17,12 @@ from unet_kvasir_seg.benchmarks.matrix_multiply import matrix_multiplications
 from unet_kvasir_seg.benchmarks.measurement import Measurement
 from unet_kvasir_seg.benchmarks.networks import CLONE, card_name, card_unet, forward_flops, rivals, shipped_unet
 from unet_kvasir_seg.benchmarks.plan import Plan
+from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.runtime import choose_runtime
 
 LATENCY, THROUGHPUT = "latency", "throughput"
 

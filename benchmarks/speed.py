@@ -28,9 +28,9 @@ from unet_kvasir_seg.benchmarks.measurement import Measurement, as_json
 from unet_kvasir_seg.benchmarks.networks import missing_packages
 from unet_kvasir_seg.benchmarks.plan import QUICK, Plan
 from unet_kvasir_seg.benchmarks.table import tables
-from unet_kvasir_seg.command_line import FlagParser, unknown
-from unet_kvasir_seg.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.runtime import available_devices, choose_runtime
+from unet_kvasir_seg.common.command_line import FlagParser, unknown
+from unet_kvasir_seg.common.device import available_devices, choose_runtime
+from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.scoring.results import describe_environment, write_results
 
 PARTS: dict[str, Callable[[Plan, list[str]], list[Measurement]]] = {

@@ -16,7 +16,7 @@ from unet_kvasir_seg.benchmarks.measurement import (
     share_of_peak,
     speed_up,
 )
-from unet_kvasir_seg.errors import user_errors
+from unet_kvasir_seg.common.errors import user_errors
 from unet_kvasir_seg.scoring.card import update_readme
 
 SPEED_MARKERS = ("<!-- speed: begin -->", "<!-- speed: end -->")

@@ -12,9 +12,9 @@ from unet_kvasir_seg.benchmarks.matrix_multiply import matrix_multiplications
 from unet_kvasir_seg.benchmarks.measurement import Measurement
 from unet_kvasir_seg.benchmarks.networks import card_name, card_unet, rivals, training_flops
 from unet_kvasir_seg.benchmarks.plan import Plan
+from unet_kvasir_seg.common.device import choose_runtime, keep_freed_memory
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss
-from unet_kvasir_seg.runtime import choose_runtime, keep_freed_memory
 
 TRAINING = "training step"
 LEARNING_RATE = 1e-4

@@ -29,8 +29,8 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..errors import some
-from ..files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.errors import some
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes
 from .synthetic import generate
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..errors import UserError, user_errors
-from ..files import write_whole
+from ..common.errors import UserError, user_errors
+from ..common.files import write_whole
 from .results import read_results
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from ..files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.errors import UserError
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes
 
 SUFFIXES = (".npy", *IMAGE_SUFFIXES)
 

@@ -12,9 +12,9 @@ import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from ..errors import UserError
-from ..files import write_whole
-from ..runtime import Runtime
+from ..common.device import Runtime
+from ..common.errors import UserError
+from ..common.files import write_whole
 
 RESULTS_SCHEMA = 1
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import some
+from ..common.errors import some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
 from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from unet_kvasir_seg.ablation import screen, table
 from unet_kvasir_seg.ablation.plan import read_plan
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.train import build_model, flag_parser, parse_arguments, smaller_sizes
 
 ROOT = Path(screen.__file__).resolve().parent.parent

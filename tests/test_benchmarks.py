@@ -23,8 +23,8 @@ from unet_kvasir_seg.benchmarks.measurement import (
 )
 from unet_kvasir_seg.benchmarks.networks import Logits, card_unet, forward_flops, training_flops
 from unet_kvasir_seg.benchmarks.plan import QUICK
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 PLAN = dataclasses.replace(QUICK, compiled_widths=())

@@ -12,8 +12,8 @@ import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
 from unet_kvasir_seg import configuration_unet, modeling_unet
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.scoring.card import (
     AUGMENTATIONS,
     LOSS_NAMES,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.convert import convert_model, convert_state_dict, main, read_state_dict
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,8 +6,8 @@ import torch
 from conftest import save_tiny_model
 from PIL import Image
 from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.onnx_network import OnnxNetwork
 from unet_kvasir_seg.predictor import Predictor

@@ -15,9 +15,9 @@ import torch
 from conftest import ROOT, peak_megabytes
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.errors import UserError
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.train import build_datasets, build_model, is_whole, parse_arguments
 

@@ -1,7 +1,7 @@
 """One-line errors, and the words that messages are made of."""
 
 import pytest
-from unet_kvasir_seg.errors import UserError, first_line, require_extra, some, user_errors
+from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, some, user_errors
 
 
 def test_a_users_error_is_one_line_and_status_2(capsys):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from unet_kvasir_seg.errors import UserError
-from unet_kvasir_seg.runtime import available_devices, choose_runtime, supported_dtypes
+from unet_kvasir_seg.common.device import available_devices, choose_runtime, supported_dtypes
+from unet_kvasir_seg.common.errors import UserError
 
 
 def test_the_cpu_is_always_there_and_computes_in_float32():
