@@ -32,14 +32,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import transformers
 from PIL import Image
-from unet_kvasir_seg.checkpoint import fingerprint
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
 from unet_kvasir_seg.common.files import image_from_bytes
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
-from unet_kvasir_seg.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay, to_rgb
-from unet_kvasir_seg.predictor import Prediction, Predictor
+from unet_kvasir_seg.inference.checkpoint import fingerprint
+from unet_kvasir_seg.inference.lesions import COLUMNS, lesion_numbers, lesion_row
+from unet_kvasir_seg.inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay, to_rgb
+from unet_kvasir_seg.inference.predictor import Prediction, Predictor
 from unet_kvasir_seg.scoring.results import known_results
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ def segment_clip(
     Raises:
         UserError: If it is no video, damaged from the start, too large or too long, or the network gives no number.
     """
-    from unet_kvasir_seg.video import VideoError, segment_video
+    from unet_kvasir_seg.inference.video import VideoError, segment_video
 
     name = Path(path).name
     overlay, table = folder / f"{Path(name).stem}-overlay.mp4", folder / "frames.csv"
@@ -371,7 +371,7 @@ def check_video(path: str) -> int:
     Raises:
         VideoError: If it has none, or too many, or too large ones.
     """
-    from unet_kvasir_seg.video import VideoError, VideoReader
+    from unet_kvasir_seg.inference.video import VideoError, VideoReader
 
     with VideoReader(path) as video:
         if video.width * video.height > MAX_PIXELS:

@@ -25,7 +25,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
-from unet_kvasir_seg.checkpoint import describe_model, fingerprint
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.device import Runtime, choose_runtime, leaving_processes
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
@@ -40,7 +39,8 @@ from unet_kvasir_seg.data.dataset import (
     row_name,
 )
 from unet_kvasir_seg.image_processing_unet import binarize_mask
-from unet_kvasir_seg.predictor import Predictor
+from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
 from unet_kvasir_seg.scoring.results import (

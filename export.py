@@ -33,7 +33,6 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.device import Runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
@@ -42,8 +41,9 @@ from unet_kvasir_seg.common.hub import push_files
 from unet_kvasir_seg.data.dataset import DatasetError, cell_name, decode_pair, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
+from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.predictor import Predictor
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.results import check_results_folder, exports_of, known_results, write_results
 
@@ -122,8 +122,8 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     """
     check_arguments(arguments)
     require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
     from unet_kvasir_seg.onnx_graph import OPSET
-    from unet_kvasir_seg.onnx_network import OnnxNetwork
     from unet_kvasir_seg.onnx_proof import prove
 
     model, processor = load_checkpoint(arguments.model or str(PACKAGE), arguments.model_revision)

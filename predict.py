@@ -54,10 +54,19 @@ from unet_kvasir_seg.common.device import choose_runtime, leaving_processes
 from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
 from unet_kvasir_seg.common.files import image_from_bytes, unfinished_name, write_whole
 from unet_kvasir_seg.common.prefetch import map_ahead
-from unet_kvasir_seg.inputs import MASKS, OUTPUT_FOLDERS, OVERLAYS, PROBABILITIES, VIDEOS, Failure, Source, find_inputs
-from unet_kvasir_seg.lesion_table import COLUMNS, lesion_numbers, lesion_row
-from unet_kvasir_seg.overlay import draw_overlay
-from unet_kvasir_seg.predictor import Lesion, Prediction, Predictor
+from unet_kvasir_seg.inference.inputs import (
+    MASKS,
+    OUTPUT_FOLDERS,
+    OVERLAYS,
+    PROBABILITIES,
+    VIDEOS,
+    Failure,
+    Source,
+    find_inputs,
+)
+from unet_kvasir_seg.inference.lesions import COLUMNS, lesion_numbers, lesion_row
+from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.predictor import Lesion, Prediction, Predictor
 
 PACKAGE = Path(__file__).resolve().parent
 RUN_SCHEMA = 1
@@ -451,7 +460,7 @@ def segment_one_video(
         UserError: If a file cannot be written.
     """
     # Here, so that images need no video library.
-    from unet_kvasir_seg.video import VideoError, segment_video
+    from unet_kvasir_seg.inference.video import VideoError, segment_video
 
     overlay, table, record = (output / source.output(VIDEOS, suffix) for suffix in (".mp4", ".csv", ".json"))
     try:

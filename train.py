@@ -36,7 +36,6 @@ from transformers import (
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from unet_kvasir_seg.averaging import TRAINING_WEIGHTS, WeightAverage
-from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
 from unet_kvasir_seg.common.command_line import FlagParser, unknown
 from unet_kvasir_seg.common.device import Runtime, choose_runtime, keep_freed_memory
 from unet_kvasir_seg.common.errors import UserError, first_line, user_errors
@@ -46,6 +45,7 @@ from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, Tra
 from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, describe_data, load_splits
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.scoring.card import fill_card
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts

@@ -21,8 +21,8 @@ from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.predictor import Predictor
 
 LATENCY, THROUGHPUT = "latency", "throughput"
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageOps
 
-from ..overlay import HALO_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, contour_width, draw_overlay, to_rgb
+from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, contour_width, draw_overlay, to_rgb
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"

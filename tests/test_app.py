@@ -29,8 +29,8 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.predictor import Prediction, Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.predictor import Prediction, Predictor
 
 OPACITY = 0.35
 

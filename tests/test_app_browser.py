@@ -21,7 +21,7 @@ av = pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
 from unet_kvasir_seg import app  # noqa: E402 - after what it needs
 from unet_kvasir_seg.data.synthetic import generate  # noqa: E402
-from unet_kvasir_seg.predictor import Predictor  # noqa: E402
+from unet_kvasir_seg.inference.predictor import Predictor  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 # As root it has no sandbox; the others keep it from looking for its makers' servers.

@@ -16,15 +16,15 @@ from conftest import ROOT, save_tiny_model
 from loopback_hub import LoopbackHub, Repo
 from PIL import Image
 from torch import nn
-from unet_kvasir_seg.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
+from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.onnx_network import OnnxNetwork
-from unet_kvasir_seg.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

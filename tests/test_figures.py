@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.overlay import PREDICTION_COLOUR
+from unet_kvasir_seg.inference.overlay import PREDICTION_COLOUR
 from unet_kvasir_seg.scoring.figures import (
     BLUE,
     CARD_LOSSES,

@@ -18,9 +18,9 @@ from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.pipeline_unet import UNetImageSegmentationPipeline
-from unet_kvasir_seg.predictor import Predictor
 
 CODE = ("configuration_unet.py", "modeling_unet.py", "image_processing_unet.py", "pipeline_unet.py")
 SIZES = [(1, 1), (31, 17), (256, 256), (1072, 1920)]  # height and width

@@ -20,9 +20,9 @@ from skimage.measure import label, regionprops
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.overlay import draw_overlay
-from unet_kvasir_seg.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

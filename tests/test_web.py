@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
-from unet_kvasir_seg.checkpoint import load_checkpoint
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.onnx_network import OnnxNetwork
-from unet_kvasir_seg.overlay import draw_overlay
+from unet_kvasir_seg.inference.checkpoint import load_checkpoint
+from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
+from unet_kvasir_seg.inference.overlay import draw_overlay
 
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
 pytest.importorskip("onnxruntime")

@@ -17,10 +17,10 @@ from unet_kvasir_seg import predict
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.predictor import Predictor
+from unet_kvasir_seg.inference.video import VideoReport, segment_video
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.overlay import draw_overlay
-from unet_kvasir_seg.predictor import Predictor
-from unet_kvasir_seg.video import VideoReport, segment_video
 
 FRAMES = 12
 

@@ -27,8 +27,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
-from .common.errors import UserError
-from .common.prefetch import map_ahead, prefetch
+from ..common.errors import UserError
+from ..common.prefetch import map_ahead, prefetch
 from .overlay import draw_overlay
 from .predictor import Prediction, Predictor
 

@@ -16,12 +16,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ..common.device import Runtime, choose_runtime, keep_freed_memory
+from ..common.errors import UserError, first_line
+from ..image_processing_unet import UNetImageProcessor
+from ..modeling_unet import UNetForSemanticSegmentation
 from .checkpoint import fingerprint, load_checkpoint
-from .common.device import Runtime, choose_runtime, keep_freed_memory
-from .common.errors import UserError, first_line
-from .image_processing_unet import UNetImageProcessor
-from .modeling_unet import UNetForSemanticSegmentation
-from .onnx_network import OnnxNetwork
+from .onnx_session import OnnxNetwork
 
 # Axes of (B, C, H, W) that are flipped; without the first, nothing is.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .common.errors import UserError, first_line, require_extra
-from .configuration_unet import UNetConfig
-from .image_processing_unet import UNetImageProcessor
+from ..common.errors import UserError, first_line, require_extra
+from ..configuration_unet import UNetConfig
+from ..image_processing_unet import UNetImageProcessor
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg

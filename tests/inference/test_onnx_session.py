@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import save_tiny_model
 from PIL import Image
-from unet_kvasir_seg.checkpoint import describe_model, fingerprint, load_checkpoint
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.onnx_network import OnnxNetwork
-from unet_kvasir_seg.predictor import Predictor
+from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
+from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
+from unet_kvasir_seg.inference.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

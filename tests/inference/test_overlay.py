@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
-from unet_kvasir_seg.overlay import (
+from unet_kvasir_seg.inference.overlay import (
     HALO_COLOUR,
     PREDICTION_COLOUR,
     TRUTH_COLOUR,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from .common.errors import UserError
-from .common.files import IMAGE_SUFFIXES
+from ..common.errors import UserError
+from ..common.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 

@@ -7,11 +7,11 @@ from typing import Any
 import safetensors
 import torch
 
-from .common.errors import UserError
-from .configuration_unet import UNetConfig
-from .image_processing_unet import UNetImageProcessor
-from .modeling_unet import UNetForSemanticSegmentation
-from .onnx_network import OnnxNetwork
+from ..common.errors import UserError
+from ..configuration_unet import UNetConfig
+from ..image_processing_unet import UNetImageProcessor
+from ..modeling_unet import UNetForSemanticSegmentation
+from .onnx_session import OnnxNetwork
 
 
 def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
