@@ -453,7 +453,8 @@ def audit_split(
     splits: dict[str, Dataset], arguments: EvaluationArguments, images: "list[ImageScores]", picture: Path
 ) -> dict[str, Any]:
     """The section "audit" of the results: near-duplicates in other splits, and the scores without them."""
-    from unet_kvasir_seg.scoring import audit, figures, summary
+    from unet_kvasir_seg.scoring import figures, summary
+    from unet_kvasir_seg.scoring import near_duplicates as audit
 
     found = [pair for pair in audit.find_near_duplicates(splits) if arguments.split in (pair.first[0], pair.second[0])]
     left_out = audit.rows_to_leave_out(found, arguments.split)

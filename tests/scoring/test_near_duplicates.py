@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from unet_kvasir_seg.data.dataset import PAIR_FEATURES, DatasetError, load_splits
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.scoring.audit import (
+from unet_kvasir_seg.scoring.near_duplicates import (
     BITS,
     MAX_DISTANCE,
     NearDuplicate,
