@@ -40,7 +40,7 @@ from unet_kvasir_seg.inference.checkpoint import fingerprint
 from unet_kvasir_seg.inference.lesions import COLUMNS, lesion_numbers, lesion_row
 from unet_kvasir_seg.inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay, to_rgb
 from unet_kvasir_seg.inference.predictor import Prediction, Predictor
-from unet_kvasir_seg.scoring.results import known_results
+from unet_kvasir_seg.reporting.results import known_results
 
 if TYPE_CHECKING:
     import gradio as gr

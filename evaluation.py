@@ -41,9 +41,8 @@ from unet_kvasir_seg.data.dataset import (
 from unet_kvasir_seg.image_processing_unet import binarize_mask
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint
 from unet_kvasir_seg.inference.predictor import Predictor
-from unet_kvasir_seg.scoring.card import fill_card
-from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
-from unet_kvasir_seg.scoring.results import (
+from unet_kvasir_seg.reporting.model_card import fill_card
+from unet_kvasir_seg.reporting.results import (
     RESULTS_SCHEMA,
     check_results_folder,
     describe_environment,
@@ -51,9 +50,10 @@ from unet_kvasir_seg.scoring.results import (
     known_results,
     write_results,
 )
+from unet_kvasir_seg.scoring.prediction_files import PredictionFiles
 
 if TYPE_CHECKING:
-    from unet_kvasir_seg.scoring.figures import Case
+    from unet_kvasir_seg.reporting.figures import Case
     from unet_kvasir_seg.scoring.image_scores import ImageScores
 
 PACKAGE = Path(__file__).resolve().parent
@@ -453,8 +453,9 @@ def audit_split(
     splits: dict[str, Dataset], arguments: EvaluationArguments, images: "list[ImageScores]", picture: Path
 ) -> dict[str, Any]:
     """The section "audit" of the results: near-duplicates in other splits, and the scores without them."""
-    from unet_kvasir_seg.scoring import figures, summary
+    from unet_kvasir_seg.reporting import figures
     from unet_kvasir_seg.scoring import near_duplicates as audit
+    from unet_kvasir_seg.scoring import summary
 
     found = [pair for pair in audit.find_near_duplicates(splits) if arguments.split in (pair.first[0], pair.second[0])]
     left_out = audit.rows_to_leave_out(found, arguments.split)
@@ -488,7 +489,8 @@ def draw_figures(
     folder: Path,
 ) -> list[str]:
     """Draw the pictures; returns the names of those that may be published."""
-    from unet_kvasir_seg.scoring import figures, summary
+    from unet_kvasir_seg.reporting import figures
+    from unet_kvasir_seg.scoring import summary
 
     evaluation = results["evaluation"]
     dice = summary.per_image_dice(images)

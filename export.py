@@ -44,8 +44,8 @@ from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_m
 from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.scoring.card import fill_card
-from unet_kvasir_seg.scoring.results import check_results_folder, exports_of, known_results, write_results
+from unet_kvasir_seg.reporting.model_card import fill_card
+from unet_kvasir_seg.reporting.results import check_results_folder, exports_of, known_results, write_results
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -47,9 +47,9 @@ from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.scoring.card import fill_card
+from unet_kvasir_seg.reporting.model_card import fill_card
+from unet_kvasir_seg.reporting.results import RESULTS_SCHEMA, describe_environment, write_results
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
-from unet_kvasir_seg.scoring.results import RESULTS_SCHEMA, describe_environment, write_results
 
 PACKAGE = Path(__file__).resolve().parent
 # What a push uploads. Training arguments, logs and states stay here: they hold paths and host names.
@@ -341,7 +341,7 @@ def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
     losses = results["training"]["loss"]
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return []
-    from unet_kvasir_seg.scoring.figures import loss_curve
+    from unet_kvasir_seg.reporting.figures import loss_curve
 
     folder.mkdir(exist_ok=True)
     loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])

@@ -29,7 +29,7 @@ from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
-from unet_kvasir_seg.scoring.results import read_results, write_results
+from unet_kvasir_seg.reporting.results import read_results, write_results
 from unet_kvasir_seg.train import flag_parser, is_whole
 
 # What says which rows there are: the same for train.py and evaluation.py.

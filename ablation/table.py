@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any
 
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.scoring.card import update_readme
-from unet_kvasir_seg.scoring.results import read_versioned
+from unet_kvasir_seg.reporting.model_card import update_readme
+from unet_kvasir_seg.reporting.results import read_versioned
 
 ABLATION_SCHEMA = 1
 SCORE = "dice_per_image_native"

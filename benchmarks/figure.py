@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from unet_kvasir_seg.benchmarks.measurement import Measurement
-from unet_kvasir_seg.scoring.figures import (
+from unet_kvasir_seg.reporting.figures import (
     BLUE,
     DOTS_PER_INCH,
     FONT,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from unet_kvasir_seg.scoring.results import read_versioned
+from unet_kvasir_seg.reporting.results import read_versioned
 
 BENCHMARKS_SCHEMA = 1
 MATRIX_MULTIPLY = "matrix multiply"

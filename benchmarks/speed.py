@@ -31,7 +31,7 @@ from unet_kvasir_seg.benchmarks.table import tables
 from unet_kvasir_seg.common.command_line import FlagParser, unknown
 from unet_kvasir_seg.common.device import available_devices, choose_runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.scoring.results import describe_environment, write_results
+from unet_kvasir_seg.reporting.results import describe_environment, write_results
 
 PARTS: dict[str, Callable[[Plan, list[str]], list[Measurement]]] = {
     "inference": inference.measure,

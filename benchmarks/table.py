@@ -17,7 +17,7 @@ from unet_kvasir_seg.benchmarks.measurement import (
     speed_up,
 )
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.scoring.card import update_readme
+from unet_kvasir_seg.reporting.model_card import update_readme
 
 SPEED_MARKERS = ("<!-- speed: begin -->", "<!-- speed: end -->")
 HEADER = (

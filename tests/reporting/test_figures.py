@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.overlay import PREDICTION_COLOUR
-from unet_kvasir_seg.scoring.figures import (
+from unet_kvasir_seg.reporting.figures import (
     BLUE,
     CARD_LOSSES,
     CELL_WIDTH,
@@ -301,7 +301,7 @@ def test_the_users_settings_of_matplotlib_do_not_matter(drawings, tmp_path):
 
 
 def test_pyplot_is_not_used():
-    code = "import sys, unet_kvasir_seg.scoring.figures; assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, unet_kvasir_seg.reporting.figures; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

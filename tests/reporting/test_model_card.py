@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from unet_kvasir_seg import configuration_unet, modeling_unet
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.scoring.card import (
+from unet_kvasir_seg.reporting.figures import LOSS_TERMS
+from unet_kvasir_seg.reporting.model_card import (
     AUGMENTATIONS,
     LOSS_NAMES,
     PICTURES,
@@ -24,7 +25,6 @@ from unet_kvasir_seg.scoring.card import (
     results_tables,
     update_readme,
 )
-from unet_kvasir_seg.scoring.figures import LOSS_TERMS
 
 BEGIN, END = RESULTS_MARKERS
 VALIDATION = {

@@ -1,6 +1,6 @@
 """Fills the model card's template, and the README's table, from a run's results: no figure is typed by hand.
 
-    python -m unet_kvasir_seg.scoring.card results.json README.md
+    python -m unet_kvasir_seg.reporting.model_card results.json README.md
 
 puts the scores of `results.json` into the README, between the lines `<!-- results: begin -->` and
 `<!-- results: end -->`.
@@ -588,7 +588,7 @@ def _capitalised(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    program = "python -m unet_kvasir_seg.scoring.card"
+    program = "python -m unet_kvasir_seg.reporting.model_card"
     parser = argparse.ArgumentParser(
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
