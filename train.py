@@ -35,7 +35,6 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
-from unet_kvasir_seg.averaging import TRAINING_WEIGHTS, WeightAverage
 from unet_kvasir_seg.common.command_line import FlagParser, unknown
 from unet_kvasir_seg.common.device import Runtime, choose_runtime, keep_freed_memory
 from unet_kvasir_seg.common.errors import UserError, first_line, user_errors
@@ -50,6 +49,7 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.reporting.model_card import fill_card
 from unet_kvasir_seg.reporting.results import RESULTS_SCHEMA, describe_environment, write_results
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
+from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, WeightAverage
 
 PACKAGE = Path(__file__).resolve().parent
 # What a push uploads. Training arguments, logs and states stay here: they hold paths and host names.

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from unet_kvasir_seg.averaging import TRAINING_WEIGHTS, WeightAverage
 from unet_kvasir_seg.data.augmentation import EvalTransform
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.train import is_whole
+from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, WeightAverage
 
 # A network with batch norm that changes size, on few steps: an epoch has four.
 RUN = (
