@@ -49,7 +49,7 @@ from unet_kvasir_seg.reporting.results import check_results_folder, exports_of, 
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from unet_kvasir_seg.onnx_proof import Sample
+    from unet_kvasir_seg.onnx_export.verification import Sample
 
 PACKAGE = Path(__file__).resolve().parent
 FILE_NAMES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the Hub's libraries do
@@ -123,8 +123,8 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     check_arguments(arguments)
     require_extra("export", "onnx", "onnxscript", "onnxruntime")
     from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
-    from unet_kvasir_seg.onnx_graph import OPSET
-    from unet_kvasir_seg.onnx_proof import prove
+    from unet_kvasir_seg.onnx_export.graph import OPSET
+    from unet_kvasir_seg.onnx_export.verification import prove
 
     model, processor = load_checkpoint(arguments.model or str(PACKAGE), arguments.model_revision)
     weights = fingerprint(model)
@@ -171,8 +171,8 @@ def make_graph(
     model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str, images: Images
 ) -> "tuple[ModelProto, dict[str, Any]]":
     """The graph, and what the report says of how it was made."""
-    from unet_kvasir_seg.onnx_graph import build_graph, float_layers, set_metadata
-    from unet_kvasir_seg.onnx_quantization import quantize
+    from unet_kvasir_seg.onnx_export.graph import build_graph, float_layers, set_metadata
+    from unet_kvasir_seg.onnx_export.quantization import quantize
 
     graph = build_graph(model, processor, precision)
     facts: dict[str, Any] = {"float_layers": float_layers(model) if precision == "fp16" else []}
@@ -234,7 +234,7 @@ def read_images(arguments: ExportArguments, processor: UNetImageProcessor) -> Im
     Raises:
         UserError, DatasetError: If they cannot be read, or are too few.
     """
-    from unet_kvasir_seg.onnx_proof import Sample
+    from unet_kvasir_seg.onnx_export.verification import Sample
 
     name = arguments.calibration_dataset
     if name is None:
@@ -299,7 +299,7 @@ def read_rows(rows: Dataset, most: int, arguments: ExportArguments, processor: U
     Raises:
         DatasetError: If an image or a mask cannot be read; the message names it.
     """
-    from unet_kvasir_seg.onnx_proof import Sample
+    from unet_kvasir_seg.onnx_export.verification import Sample
 
     samples = []
     for index in spread(range(len(rows)), most):

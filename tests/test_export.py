@@ -30,8 +30,9 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from unet_kvasir_seg import evaluation, export, onnx_proof, predict  # noqa: E402 - they need onnx
-from unet_kvasir_seg.onnx_graph import PointwiseUpsample, SegmentationGraph, build_graph  # noqa: E402
+from unet_kvasir_seg import evaluation, export, predict  # noqa: E402 - they need onnx
+from unet_kvasir_seg.onnx_export import verification as onnx_proof  # noqa: E402 - they need onnx
+from unet_kvasir_seg.onnx_export.graph import PointwiseUpsample, SegmentationGraph, build_graph  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs pip install playwright")
 
-from unet_kvasir_seg.onnx_graph import build_graph  # noqa: E402 - it needs onnx
+from unet_kvasir_seg.onnx_export.graph import build_graph  # noqa: E402 - it needs onnx
 
 WEB = ROOT / "web"
 CHROMIUM = Path("/usr/bin/chromium")

@@ -15,7 +15,7 @@ from unet_kvasir_seg.inference.predictor import Predictor
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from unet_kvasir_seg.onnx_graph import build_graph  # noqa: E402 - it needs onnx
+from unet_kvasir_seg.onnx_export.graph import build_graph  # noqa: E402 - it needs onnx
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_resize_is_torchvisions_to_a_grey_level(network):
     picture = frame(45, 100)
     resized = network.processor.preprocess(Image.fromarray(picture), do_rescale=False, do_normalize=False)
     grey = resized["pixel_values"][0].permute(1, 2, 0).numpy().astype(int)
-    from unet_kvasir_seg.onnx_graph import resize_weights
+    from unet_kvasir_seg.onnx_export.graph import resize_weights
 
     pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
     across = torch.floor(pixels @ resize_weights(100, 48).T + 0.5)
@@ -73,7 +73,7 @@ def test_the_resize_is_torchvisions_to_a_grey_level(network):
 
 
 def test_the_resize_by_hand():
-    from unet_kvasir_seg.onnx_graph import resize_weights
+    from unet_kvasir_seg.onnx_export.graph import resize_weights
 
     # Halving: triangles of 4 pixels, 1/8 3/8 3/8 1/8, cut off at the border and made to sum to 1.
     expected = np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7

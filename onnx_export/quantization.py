@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 
-from .inference.onnx_session import FATAL_ONLY
-from .onnx_graph import NETWORK
+from ..inference.onnx_session import FATAL_ONLY
+from .graph import NETWORK
 
 OPERATORS = (
     "Add",

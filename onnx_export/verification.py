@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .data.synthetic import MIN_SIZE, generate
-from .inference.onnx_session import OnnxNetwork
-from .inference.predictor import Predictor
+from ..data.synthetic import MIN_SIZE, generate
+from ..inference.onnx_session import OnnxNetwork
+from ..inference.predictor import Predictor
 
 SIZES = ((1, 1), (17, 31), (256, 256), (1072, 1920))  # (height, width) of the frames that are added to any others
 THRESHOLD = 0.5

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .common.errors import UserError, first_line
-from .image_processing_unet import UNetImageProcessor
-from .inference.checkpoint import fingerprint
-from .inference.onnx_session import CONTRACT_VERSION
-from .modeling_unet import UNetForSemanticSegmentation
+from ..common.errors import UserError, first_line
+from ..image_processing_unet import UNetImageProcessor
+from ..inference.checkpoint import fingerprint
+from ..inference.onnx_session import CONTRACT_VERSION
+from ..modeling_unet import UNetForSemanticSegmentation
 
 OPSET = 18  # the lowest that torch exports to, so that most runtimes read it
 CONTRACT = (
