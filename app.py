@@ -655,7 +655,7 @@ def main(argv: list[str] | None = None) -> None:
         results = find_results(model, arguments.model_revision, predictor)
         name = results["model"]["name"] if results else Path(model).name
         if arguments.push_to_space:
-            from unet_kvasir_seg.space import push_space  # not in a Space itself
+            from unet_kvasir_seg.demo.space import push_space  # not in a Space itself
 
             print(f"Pushed: {push_space(arguments.push_to_space, model, arguments.model_revision, name)}")
         else:

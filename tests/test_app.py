@@ -24,10 +24,11 @@ pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
 from loopback_hub import LoopbackHub
-from unet_kvasir_seg import app, predict, space
+from unet_kvasir_seg import app, predict
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.demo import space
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.predictor import Prediction, Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCardData
 
-from .common.errors import UserError, first_line
-from .common.hub import push_files
+from ..common.errors import UserError, first_line
+from ..common.hub import push_files
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "unet_kvasir_seg"
