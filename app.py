@@ -35,6 +35,7 @@ from PIL import Image
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
 from unet_kvasir_seg.common.files import image_from_bytes
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import fingerprint
 from unet_kvasir_seg.inference.lesions import COLUMNS, lesion_numbers, lesion_row
@@ -45,7 +46,6 @@ from unet_kvasir_seg.reporting.results import known_results
 if TYPE_CHECKING:
     import gradio as gr
 
-PACKAGE = Path(__file__).resolve().parent
 
 # Bounds of what a visitor may ask for.
 MAX_FILE_MEBIBYTES = 100  # a 16-bit TIFF of MAX_PIXELS, or MAX_VIDEO_SECONDS at 25 Mbit/s
@@ -648,7 +648,7 @@ def main(argv: list[str] | None = None) -> None:
         parser = FlagParser([AppArguments], program="app.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         require_extra("app", "gradio", "av")
-        model = arguments.model or str(PACKAGE)
+        model = arguments.model or str(TRAINED_MODEL)
         predictor = Predictor.from_pretrained(
             model, revision=arguments.model_revision, device=arguments.device, dtype=arguments.dtype
         )

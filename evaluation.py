@@ -29,6 +29,7 @@ from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.device import Runtime, choose_runtime, leaving_processes
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.hub import push_files
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.data.dataset import (
     DatasetError,
     cell_name,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.reporting.figures import Case
     from unet_kvasir_seg.scoring.image_scores import ImageScores
 
-PACKAGE = Path(__file__).resolve().parent
 MAIN_SCORES = ("dice_per_image_native", "iou_per_image_native")
 PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
 EXAMPLES = 3  # each of the best, the middle and the worst
@@ -136,15 +136,17 @@ class Pair:
 
     name: str
     image: Image.Image
-    truth: np.ndarray  # (H, W) bool
+    ground_truth: np.ndarray  # (H, W) bool
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What a source predicts for one image, and the truth at the network's size."""
+    """What a source predicts for one image, and the ground truth at the input size."""
 
     probability: np.ndarray  # (H, W) float32
-    network_pair: tuple[np.ndarray, np.ndarray] | None  # probability and truth, (h, w); None for files of a folder
+    network_pair: (
+        tuple[np.ndarray, np.ndarray] | None
+    )  # probability and ground truth, (h, w); None for files of a folder
 
 
 class InvalidRunError(UserError):
@@ -174,10 +176,10 @@ class ModelSource:
         started = time.perf_counter()
         inputs = self.predictor.processor.preprocess(
             [pair.image for pair in pairs],
-            segmentation_maps=[pair.truth.astype(np.uint8) for pair in pairs],
+            segmentation_maps=[pair.ground_truth.astype(np.uint8) for pair in pairs],
             return_tensors="pt",
         )
-        sizes = [(pair.truth.shape[0], pair.truth.shape[1]) for pair in pairs]
+        sizes = [(pair.ground_truth.shape[0], pair.ground_truth.shape[1]) for pair in pairs]
         predictions = self.predictor.from_pixels(inputs["pixel_values"], sizes, tta=self.tta)
         self.seconds += time.perf_counter() - started
         for pair, prediction in zip(pairs, predictions, strict=True):
@@ -187,8 +189,8 @@ class ModelSource:
                     "Try --dtype float32; if it is that already, the weights are broken."
                 )
         return [
-            Maps(prediction.probability, (prediction.network_probability, truth.numpy() == 1))
-            for prediction, truth in zip(predictions, inputs["labels"], strict=True)
+            Maps(prediction.probability, (prediction.network_probability, ground_truth.numpy() == 1))
+            for prediction, ground_truth in zip(predictions, inputs["labels"], strict=True)
         ]
 
 
@@ -202,7 +204,7 @@ class FileSource:
 
     def predict(self, pairs: Sequence[Pair]) -> list[Maps]:
         """The maps of some images, in order."""
-        return [Maps(self.files.probability(pair.name, pair.truth.shape), None) for pair in pairs]
+        return [Maps(self.files.probability(pair.name, pair.ground_truth.shape), None) for pair in pairs]
 
 
 Source: TypeAlias = ModelSource | FileSource
@@ -326,7 +328,7 @@ def open_source(arguments: EvaluationArguments, runtime: Runtime) -> Source:
     """The model or the folder of predictions that is scored."""
     if arguments.predictions is not None:
         return FileSource(Path(arguments.predictions))
-    name = arguments.model or str(PACKAGE)
+    name = arguments.model or str(TRAINED_MODEL)
     return open_model(name, arguments.model_revision, arguments, runtime)
 
 
@@ -343,7 +345,9 @@ def open_other(arguments: EvaluationArguments, runtime: Runtime) -> Source | Non
 def open_model(name: str, revision: str | None, arguments: EvaluationArguments, runtime: Runtime) -> ModelSource:
     """A model of a folder or of the Hub."""
     folder = Path(name).resolve()
-    short_name = "unet-kvasir-seg" if folder == PACKAGE else folder.name if folder.exists() else name.split("/")[-1]
+    short_name = (
+        "unet-kvasir-seg" if folder == TRAINED_MODEL else folder.name if folder.exists() else name.split("/")[-1]
+    )
     return ModelSource(short_name, Predictor.load(name, revision, runtime), arguments.tta)
 
 
@@ -365,7 +369,7 @@ def describe_run(
         "evaluation": None,
     }
     if isinstance(source, ModelSource):
-        known = known_results(arguments.model or str(PACKAGE), arguments.model_revision)
+        known = known_results(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
         weights = fingerprint(source.predictor.model)
         if known.get("model", {}).get("fingerprint") == weights:
             results["training"] = known["training"]
@@ -402,7 +406,7 @@ def score_rows(
                         image = score_image(
                             pair.name,
                             maps.probability,
-                            pair.truth,
+                            pair.ground_truth,
                             threshold=threshold,
                             tolerance=arguments.surface_tolerance,
                             network_pair=maps.network_pair,
@@ -436,10 +440,10 @@ def read_pair(row: dict[str, Any], foreground_values: list[int] | None) -> Pair:
     """
     image, mask = decode_pair(row["image"], row["mask"], row["row"])
     try:
-        truth = binarize_mask(mask, foreground_values)
+        ground_truth = binarize_mask(mask, foreground_values)
     except ValueError as error:
         raise DatasetError(f"{cell_name(row['mask'], row['row'])}: {error}") from error
-    return Pair(row_name(row["image"], row["row"]), image, truth == 1)
+    return Pair(row_name(row["image"], row["row"]), image, ground_truth == 1)
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
@@ -539,7 +543,7 @@ def example_cases(
         pair = read_pair(rows[index], arguments.foreground_values)
         probability = source.predict([pair])[0].probability
         mask = probability > evaluation["threshold"]["value"]
-        cases.append((f"{kind_of[index]}: Dice {dice[index]:.3f}", pair.image, pair.truth, probability, mask))
+        cases.append((f"{kind_of[index]}: Dice {dice[index]:.3f}", pair.image, pair.ground_truth, probability, mask))
     return cases
 
 

@@ -15,7 +15,7 @@ With --push_to_hub, also results.json and README.md, the model card, as they are
 
 The file holds the image processor's steps too: resizing, scaling, and back to the frame's own size. It takes `frames`,
 uint8 (B, H, W, 3) RGB, and `threshold`, float32; it gives `mask`, uint8 (B, H, W) of 0 and 1, `probability`, float32
-(B, H, W), and `logits` at the network's size. predict.py and evaluation.py take it as --model.
+(B, H, W), and `logits` at the input size. predict.py and evaluation.py take it as --model.
 
 A file that disagrees with PyTorch by more than the tolerances is not kept, and the exit status is 2.
 """
@@ -36,8 +36,9 @@ from datasets import Dataset
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.device import Runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.files import IMAGE_SUFFIXES, image_from_bytes, unfinished_name, write_whole
+from unet_kvasir_seg.common.files import IMAGE_SUFFIXES, image_from_bytes, partial_path, write_atomic
 from unet_kvasir_seg.common.hub import push_files
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.data.dataset import DatasetError, cell_name, decode_pair, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from unet_kvasir_seg.onnx_export.verification import Sample
 
-PACKAGE = Path(__file__).resolve().parent
 FILE_NAMES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}  # as the Hub's libraries do
 REPORT_SCHEMA = 1
 FEWEST_IMAGES = 16  # to calibrate on: ranges of fewer depend on which they are
@@ -124,9 +124,9 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     require_extra("export", "onnx", "onnxscript", "onnxruntime")
     from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
     from unet_kvasir_seg.onnx_export.graph import OPSET
-    from unet_kvasir_seg.onnx_export.verification import prove
+    from unet_kvasir_seg.onnx_export.verification import verify
 
-    model, processor = load_checkpoint(arguments.model or str(PACKAGE), arguments.model_revision)
+    model, processor = load_checkpoint(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
     weights = fingerprint(model)
     folder = Path(arguments.output_dir) / "onnx"
     check_output_folder(folder, weights)
@@ -144,13 +144,13 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
         "environment": describe_environment(),
     }
     file = folder / report["file"]
-    unfinished = unfinished_name(file)
+    unfinished = partial_path(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         graph, facts = make_graph(model.eval(), processor, arguments.precision, images)
         write_graph(graph, unfinished)
         predictor = Predictor(model, processor, Runtime(torch.device("cpu"), torch.float32))
-        proof = prove(OnnxNetwork.load(unfinished, cpu_only=True), predictor, images.proof)
+        proof = verify(OnnxNetwork.load(unfinished, cpu_only=True), predictor, images.proof)
         report |= {"bytes": unfinished.stat().st_size, **facts, "proof": {"data": images.data, **proof}}
         print_report(report)
         if report["proof"]["problems"]:
@@ -159,7 +159,7 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
                 f"{REMEDIES[arguments.precision]}"
             )
         os.replace(unfinished, file)
-        write_whole(file.with_suffix(".json"), (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+        write_atomic(file.with_suffix(".json"), (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -306,10 +306,10 @@ def read_rows(rows: Dataset, most: int, arguments: ExportArguments, processor: U
         row = rows[index]
         image, mask = decode_pair(row["image"], row["mask"], row["row"])
         try:
-            truth = binarize_mask(mask, arguments.foreground_values) == 1
+            ground_truth = binarize_mask(mask, arguments.foreground_values) == 1
         except ValueError as error:
             raise DatasetError(f"{cell_name(row['mask'], row['row'])}: {error}") from error
-        samples.append(Sample(as_frame(image, processor), truth))
+        samples.append(Sample(as_frame(image, processor), ground_truth))
     return samples
 
 
@@ -376,7 +376,7 @@ def print_report(report: dict[str, Any]) -> None:
     if proof["dice"]:
         dice = proof["dice"]
         print(
-            f"  Dice against the truth: {dice['onnx']:.4f}, PyTorch {dice['pytorch']:.4f}; difference "
+            f"  Dice against the ground truth: {dice['onnx']:.4f}, PyTorch {dice['pytorch']:.4f}; difference "
             f"{dice['mean_difference']:+.4f}, of the worst image {dice['worst_image']:+.4f}"
         )
     for size, entry in proof["sizes"].items():
@@ -399,7 +399,7 @@ def results_to_push(arguments: ExportArguments, weights: str) -> dict[str, Any] 
             f"{repo} holds the results of other weights, {of_repo['model']['name']}: push these weights first, or "
             "name another repo with --push_to_hub."
         )
-    results = of_repo or known_results(arguments.model or str(PACKAGE), arguments.model_revision)
+    results = of_repo or known_results(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
     if not results or results["model"]["fingerprint"] != weights:
         return None
     check_results_folder(Path(arguments.output_dir), results)
@@ -420,7 +420,7 @@ def push(arguments: ExportArguments, report: dict[str, Any]) -> str:
         results["exports"][report["precision"]] = report
         card = fill_card(results)
         write_results(folder / "results.json", results)
-        write_whole(folder / "README.md", card.encode())
+        write_atomic(folder / "README.md", card.encode())
         files += [folder / "results.json", folder / "README.md"]
     return push_files(str(arguments.push_to_hub), folder, files, f"Export to ONNX, {report['precision']}")
 

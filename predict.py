@@ -52,8 +52,9 @@ from tqdm.auto import tqdm
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.device import choose_runtime, leaving_processes
 from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
-from unet_kvasir_seg.common.files import image_from_bytes, unfinished_name, write_whole
-from unet_kvasir_seg.common.prefetch import map_ahead
+from unet_kvasir_seg.common.files import image_from_bytes, partial_path, write_atomic
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
+from unet_kvasir_seg.common.prefetch import prefetch_map
 from unet_kvasir_seg.inference.inputs import (
     MASKS,
     OUTPUT_FOLDERS,
@@ -68,7 +69,6 @@ from unet_kvasir_seg.inference.lesions import COLUMNS, lesion_numbers, lesion_ro
 from unet_kvasir_seg.inference.overlay import draw_overlay
 from unet_kvasir_seg.inference.predictor import Lesion, Prediction, Predictor
 
-PACKAGE = Path(__file__).resolve().parent
 RUN_SCHEMA = 1
 RECORD = "unet-kvasir-seg"  # the mask's PNG text that says of which image it is, and its lesions
 THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))  # that read, and as many that write; the network needs cores too
@@ -175,7 +175,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> Report:
         require_extra("video", "av")
     runtime = choose_runtime(arguments.device, arguments.dtype, arguments.compile)
     processes = PartialState(cpu=runtime.device.type == "cpu", timeout=LONGEST_WAIT)
-    predictor = Predictor.load(arguments.model or str(PACKAGE), arguments.model_revision, runtime)
+    predictor = Predictor.load(arguments.model or str(TRAINED_MODEL), arguments.model_revision, runtime)
     error = None
     if processes.is_main_process:
         try:
@@ -255,7 +255,7 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
                 raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
         elif taken := [name for name in (*OUTPUT_FOLDERS, "predictions.csv") if _is_taken(output / name)]:
             raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
-        write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
+        write_atomic(file, (json.dumps(settings, indent=2) + "\n").encode())
         (output / MASKS).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {output} cannot be written to: {error.strerror}.") from error
@@ -359,7 +359,7 @@ class ImageRun:
             content = self._content(kind, frame, prediction)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(target, content)
+                write_atomic(target, content)
             except OSError as error:
                 raise cannot_write(target, error) from error
         return Done(was_there=False)
@@ -432,8 +432,8 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
         return
     started = time.perf_counter()
     batch = run.arguments.batch_size
-    frames = map_ahead(run.read, sources, threads=THREADS, ahead=2 * batch)
-    outcomes = map_ahead(run.write, run.segment(frames), threads=THREADS, ahead=batch)
+    frames = prefetch_map(run.read, sources, threads=THREADS, ahead=2 * batch)
+    outcomes = prefetch_map(run.write, run.segment(frames), threads=THREADS, ahead=batch)
     # Smoothing 0: the images per second of all of the run.
     with (
         tqdm(total=len(sources), desc="Images", unit="image", smoothing=0, disable=not show) as progress,
@@ -477,7 +477,7 @@ def segment_one_video(
         if before["problem"]:
             report.failures.append(Failure(source.path, f"{before['problem']}; what was read is kept"))
         return
-    unfinished = unfinished_name(overlay), unfinished_name(table)
+    unfinished = partial_path(overlay), partial_path(table)
     try:
         overlay.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(desc=source.name, unit="frame", smoothing=0, disable=not show) as progress:
@@ -492,7 +492,7 @@ def segment_one_video(
                 on_frame=progress.update,
             )
         summary = {"video": source.name, "digest": digest, "frames": done.frames, "problem": done.problem}
-        write_whole(record, (json.dumps(summary, indent=2) + "\n").encode())
+        write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
         os.replace(unfinished[1], table)
         os.replace(unfinished[0], overlay)  # last: with it the video is done
     except VideoError as error:
@@ -521,7 +521,7 @@ def file_digest(path: str) -> str:
 def write_table(output: Path) -> None:
     """Write `predictions.csv` from what the masks say of themselves, and print what is in it."""
     file = output / "predictions.csv"
-    unfinished = unfinished_name(file)
+    unfinished = partial_path(file)
     images = empty = lesions = 0
     # File names may hold bytes that are no UTF-8.
     with open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as table:

@@ -39,9 +39,10 @@ from unet_kvasir_seg.common.command_line import FlagParser, unknown
 from unet_kvasir_seg.common.device import Runtime, choose_runtime, keep_freed_memory
 from unet_kvasir_seg.common.errors import UserError, first_line, user_errors
 from unet_kvasir_seg.common.hub import push_files
+from unet_kvasir_seg.common.paths import PACKAGE, RECIPES
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.data.augmentation import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, describe_data, load_splits
+from unet_kvasir_seg.data.transforms import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
@@ -49,9 +50,8 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.reporting.model_card import fill_card
 from unet_kvasir_seg.reporting.results import RESULTS_SCHEMA, describe_environment, write_results
 from unet_kvasir_seg.scoring.metrics import PolypSegmentation, pixel_counts
-from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, WeightAverage
+from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
 
-PACKAGE = Path(__file__).resolve().parent
 # What a push uploads. Training arguments, logs and states stay here: they hold paths and host names.
 PUSHED_FILES = (
     "config.json",
@@ -164,12 +164,12 @@ class DataArguments:
     augmentation: str = field(
         default="card", metadata={"help": "card (flips, 30 degrees, brightness) or strong (for long trainings)."}
     )
-    smaller_sizes: list[int] | None = field(
+    progressive_sizes: list[int] | None = field(
         default=None,
         metadata={"help": "Progressive resizing: sides in pixels to begin with, as 128 192."},
     )
-    smaller_until: list[int] | None = field(
-        default=None, metadata={"help": "Epoch until which each of --smaller_sizes lasts, as 100 200."}
+    progressive_epochs: list[int] | None = field(
+        default=None, metadata={"help": "Epoch until which each of --progressive_sizes lasts, as 100 200."}
     )
     augment_in_batches: bool | None = field(
         default=None,
@@ -259,7 +259,7 @@ class UNetTrainer(Trainer):
         *args,
         transform: TrainTransform,
         results: dict[str, Any],
-        average: WeightAverage | None = None,
+        average: ExponentialMovingAverage | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -420,7 +420,7 @@ def recipe_flags(path: Path, known: set[str]) -> list[str]:
     """The flags that a recipe stands for. A recipe is looked for here, then among the project's own."""
     file = next((place for place in (path, PACKAGE / path) if place.is_file()), None)
     if file is None:
-        shipped = ", ".join(f"recipes/{recipe.name}" for recipe in sorted((PACKAGE / "recipes").glob("*.yaml")))
+        shipped = ", ".join(f"recipes/{recipe.name}" for recipe in sorted(RECIPES.glob("*.yaml")))
         raise UserError(f"There is no recipe {path}; the project has {shipped}.")
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -470,13 +470,13 @@ def checkpoint_to_resume(training_arguments: UNetTrainingArguments) -> str | Non
     if wanted is None:
         return None
     if wanted.lower() not in ("auto", "true"):
-        if not is_whole(Path(wanted)):
+        if not is_complete(Path(wanted)):
             raise UserError(f"{wanted} is no checkpoint, or was not written to its end.")
         return _same_averaging(wanted, training_arguments)
     folder = Path(training_arguments.output_dir)
     checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
     for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if is_whole(checkpoint):
+        if is_complete(checkpoint):
             return _same_averaging(str(checkpoint), training_arguments)
         print(f"{checkpoint} was not written to its end: skipped.")
     raise UserError(f"{folder} holds no whole checkpoint to go on from. Start without --resume_from_checkpoint.")
@@ -538,7 +538,7 @@ def check_same_run(checkpoint: str, results: dict[str, Any]) -> float:
     return before["training"]["seconds"]
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_complete(checkpoint: Path) -> bool:
     """Whether everything that a checkpoint consists of is there and was written to its end."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -605,7 +605,7 @@ def _load_checkpoint(
     return model, processor
 
 
-def smaller_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:
+def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:
     """The sizes that a training begins with, each with the epoch until which it lasts.
 
     Progressive resizing, as of EfficientNetV2 (Tan and Le, 2021, https://arxiv.org/abs/2104.00298, section 4), with
@@ -614,13 +614,16 @@ def smaller_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, in
     Raises:
         UserError: If the two flags do not fit together, or a size is below the network's smallest.
     """
-    sizes, epochs = arguments.smaller_sizes or [], arguments.smaller_until or []
+    sizes, epochs = arguments.progressive_sizes or [], arguments.progressive_epochs or []
     if len(sizes) != len(epochs) or epochs != sorted(set(epochs)):
         raise UserError(
-            f"--smaller_sizes {sizes} and --smaller_until {epochs} do not fit: give as many epochs as sizes, rising."
+            f"--progressive_sizes {sizes} and --progressive_epochs {epochs} do not fit: give as many "
+            "epochs as sizes, rising."
         )
     if sizes and min(sizes) < smallest:
-        raise UserError(f"--smaller_sizes {min(sizes)} is too small for the network, which needs at least {smallest}.")
+        raise UserError(
+            f"--progressive_sizes {min(sizes)} is too small for the network, which needs at least {smallest}."
+        )
     return list(zip(sizes, epochs, strict=True))
 
 
@@ -644,7 +647,7 @@ def build_datasets(
             seed=training_arguments.seed,
             cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
             augmentation=data_arguments.augmentation,
-            smaller_sizes=smaller_sizes(data_arguments, smallest=minimum_size),
+            progressive_sizes=progressive_sizes(data_arguments, smallest=minimum_size),
             in_batches=in_batches,
         )
     except ValueError as error:
@@ -702,8 +705,8 @@ def describe_run(
             "weight_decay": training_arguments.weight_decay,
             "ema_decay": training_arguments.ema_decay,
             "augmentation": data_arguments.augmentation,
-            "smaller_sizes": data_arguments.smaller_sizes,
-            "smaller_until": data_arguments.smaller_until,
+            "progressive_sizes": data_arguments.progressive_sizes,
+            "progressive_epochs": data_arguments.progressive_epochs,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
         },
@@ -819,7 +822,7 @@ def train(
         preprocess_logits_for_metrics=scores.count,
         # A stream is told its epochs by the data loader, and may have more of them than Trainer counts.
         callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
-        average=None if decay is None else WeightAverage(decay, checkpoint),
+        average=None if decay is None else ExponentialMovingAverage(decay, checkpoint),
         transform=transform,
         results=results,
     )

@@ -7,7 +7,7 @@
     python ablation/table.py outputs/ablation/ablation.json README.md
 
 Each run is `python train.py` and then `python evaluation.py --split validation`, in a folder with its recipe and its
-log. Candidates are ranked by Dice, mean per image at native size, averaged over the seeds of the round. A screening
+log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A screening
 that was stopped goes on where it was. ablation.json holds what was measured, from the runs' results.json.
 """
 
@@ -30,7 +30,7 @@ from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.reporting.results import read_results, write_results
-from unet_kvasir_seg.train import flag_parser, is_whole
+from unet_kvasir_seg.train import flag_parser, is_complete
 
 # What says which rows there are: the same for train.py and evaluation.py.
 DATA_FLAGS = (
@@ -134,7 +134,7 @@ class Run:
     def _train(self, at_once: int) -> None:
         if (self.model / "results.json").is_file():
             return
-        resume = any(is_whole(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
+        resume = any(is_complete(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
         if not resume and self.model.exists():
             shutil.rmtree(self.model)  # stopped before its first checkpoint
         flags = ["--output_dir", str(self.model), *(["--resume_from_checkpoint"] if resume else [])]

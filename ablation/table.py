@@ -17,7 +17,7 @@ ABLATION_SCHEMA = 1
 SCORE = "dice_per_image_native"
 MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 LEGEND = (
-    "Dice: mean per image of the validation split at native size, in brackets its 95 % bootstrap interval over the "
+    "Dice: mean per image of the validation split at original size, in brackets its 95 % bootstrap interval over the "
     "images; seeds are those of the trainings. Minutes: of a training with its evaluations, beside what shared the "
     "cores with it. In bold: went on to the next round."
 )

@@ -4,7 +4,7 @@
     python benchmarks/bare_loop.py --dataset_name ../kvasir-seg --base_channels 16 --epochs 2 --seeds 1 2 3 --plain
 
 Frames are decoded and resized once and held in memory. For each seed and epoch it prints the mean training loss, the
-images per second of training, and the per-image mean Dice on the validation split at the network's size. With --plain
+images per second of training, and the per-image mean Dice on the validation split at the input size. With --plain
 it computes as the card's reader would: in float32 and PyTorch's own memory format, with torchvision's augmentation of
 PIL images one after the other; what the fast path reaches should not differ from that.
 """
@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 from unet_kvasir_seg.benchmarks.data_path import card_example
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.data.augmentation import CardAugmentation, EvalTransform
+from unet_kvasir_seg.data.augmentation import BaselineAugmentation
 from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.transforms import EvalTransform
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
@@ -41,7 +42,7 @@ def in_memory(rows, image_size: int) -> tuple[Tensor, Tensor]:
 
 def fast_examples(images: Tensor, masks: Tensor) -> Examples:
     """This project's augmentation: one warp of tensors."""
-    augment = CardAugmentation()
+    augment = BaselineAugmentation()
     size = images.shape[-2], images.shape[-1]
 
     def example(index: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ def plain_examples(images: Tensor, masks: Tensor) -> Examples:
 
 @torch.inference_mode()
 def validation_dice(model: UNetForSemanticSegmentation, images: Tensor, masks: Tensor) -> float:
-    """Mean over images of 2|A and B| / (|A| + |B|) at the network's size."""
+    """Mean over images of 2|A and B| / (|A| + |B|) at the input size."""
     scores = []
     for image, mask in zip(images, masks, strict=True):
         predicted = model(image[None] / 255).logits[0, 0] > 0

@@ -15,8 +15,8 @@ from unet_kvasir_seg.benchmarks.contest import Entry, alternate
 from unet_kvasir_seg.benchmarks.measurement import Measurement
 from unet_kvasir_seg.benchmarks.plan import Plan
 from unet_kvasir_seg.common.device import keep_freed_memory
-from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.data.transforms import TrainTransform
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 
 DATA_PATH = "data path"

@@ -15,9 +15,10 @@ from torchvision import transforms
 from unet_kvasir_seg.benchmarks.contest import Entry, alternate
 from unet_kvasir_seg.benchmarks.matrix_multiply import matrix_multiplications
 from unet_kvasir_seg.benchmarks.measurement import Measurement
-from unet_kvasir_seg.benchmarks.networks import CLONE, card_name, card_unet, forward_flops, rivals, shipped_unet
+from unet_kvasir_seg.benchmarks.networks import card_name, card_unet, forward_flops, rivals, shipped_unet
 from unet_kvasir_seg.benchmarks.plan import Plan
 from unet_kvasir_seg.common.device import choose_runtime
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
@@ -122,13 +123,13 @@ def entries(plan: Plan, part: str, images: int, device: str, folder: Path) -> li
         )
         for rival in rivals(plan.widths)
     ]
-    shipped_size = UNetImageProcessor.from_pretrained(CLONE).size["height"]
+    shipped_size = UNetImageProcessor.from_pretrained(TRAINED_MODEL).size["height"]
     shipped = Predicted(
         **job,
         name="this project, weights of this clone",
         dtype=compute_dtype(device),
         flops=forward_flops(shipped_unet, images, shipped_size),
-        checkpoint=CLONE,
+        checkpoint=TRAINED_MODEL,
         compile=False,
     )
     predicted = [

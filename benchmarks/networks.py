@@ -4,15 +4,13 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss
-
-CLONE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def card_unet(width: int) -> nn.Module:
 
 def shipped_unet() -> nn.Module:
     """The network of this clone, with random weights."""
-    return Logits(UNetForSemanticSegmentation(UNetConfig.from_pretrained(CLONE)))
+    return Logits(UNetForSemanticSegmentation(UNetConfig.from_pretrained(TRAINED_MODEL)))
 
 
 def resnet34_unet() -> nn.Module:

@@ -16,7 +16,7 @@ from unet_kvasir_seg.benchmarks.measurement import Measurement
 from unet_kvasir_seg.benchmarks.networks import card_unet, forward_flops, training_flops
 from unet_kvasir_seg.benchmarks.plan import Plan
 from unet_kvasir_seg.benchmarks.training import TrainedStep
-from unet_kvasir_seg.data.augmentation import TrainTransform
+from unet_kvasir_seg.data.transforms import TrainTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 

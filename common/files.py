@@ -53,15 +53,15 @@ def _too_large(most_pixels: int | None, size: str = "") -> str:
     return f"is too large{size}: at most {most_pixels / 1e6:.1f} million pixels are decoded. Scale it down"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a file, or replace it, so that it is there as a whole or not at all; its permissions are kept."""
-    unfinished = unfinished_name(path)
+    unfinished = partial_path(path)
     unfinished.write_bytes(content)
     if path.exists():
         shutil.copymode(path, unfinished)
     os.replace(unfinished, path)
 
 
-def unfinished_name(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where to write a file that gets its name when it is whole: short, since names may be as long as they can be."""
     return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part")

@@ -1,6 +1,6 @@
 """Work in threads, a bounded number of items ahead of who asks for them.
 
-    for image in map_ahead(decode, paths, threads=4, ahead=16): ...    # decodes the next while this one is used
+    for image in prefetch_map(decode, paths, threads=4, ahead=16): ...    # decodes the next while this one is used
 
 So stages overlap, and memory does not grow with the number of items.
 """
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ahead(
+def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Generator[Result, None, None]:
     """The results of `function` in the order of the items; an error in it, or of the items, is raised in its turn.
@@ -46,7 +46,7 @@ def prefetch(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, None
     """The same items, made in a thread, at most `ahead` of them before they are asked for."""
     iterator, end = iter(items), object()
     item: Any
-    with closing(map_ahead(lambda _: next(iterator, end), repeat(None), threads=1, ahead=ahead)) as made:
+    with closing(prefetch_map(lambda _: next(iterator, end), repeat(None), threads=1, ahead=ahead)) as made:
         for item in made:
             if item is end:
                 return

@@ -5,7 +5,7 @@
 
 The picture in the README:
 
-    python -m unet_kvasir_seg.data.synthetic assets/synthetic.png --seed 4
+    python -m unet_kvasir_seg.data.synthetic docs/images/synthetic.png --seed 4
 
 A frame is painted back to front: the wall of the colon (folds around a dark lumen, vessels), things that are
 no polyps (bulges, residue), polyps, bubbles, then what the camera adds (highlights, noise, black border).
@@ -354,7 +354,7 @@ def picture(columns: int = 6, cell: int = 160, seed: int = 0) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a picture of synthetic frames and their masks.")
-    parser.add_argument("path", help="the picture to write, for example assets/synthetic.png")
+    parser.add_argument("path", help="the picture to write, for example docs/images/synthetic.png")
     parser.add_argument("--seed", type=int, default=0, help="which frames to show (default: %(default)s)")
     arguments = parser.parse_args()
     picture(seed=arguments.seed).save(arguments.path, optimize=True)

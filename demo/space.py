@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, SpaceCardData
 
 from ..common.errors import UserError, first_line
 from ..common.hub import push_files
+from ..common.paths import PACKAGE
 
-PACKAGE = Path(__file__).resolve().parent
 PROJECT = "unet_kvasir_seg"
 
 # What the page imports; gradio is named in the Space's README.
@@ -62,7 +62,7 @@ def needed_modules(first: str) -> list[str]:
                 parts = [*Path(module).parts[: -node.level], *parts]
             elif parts.pop(0) != PROJECT:
                 continue
-            if parts != [Path(__file__).stem]:
+            if parts != ["demo", "space"]:
                 waiting.append("/".join(parts) + ".py")
     return sorted(needed)
 

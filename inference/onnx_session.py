@@ -134,7 +134,7 @@ class OnnxNetwork:
         expected = (self.processor.size["height"], self.processor.size["width"])
         if tuple(pixel_values.shape[-2:]) != expected:
             raise ValueError(
-                f"Got pixel_values of {tuple(pixel_values.shape[-2:])} (height, width); expected the network's size, "
+                f"Got pixel_values of {tuple(pixel_values.shape[-2:])} (height, width); expected the input size, "
                 f"{expected}."
             )
         images = pixel_values.cpu()

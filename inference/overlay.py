@@ -1,7 +1,7 @@
 """Draws masks onto images: a tint inside, and contours that stay readable on pink mucosa.
 
     draw_overlay(image, mask).save("overlay.png")
-    draw_overlay(image, mask, truth)  # the annotated polyp too, as a dashed contour
+    draw_overlay(image, mask, ground_truth)  # the annotated polyp too, as a dashed contour
 
 Quick enough for video: the time goes with the area of the polyps.
 """
@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 # Colours that mucosa, blood and residue lack, and that readers with any colour blindness tell apart; the dashes tell
 # the two contours apart in print.
 PREDICTION_COLOUR: Colour = (0, 229, 255)
-TRUTH_COLOUR: Colour = (255, 235, 59)
+GROUND_TRUTH_COLOUR: Colour = (255, 235, 59)
 HALO_COLOUR: Colour = (10, 20, 40)
 
 CONTOURS_PER_SIDE = 130  # contours that would fill an image's shorter side: 2 pixels wide in 288, 8 in 1080
@@ -24,7 +24,7 @@ CONTOURS_PER_SIDE = 130  # contours that would fill an image's shorter side: 2 p
 def draw_overlay(
     image: Image.Image,
     mask: np.ndarray,
-    truth: np.ndarray | None = None,
+    ground_truth: np.ndarray | None = None,
     opacity: float = 0.35,
     width: int | None = None,
 ) -> Image.Image:
@@ -36,7 +36,7 @@ def draw_overlay(
     Args:
         image: Of any mode, `I` and `I;16` being 16-bit; any EXIF rotation is applied already.
         mask: (H, W) bool, at the image's size.
-        truth: (H, W) bool; drawn over `mask` as a dashed contour without a tint.
+        ground_truth: (H, W) bool; drawn over `mask` as a dashed contour without a tint.
         opacity: Of the tint inside `mask`, from 0 to 1.
         width: Of the contours, in pixels; by default `contour_width` of the image's size.
 
@@ -55,8 +55,8 @@ def draw_overlay(
     if area := _Area.of(mask, image, "mask", margin=width):
         _tint(canvas, area, opacity)
         _trace(canvas, area, width, PREDICTION_COLOUR)
-    if truth is not None and (area := _Area.of(truth, image, "true mask", margin=width)):
-        _trace(canvas, area, width, TRUTH_COLOUR, dash=4 * width)
+    if ground_truth is not None and (area := _Area.of(ground_truth, image, "true mask", margin=width)):
+        _trace(canvas, area, width, GROUND_TRUTH_COLOUR, dash=4 * width)
     return canvas
 
 

@@ -53,7 +53,7 @@ class Prediction:
 
     Attributes:
         probability: (H, W) float32, the probability of polyp at the image's own size.
-        network_probability: (h, w) float32, the same at the network's size.
+        network_probability: (h, w) float32, the same at the input size.
         threshold: A pixel belongs to the mask if its probability is higher.
     """
 

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.errors import UserError
-from ..common.prefetch import map_ahead, prefetch
+from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_overlay
 from .predictor import Prediction, Predictor
 
@@ -169,10 +169,10 @@ def segment_video(
             rows.writerow(COLUMNS)
             # Their threads must end before the files that they read and write are closed, also after an error.
             with closing(prefetch(video.frames(), ahead=together)) as frames:
-                prepared = map_ahead(prepare, frames, threads=THREADS, ahead=together)
+                prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
                 smooth = smoothed(predicted(prepared), smoothing)
-                drawn = map_ahead(lambda pair: draw(*pair), smooth, threads=THREADS, ahead=together)
-                with closing(map_ahead(encode, drawn, threads=1, ahead=together)) as encoded:
+                drawn = prefetch_map(lambda pair: draw(*pair), smooth, threads=THREADS, ahead=together)
+                with closing(prefetch_map(encode, drawn, threads=1, ahead=together)) as encoded:
                     for done in encoded:
                         rows.writerow(done.row)
                         on_frame()

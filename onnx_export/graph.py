@@ -4,7 +4,7 @@
 
 Inputs:  `frames` (B, H, W, 3) uint8 RGB, B, H and W of at least 1; `threshold` float32, a scalar.
 Outputs: `mask` (B, H, W) uint8, 1 where the probability of polyp is above the threshold, else 0; `probability`
-         (B, H, W) float32; `logits` (B, 1, h, w) float32, at the network's size.
+         (B, H, W) float32; `logits` (B, 1, h, w) float32, at the input size.
 
 The threshold has no default: OpenVINO takes an input with one for a constant.
 """
@@ -33,7 +33,7 @@ CONTRACT = (
     "Inputs: frames, uint8 (batch, height, width, 3), RGB, at least 1x1, all of one size; threshold, float32 scalar. "
     "Outputs: mask, uint8 (batch, height, width), 1 where the probability of polyp is above the "
     "threshold, else 0; probability, float32 (batch, height, width); logits, float32 (batch, 1, h, w), at the "
-    "network's size."
+    "input size."
 )
 MAX_BYTES = 2**31 - 1  # of a protobuf message, hence of an ONNX file without others beside it
 NETWORK = "network"  # begins the names of the nodes of the network itself

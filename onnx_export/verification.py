@@ -36,11 +36,11 @@ class Sample:
 
     Attributes:
         frame: (H, W, 3) uint8, RGB.
-        truth: (H, W) bool, True where there is polyp; None where that is not known.
+        ground_truth: (H, W) bool, True where there is polyp; None where that is not known.
     """
 
     frame: np.ndarray
-    truth: np.ndarray | None
+    ground_truth: np.ndarray | None
 
 
 def frames_of_sizes() -> list[Sample]:
@@ -52,7 +52,7 @@ def frames_of_sizes() -> list[Sample]:
     return samples
 
 
-def prove(network: OnnxNetwork, predictor: Predictor, samples: Iterable[Sample]) -> dict[str, Any]:
+def verify(network: OnnxNetwork, predictor: Predictor, samples: Iterable[Sample]) -> dict[str, Any]:
     """Compare on some frames, and on synthetic ones of unusual sizes.
 
     Args:
@@ -98,7 +98,7 @@ class _Comparison:
     native: np.ndarray  # (H, W) the same end to end
     equal: np.ndarray  # (H, W) whether the masks agree
     dice_between: float
-    dice: tuple[float, float] | None  # against the truth: PyTorch's, the file's
+    dice: tuple[float, float] | None  # against the ground truth: PyTorch's, the file's
 
 
 def _compare(network: OnnxNetwork, predictor: Predictor, sample: Sample) -> _Comparison:
@@ -112,7 +112,9 @@ def _compare(network: OnnxNetwork, predictor: Predictor, sample: Sample) -> _Com
         native=np.abs(probability[0] - expected.probability),
         equal=found == expected.mask,
         dice_between=_overlap(found, expected.mask),
-        dice=None if sample.truth is None else (_overlap(expected.mask, sample.truth), _overlap(found, sample.truth)),
+        dice=None
+        if sample.ground_truth is None
+        else (_overlap(expected.mask, sample.ground_truth), _overlap(found, sample.ground_truth)),
     )
 
 
@@ -134,7 +136,7 @@ def _share(comparisons: list[_Comparison]) -> float:
 
 
 def _dice(comparisons: list[_Comparison]) -> dict[str, float] | None:
-    """Mean Dice per image against the truth; None where no truth is known."""
+    """Mean Dice per image against the ground truth; None where no ground truth is known."""
     pairs = np.array([one.dice for one in comparisons if one.dice is not None])
     if not len(pairs):
         return None

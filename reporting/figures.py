@@ -21,7 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageOps
 
-from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, contour_width, draw_overlay, to_rgb
+from ..inference.overlay import (
+    GROUND_TRUTH_COLOUR,
+    HALO_COLOUR,
+    PREDICTION_COLOUR,
+    contour_width,
+    draw_overlay,
+    to_rgb,
+)
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"
@@ -48,7 +55,7 @@ def dice_histogram(dice: Numbers, path: str | Path) -> Figure:
     """How many images have which Dice, with mean and median.
 
     Args:
-        dice: (N,) per-image Dice at native size.
+        dice: (N,) per-image Dice at original size.
         path: The PNG to write.
 
     Raises:
@@ -56,7 +63,7 @@ def dice_histogram(dice: Numbers, path: str | Path) -> Figure:
     """
     scores = _shares("dice", dice)
     figure = _figure(f"Distribution of Dice, n = {_number(len(scores), 'image')}")
-    axes = _axes(figure, "Dice of an image at its native size", "number of images")
+    axes = _axes(figure, "Dice of an image at its original size", "number of images")
     counts, edges = np.histogram(scores, bins=20, range=(0, 1))
     _bars(axes, edges[:-1], counts, np.diff(edges))
     mean, median = float(scores.mean()), float(np.median(scores))
@@ -74,7 +81,7 @@ def dice_by_size(
     """The Dice of each image against the size of its polyps, with the means of small, medium and large ones.
 
     Args:
-        dice: (N,) per-image Dice at native size, of images with polyp only.
+        dice: (N,) per-image Dice at original size, of images with polyp only.
         area_share: (N,) share of the image's area that is polyp, above 0.
         path: The PNG to write.
         small_below: An area share below it is small.
@@ -88,7 +95,7 @@ def dice_by_size(
     if not shares.all():
         raise ValueError(f"{(shares == 0).sum()} values of area_share are 0; leave out images without polyp.")
     figure = _figure(f"Dice by polyp size, n = {_number(len(scores), 'image')}")
-    axes = _axes(figure, "polyp, % of the image's area (log scale)", "Dice at native size")
+    axes = _axes(figure, "polyp, % of the image's area (log scale)", "Dice at original size")
     axes.scatter(100 * shares, scores, s=26, facecolor=BLUE, edgecolor="white", linewidth=0.5, alpha=0.75)
     axes.set_xscale("log")
 
@@ -124,7 +131,7 @@ def threshold_curve(
 
     Args:
         thresholds: (T,) ascending, from 0 to 1.
-        dice: (T,) mean per-image Dice at native size.
+        dice: (T,) mean per-image Dice at original size.
         used: The threshold of the reported scores.
         path: The PNG to write.
         images: How many images the means are of, for the title.
@@ -138,7 +145,7 @@ def threshold_curve(
     best = equals[np.abs(levels[equals] - 0.5).argmin()]
     used_dice = float(np.interp(used, levels, scores))
     figure = _figure("Dice by threshold" + (f", n = {_number(images, 'image')}" if images is not None else ""))
-    axes = _axes(figure, "threshold on the probability of polyp", "mean Dice at native size")
+    axes = _axes(figure, "threshold on the probability of polyp", "mean Dice at original size")
     axes.plot(levels, scores, color=BLUE, linewidth=2.4)
     axes.axvline(used, color=INK, linewidth=1.4, linestyle="--")
     # A ring, so that the best threshold's mark is seen inside it if they are one.
@@ -223,10 +230,10 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = 
 
 
 def example_grid(cases: Sequence[Case], path: str | Path) -> Figure:
-    """A row a case: image, truth, predicted probability, and the image with both contours.
+    """A row a case: image, ground truth, predicted probability, and the image with both contours.
 
     Args:
-        cases: Title such as "best: 0.98", image, truth (H, W) bool, probability (H, W) float, mask (H, W) bool.
+        cases: Title such as "best: 0.98", image, ground truth (H, W) bool, probability (H, W) float, mask (H, W) bool.
             Only thumbnails of one height are kept, so images may be of different and of large sizes.
         path: The PNG to write.
 
@@ -237,18 +244,18 @@ def example_grid(cases: Sequence[Case], path: str | Path) -> Figure:
         raise ValueError("There are no cases to show; leave the picture out.")
     cell = _cell_size([image for _, image, *_ in cases])
     rows: list[list[_Group]] = []
-    for title, image, truth, probability, mask in cases:
+    for title, image, ground_truth, probability, mask in cases:
         if probability.shape != (image.height, image.width):
             raise ValueError(
                 f"{title}: the probability map has the shape {probability.shape} and its image, of "
                 f"{image.width}x{image.height} pixels, {(image.height, image.width)}; expected one size."
             )
         # Twice the usual width, since it is made small. This checks the masks.
-        overlay = draw_overlay(image, mask, truth, width=2 * contour_width(image.size))
-        pictures = (to_rgb(image), Image.fromarray(truth), _in_colours(probability), overlay)
+        overlay = draw_overlay(image, mask, ground_truth, width=2 * contour_width(image.size))
+        pictures = (to_rgb(image), Image.fromarray(ground_truth), _in_colours(probability), overlay)
         rows.append([(title, [_thumbnail(picture, cell) for picture in pictures])])
-    headings = ("image", "truth", "prediction", "contours")
-    sheet = _grid(f"Image, truth and prediction, n = {_number(len(cases), 'image')}", rows, headings)
+    headings = ("image", "ground truth", "prediction", "contours")
+    sheet = _grid(f"Image, ground truth and prediction, n = {_number(len(cases), 'image')}", rows, headings)
     _explain_colours(sheet)
     return _save(sheet.figure(), path)
 
@@ -476,7 +483,10 @@ def _explain_colours(sheet: _Sheet) -> None:
     sheet.write(left + length, below, "1", horizontalalignment="right")
     draw = ImageDraw.Draw(sheet.image)
     left = _left(3)
-    for name, colour, dash, y in (("prediction", PREDICTION_COLOUR, 60, top), ("truth", TRUTH_COLOUR, 12, below)):
+    for name, colour, dash, y in (
+        ("prediction", PREDICTION_COLOUR, 60, top),
+        ("ground truth", GROUND_TRUTH_COLOUR, 12, below),
+    ):
         for start in range(left, left + 60, 2 * dash):
             draw.rectangle((start, y + 11, start + dash, y + 20), HALO_COLOUR)
             draw.rectangle((start, y + 13, start + dash, y + 18), colour)

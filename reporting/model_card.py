@@ -17,10 +17,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..common.errors import UserError, user_errors
-from ..common.files import write_whole
+from ..common.files import write_atomic
+from ..common.paths import CARD_TEMPLATE
 from .results import read_results
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOT_MEASURED = "Not measured."
 
@@ -117,7 +117,7 @@ def fill_card(results: dict[str, Any]) -> str:
     evaluation, training = results.get("evaluation"), results.get("training")
     card = ModelCard.from_template(
         card_data=_metadata(results),
-        template_path=str(TEMPLATE),
+        template_path=str(CARD_TEMPLATE),
         **results | {"evaluation": evaluation, "training": training},
         trained_on=_training_record(results, "data"),
         scored=_scored(results),
@@ -195,7 +195,7 @@ def update_readme(readme: Path, text: str, markers: tuple[str, str] = RESULTS_MA
                 f"{readme.name} must have the line {begin} once and, below it, the line {end} once. "
                 "Put them where the table belongs."
             )
-        write_whole(readme, before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
+        write_atomic(readme, before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
     except OSError as error:
         raise UserError(f"{readme.name} cannot be read or written: {error.strerror}.") from error
 
@@ -228,11 +228,11 @@ def _metadata(results: dict[str, Any]) -> ModelCardData:
 def _eval_results(results: dict[str, Any]) -> list[EvalResult]:
     metrics, data = results["metrics"], results["data"]
     if metrics:
-        size = f"native size {results['evaluation']['native_size']}"
+        size = f"original size {results['evaluation']['native_size']}"
         split, suffix = data["split"], "_native"
         values = {name: metrics[f"{name}_native"]["value"] for name in INDEXED}
     elif results.get("training"):
-        size = f"network size {_size(results['model']['image_size'])}"
+        size = f"input size {_size(results['model']['image_size'])}"
         split, suffix = "validation", ""
         validation = results["training"]["validation"]
         values = {name: validation[name] for name in INDEXED if name in validation}
@@ -263,9 +263,9 @@ def _training_record(results: dict[str, Any], key: str) -> dict[str, Any] | None
 
 def _score_table(results: dict[str, Any], names: Sequence[str] | None = None) -> str:
     metrics, network = results["metrics"], _size(results["model"].get("image_size"))
-    columns = {"native": f"native size {results['evaluation']['native_size']}"}
+    columns = {"native": f"original size {results['evaluation']['native_size']}"}
     if any(key.endswith("_network") for key in metrics):
-        columns["network"] = f"network size {network}"
+        columns["network"] = f"input size {network}"
     present = dict.fromkeys(key.rsplit("_", maxsplit=1)[0] for key in metrics)
     return _table(
         ["score", *columns.values()],
@@ -284,7 +284,7 @@ def _threshold_table(results: dict[str, Any]) -> str:
     if not at_half:
         return ""
     return _table(
-        [f"threshold, at native size {evaluation['native_size']}", *(_title(key) for key in at_half)],
+        [f"threshold, at original size {evaluation['native_size']}", *(_title(key) for key in at_half)],
         [
             [f"{_threshold(evaluation)} (tuned)", *(_score(results["metrics"][key]) for key in at_half)],
             ["0.5", *(_score(score) for score in at_half.values())],
@@ -308,7 +308,7 @@ def _strata_table(results: dict[str, Any]) -> str:
         stratum = evaluation["strata"][kind][name]
         scores = (_score(stratum["metrics"].get(f"{score}_native")) for score in STRATUM_SCORES)
         rows.append([title, str(stratum["images"]), *scores])
-    heading = f"images with polyp, at native size {evaluation['native_size']}"
+    heading = f"images with polyp, at original size {evaluation['native_size']}"
     return _table([heading, "number", *(TITLES[score] for score in STRATUM_SCORES)], rows)
 
 
@@ -328,7 +328,7 @@ def _lesion_table(results: dict[str, Any]) -> str:
     ]
     if without["area_share"] is not None:
         rows.append(["share of the image that such an alarm covers, mean", "", _percent(without["area_share"])])
-    heading = f"found: IoU of at least {evaluation['protocol']['lesion_iou']:g} with a marked region, at native size"
+    heading = f"found: IoU of at least {evaluation['protocol']['lesion_iou']:g} with a marked region, at original size"
     return _table([heading, "number", "share or rate"], rows)
 
 
@@ -337,7 +337,7 @@ def _comparison_table(results: dict[str, Any]) -> str:
     if not comparison:
         return NOT_MEASURED
     native_size = results["evaluation"]["native_size"]
-    header = [f"this model minus {comparison['with']}, at native size {native_size}", "difference", "p", "images"]
+    header = [f"this model minus {comparison['with']}, at original size {native_size}", "difference", "p", "images"]
     rows = (
         [_title(key), _difference(score), f"{score['p_value']:.2g}", str(score["images"])]
         for key, score in comparison["metrics"].items()
@@ -352,7 +352,7 @@ def _validation_table(results: dict[str, Any]) -> str:
     training = results.get("training")
     if not training:
         return NOT_MEASURED
-    header = ["score on the validation split", f"network size {_size(results['model']['image_size'])}"]
+    header = ["score on the validation split", f"input size {_size(results['model']['image_size'])}"]
     return _table(
         header, ([TITLES.get(name, name), _number(value, name)] for name, value in training["validation"].items())
     )
@@ -414,9 +414,7 @@ def _model_facts(results: dict[str, Any]) -> str:
     facts = {
         "architecture": architecture,
         "parameters": f"{model['parameters']:,}" if model.get("parameters") else "not recorded",
-        "network size": f"{_size(model['image_size'])} (width x height)"
-        if model.get("image_size")
-        else "not recorded",
+        "input size": f"{_size(model['image_size'])} (width x height)" if model.get("image_size") else "not recorded",
         "weights": f"`{model['fingerprint']}`" if model.get("fingerprint") else "not recorded",
     }
     return _rows([*facts.items(), *_further_settings(model, described)])
@@ -492,7 +490,11 @@ def _audit_text(results: dict[str, Any]) -> str:
     if not audit["left_out"] or not audit["metrics"]:
         return text
     native_size = evaluation["native_size"]
-    header = [f"at native size {native_size}", "all images", f"without the {audit['left_out']} that have a duplicate"]
+    header = [
+        f"at original size {native_size}",
+        "all images",
+        f"without the {audit['left_out']} that have a duplicate",
+    ]
     rows = (
         [_title(key), _score(results["metrics"].get(key)), _score(score)] for key, score in audit["metrics"].items()
     )

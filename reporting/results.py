@@ -14,10 +14,10 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from ..common.device import Runtime
 from ..common.errors import UserError
-from ..common.files import write_whole
+from ..common.files import write_atomic
+from ..common.paths import PACKAGE
 
 RESULTS_SCHEMA = 1
-PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def read_results(path: Path, *, allow_invalid: bool = False) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write a `results.json`, whole or not at all."""
     # NaN is no JSON, and no score: a ValueError here is better than a file that others cannot read.
-    write_whole(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
 
 
 def known_results(model: str, revision: str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Scores of one predicted probability map against the true mask; what is kept is numbers, never pixels.
 
-Where truth and prediction are both empty, Dice, IoU, precision, recall, F2 and surface Dice are 1 and HD95 is 0.
+If ground truth and prediction are both empty, Dice, IoU, precision, recall, F2 and surface Dice are 1 and HD95 is 0.
 Where one of them is empty, Dice, IoU, F2 and surface Dice are 0 and HD95 is the image's diagonal. So a missed
 polyp and a false alarm always cost, and no image is left out of a mean.
 """
@@ -31,11 +31,11 @@ class ImageScores:
 
     Attributes:
         name: What the image is called.
-        height, width: Native size in pixels; all scores but `network_counts` are at this size.
-        true_pixels: Pixels of polyp in the truth.
-        polyps: Connected components (8 neighbours) in the truth.
+        height, width: Original size in pixels; all scores but `network_counts` are at this size.
+        true_pixels: Pixels of polyp in the ground truth.
+        polyps: Connected components (8 neighbours) in the ground truth.
         counts: Pixels that are true positive, false positive and false negative.
-        network_counts: The same at the network's input size; None for masks from a folder.
+        network_counts: The same at the input size; None for masks from a folder.
         polyp_levels, background_levels: (256,) int32, how many pixels of polyp and of background have each grey
             level. The level is 255 p rounded, halves down, so that level >= k exactly where p > (k - 0.5) / 255.
         minmax_dice: Mean of `dice_by_level` once the map is stretched to [0, 1], as PraNet does.
@@ -54,9 +54,9 @@ class ImageScores:
             tolerance from the other edge.
         calibration: (CALIBRATION_BINS, 3) float64: pixels, sum of probabilities and pixels of polyp, by bins of
             probability of equal width; 1 belongs to the last.
-        found_polyps: Components of the truth with an IoU of LESION_IOU or above with a predicted component.
+        found_polyps: Components of the ground truth with an IoU of LESION_IOU or above with a predicted component.
         predicted_polyps: Components of the prediction.
-        false_polyps: Those that match no component of the truth so.
+        false_polyps: Those that match no component of the ground truth so.
     """
 
     name: str
@@ -84,7 +84,7 @@ class ImageScores:
 def score_image(
     name: str,
     probability: np.ndarray,
-    truth: np.ndarray,
+    ground_truth: np.ndarray,
     *,
     threshold: float,
     tolerance: float,
@@ -98,46 +98,46 @@ def score_image(
 
     Args:
         name: What the image is called, in the result and in errors.
-        probability: (H, W) float in [0, 1], at the image's native size.
-        truth: (H, W) bool, True where there is polyp.
+        probability: (H, W) float in [0, 1], at the image's original size.
+        ground_truth: (H, W) bool, True where there is polyp.
         threshold: The mask is where the probability is above it.
         tolerance: Of the surface Dice, in pixels.
-        network_pair: Probability and truth at the network's input size.
+        network_pair: Probability and ground truth at the input size.
 
     Raises:
-        ValueError: If the shapes differ, the truth is not boolean, or a probability is not a number in [0, 1].
+        ValueError: If the shapes differ, the ground truth is not boolean, or a probability is not a number in [0, 1].
     """
-    probability = _checked(name, probability, truth)
+    probability = _checked(name, probability, ground_truth)
     mask = probability > np.float32(threshold)
     probability = probability.astype(np.float64)
     levels = _grey_levels(probability)
-    polyp_levels, background_levels = _level_histograms(levels, truth)
-    s_measure, e_measure, weighted_f = _structure_scores(probability, levels, truth)
-    hd95, nsd = _surface_scores(mask, truth, tolerance)
-    polyps, predicted_polyps, found_polyps = _lesion_counts(mask, truth)
+    polyp_levels, background_levels = _level_histograms(levels, ground_truth)
+    s_measure, e_measure, weighted_f = _structure_scores(probability, levels, ground_truth)
+    hd95, nsd = _surface_scores(mask, ground_truth, tolerance)
+    polyps, predicted_polyps, found_polyps = _lesion_counts(mask, ground_truth)
     network_counts = None
     if network_pair is not None:
-        network_probability, network_truth = network_pair
-        network_mask = _checked(name, network_probability, network_truth) > np.float32(threshold)
-        network_counts = _counts(network_mask, network_truth)
+        network_probability, network_ground_truth = network_pair
+        network_mask = _checked(name, network_probability, network_ground_truth) > np.float32(threshold)
+        network_counts = _counts(network_mask, network_ground_truth)
     return ImageScores(
         name=name,
-        height=truth.shape[0],
-        width=truth.shape[1],
-        true_pixels=int(truth.sum()),
+        height=ground_truth.shape[0],
+        width=ground_truth.shape[1],
+        true_pixels=int(ground_truth.sum()),
         polyps=polyps,
-        counts=_counts(mask, truth),
+        counts=_counts(mask, ground_truth),
         network_counts=network_counts,
         polyp_levels=polyp_levels,
         background_levels=background_levels,
-        minmax_dice=_minmax_dice(probability, truth),
-        absolute_error=float(np.abs(probability - truth).mean()),
+        minmax_dice=_minmax_dice(probability, ground_truth),
+        absolute_error=float(np.abs(probability - ground_truth).mean()),
         s_measure=s_measure,
         e_measure=e_measure,
         weighted_f=weighted_f,
         hd95=hd95,
         nsd=nsd,
-        calibration=_calibration(probability, truth),
+        calibration=_calibration(probability, ground_truth),
         found_polyps=found_polyps,
         predicted_polyps=predicted_polyps,
         false_polyps=predicted_polyps - found_polyps,
@@ -151,7 +151,7 @@ def dice_by_level(polyp_levels: np.ndarray, background_levels: np.ndarray) -> np
     thresholds 1:-1/255:0 on a map saved in 256 levels, polyp where the map is >= the threshold. So k = 0 takes the
     whole image for polyp, and a perfect mask stays below 1 by (1 - its Dice at k = 0) / 256. Three things differ:
 
-    - A level at which mask and truth are both empty counts 1; there it is 0, so that an image without polyp is 0.
+    - A level at which mask and ground truth are both empty counts 1; there it is 0, so an image without polyp is 0.
     - There each map is stretched to [0, 1] first; here only for `ImageScores.minmax_dice`.
     - There a level and its threshold are compared as floating-point numbers, and rounding may part two that
       should be equal; here they are integers.
@@ -171,20 +171,20 @@ def dice_by_level(polyp_levels: np.ndarray, background_levels: np.ndarray) -> np
     return np.divide(2 * hits, total, out=np.ones(total.shape), where=total > 0)
 
 
-def _checked(name: str, probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np.ndarray:
     """The probabilities (H, W) as float32, the type that a model's own masks are cut in.
 
     In it, 51 of 255 grey levels are not above a threshold of 0.2; in float64 they would be.
     """
-    if probability.shape != truth.shape or truth.ndim != 2 or truth.size < 2:
+    if probability.shape != ground_truth.shape or ground_truth.ndim != 2 or ground_truth.size < 2:
         raise ValueError(
-            f"{name}: got a probability map of shape {probability.shape} and a true mask of shape {truth.shape}; "
-            "expected one shape (height, width) of two pixels or more. Resize the map to the mask's size."
+            f"{name}: got a probability map of shape {probability.shape} and a true mask of shape "
+            f"{ground_truth.shape}; expected one shape (height, width) of two pixels or more. Resize the map to the mask's size."
         )
-    if truth.dtype != bool:
+    if ground_truth.dtype != bool:
         raise ValueError(
-            f"{name}: got a true mask of {truth.dtype}; expected booleans. Tell polyp from background first, for "
-            "example by mask > 127."
+            f"{name}: got a true mask of {ground_truth.dtype}; expected booleans. Tell polyp from background first, "
+            "for example by mask > 127."
         )
     probability = probability.astype(np.float32)
     invalid = np.count_nonzero(~np.isfinite(probability))
@@ -201,10 +201,10 @@ def _checked(name: str, probability: np.ndarray, truth: np.ndarray) -> np.ndarra
     return probability
 
 
-def _counts(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+def _counts(mask: np.ndarray, ground_truth: np.ndarray) -> tuple[int, int, int]:
     """True positives, false positives and false negatives."""
-    overlap = int((mask & truth).sum())
-    return overlap, int(mask.sum()) - overlap, int(truth.sum()) - overlap
+    overlap = int((mask & ground_truth).sum())
+    return overlap, int(mask.sum()) - overlap, int(ground_truth.sum()) - overlap
 
 
 def _grey_levels(probability: np.ndarray) -> np.ndarray:
@@ -213,19 +213,21 @@ def _grey_levels(probability: np.ndarray) -> np.ndarray:
     return np.ceil(255 * probability - 0.5).astype(np.int64)
 
 
-def _level_histograms(levels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _level_histograms(levels: np.ndarray, ground_truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(256,) int32 each: pixels of polyp and of background by grey level."""
-    background, polyp = np.bincount((levels + 256 * truth).ravel(), minlength=512).astype(np.int32).reshape(2, 256)
+    background, polyp = (
+        np.bincount((levels + 256 * ground_truth).ravel(), minlength=512).astype(np.int32).reshape(2, 256)
+    )
     return polyp, background
 
 
-def _minmax_dice(probability: np.ndarray, truth: np.ndarray) -> float:
+def _minmax_dice(probability: np.ndarray, ground_truth: np.ndarray) -> float:
     low, high = probability.min(), probability.max()
     # A map of one value cannot be stretched; MATLAB's mapminmax leaves it as it is, too.
     stretched = (probability - low) / (high - low) if high > low else probability
     # PraNet's MyTest.py saves the stretched map with halves rounded up.
     levels = np.floor(255 * stretched + 0.5).astype(np.int64)
-    return float(dice_by_level(*_level_histograms(levels, truth)).mean())
+    return float(dice_by_level(*_level_histograms(levels, ground_truth)).mean())
 
 
 class _StructureMeasure(Smeasure):
@@ -235,13 +237,15 @@ class _StructureMeasure(Smeasure):
         return super().ssim(pred, gt) if pred.size else 0.0
 
 
-def _structure_scores(probability: np.ndarray, levels: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+def _structure_scores(
+    probability: np.ndarray, levels: np.ndarray, ground_truth: np.ndarray
+) -> tuple[float, float, float]:
     """S-measure, E-measure and weighted F."""
     structure, alignment, weighted = _StructureMeasure(), Emeasure(), WeightedFmeasure()
-    structure.step(probability, truth, normalize=False)
+    structure.step(probability, ground_truth, normalize=False)
     # It cuts 255 p off instead of rounding; given whole levels, it has nothing to cut.
-    alignment.step(levels / 255, truth, normalize=False)
-    weighted.step(probability, truth, normalize=False)
+    alignment.step(levels / 255, ground_truth, normalize=False)
+    weighted.step(probability, ground_truth, normalize=False)
     return (
         float(structure.get_results()["sm"]),
         float(alignment.get_results()["em"]["curve"].mean()),
@@ -249,13 +253,13 @@ def _structure_scores(probability: np.ndarray, levels: np.ndarray, truth: np.nda
     )
 
 
-def _surface_scores(mask: np.ndarray, truth: np.ndarray, tolerance: float) -> tuple[float, float]:
+def _surface_scores(mask: np.ndarray, ground_truth: np.ndarray, tolerance: float) -> tuple[float, float]:
     """HD95 in pixels and normalised surface Dice; MONAI, which crops to the masks itself, never sees an empty one."""
-    if not (mask.any() and truth.any()):
-        both_empty = not (mask.any() or truth.any())
-        return (0.0, 1.0) if both_empty else (math.hypot(*truth.shape), 0.0)
+    if not (mask.any() and ground_truth.any()):
+        both_empty = not (mask.any() or ground_truth.any())
+        return (0.0, 1.0) if both_empty else (math.hypot(*ground_truth.shape), 0.0)
     # Copied, since torch takes neither negative strides nor, without a warning, memory that is read-only.
-    predicted, true = (torch.from_numpy(array.copy())[None, None] for array in (mask, truth))
+    predicted, true = (torch.from_numpy(array.copy())[None, None] for array in (mask, ground_truth))
     with warnings.catch_warnings():
         # MONAI warns of its own use of an argument that it is going to remove.
         warnings.simplefilter("ignore", FutureWarning)
@@ -264,26 +268,26 @@ def _surface_scores(mask: np.ndarray, truth: np.ndarray, tolerance: float) -> tu
     return hd95.item(), nsd.item()
 
 
-def _calibration(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _calibration(probability: np.ndarray, ground_truth: np.ndarray) -> np.ndarray:
     """(CALIBRATION_BINS, 3): pixels, sum of probabilities, pixels of polyp."""
     bins = np.minimum((CALIBRATION_BINS * probability).astype(np.int64), CALIBRATION_BINS - 1).ravel()
     sums = [
         np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS)
-        for weights in (None, probability.ravel(), truth.ravel())
+        for weights in (None, probability.ravel(), ground_truth.ravel())
     ]
     return np.stack(sums, axis=1).astype(np.float64)
 
 
-def _lesion_counts(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """Components of the truth, of the prediction, and how many of the truth are found.
+def _lesion_counts(mask: np.ndarray, ground_truth: np.ndarray) -> tuple[int, int, int]:
+    """Components of the ground truth, of the prediction, and how many of the ground truth are found.
 
     A component has at most one match: two that shared it would each hold half of it or more, so they would fill
     it, touch, and be one component. No assignment is needed, and the false ones are all but as many as are found.
     """
-    true_labels, polyps = ndimage.label(truth, EIGHT_NEIGHBOURS)
+    true_labels, polyps = ndimage.label(ground_truth, EIGHT_NEIGHBOURS)
     predicted_labels, predicted_polyps = ndimage.label(mask, EIGHT_NEIGHBOURS)
     true_sizes, predicted_sizes = np.bincount(true_labels.ravel()), np.bincount(predicted_labels.ravel())
-    both = mask & truth
+    both = mask & ground_truth
     # One number for each pair of labels: sorting those is ten times faster than sorting rows of two.
     pairs, overlaps = np.unique(
         true_labels[both].astype(np.int64) * len(predicted_sizes) + predicted_labels[both], return_counts=True

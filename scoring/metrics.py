@@ -9,11 +9,11 @@ from torch import Tensor
 COUNTS = ("true_positives", "false_positives", "false_negatives")
 
 
-def pixel_counts(predicted: Tensor, truth: Tensor) -> Tensor:
+def pixel_counts(predicted: Tensor, ground_truth: Tensor) -> Tensor:
     """Count the pixels of each image that are true positive, false positive and false negative.
 
     Args:
-        predicted, truth: (B, ..., H, W), nonzero where there is polyp.
+        predicted, ground_truth: (B, ..., H, W), nonzero where there is polyp.
 
     Returns:
         (B, 3) int64, in the order of `COUNTS`.
@@ -21,14 +21,14 @@ def pixel_counts(predicted: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    if predicted.shape != truth.shape:
+    if predicted.shape != ground_truth.shape:
         raise ValueError(
-            f"Predicted masks have the shape {tuple(predicted.shape)} and true masks {tuple(truth.shape)}; "
+            f"Predicted masks have the shape {tuple(predicted.shape)} and true masks {tuple(ground_truth.shape)}; "
             "expected one shape."
         )
-    predicted, truth = predicted.bool().flatten(1), truth.bool().flatten(1)
-    overlap = (predicted & truth).sum(1)
-    return torch.stack((overlap, predicted.sum(1) - overlap, truth.sum(1) - overlap), dim=1)
+    predicted, ground_truth = predicted.bool().flatten(1), ground_truth.bool().flatten(1)
+    overlap = (predicted & ground_truth).sum(1)
+    return torch.stack((overlap, predicted.sum(1) - overlap, ground_truth.sum(1) - overlap), dim=1)
 
 
 class PolypSegmentation(evaluate.Metric):

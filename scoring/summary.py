@@ -56,12 +56,12 @@ METRICS = (
 
 
 def per_image_dice(images: Sequence[ImageScores]) -> np.ndarray:
-    """Dice of each image at its native size, (images,)."""
+    """Dice of each image at its original size, (images,)."""
     return _overlap(*_counts(images))["dice"]
 
 
 def per_image_iou(images: Sequence[ImageScores]) -> np.ndarray:
-    """IoU of each image at its native size, (images,)."""
+    """IoU of each image at its original size, (images,)."""
     return _overlap(*_counts(images))["iou"]
 
 
@@ -79,7 +79,7 @@ def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: i
         "metrics", "strata", "lesions", "without_polyp", "calibration" and "threshold_curve" of `results.json`.
 
     Raises:
-        ValueError: If there is no image, only some images have scores at the network's size, or a score is not
+        ValueError: If there is no image, only some images have scores at the input size, or a score is not
             finite; the message names the image.
     """
     per_image = _per_image(images)
@@ -162,7 +162,7 @@ def compare(
                 f"{len(alone)} images are only in the {which} of the two results: {some(sorted(alone))}. "
                 "A paired comparison needs the same images in both."
             )
-    other = [name for name in ours if _truth(ours[name]) != _truth(theirs[name])]
+    other = [name for name in ours if _ground_truth(ours[name]) != _ground_truth(theirs[name])]
     if other:
         raise ValueError(
             f"The true masks of {len(other)} images differ between the two results, in size or in the number of "
@@ -179,7 +179,7 @@ def compare(
 
 
 def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None:
-    """Write the scores of each image as a table, at native size but for `dice_network`, which may be empty.
+    """Write the scores of each image as a table, at original size but for `dice_network`, which may be empty.
 
     `area_share` is the share of the image's area that is polyp.
 
@@ -345,7 +345,7 @@ def _dice_by_level(images: Sequence[ImageScores]) -> np.ndarray:
 
 
 def _at_network_size(images: Sequence[ImageScores]) -> bool:
-    """Whether the images have scores at the network's size too.
+    """Whether the images have scores at the input size too.
 
     Raises:
         ValueError: If some have and some have not.
@@ -353,19 +353,19 @@ def _at_network_size(images: Sequence[ImageScores]) -> bool:
     without = [image.name for image in images if image.network_counts is None]
     if 0 < len(without) < len(images):
         raise ValueError(
-            f"{len(without)} of {len(images)} images have no scores at the network's size: {some(without)}. "
+            f"{len(without)} of {len(images)} images have no scores at the input size: {some(without)}. "
             "Score all images with it or none."
         )
     return not without
 
 
 def _counts(images: Sequence[ImageScores]) -> np.ndarray:
-    """True positives, false positives and false negatives at native size, (3, images)."""
+    """True positives, false positives and false negatives at original size, (3, images)."""
     return np.array([image.counts for image in images], dtype=np.float64).reshape(-1, 3).T
 
 
 def _network_counts(images: Sequence[ImageScores]) -> np.ndarray:
-    """The same at the network's size."""
+    """The same at the input size."""
     return np.array([image.network_counts for image in images], dtype=np.float64).reshape(-1, 3).T
 
 
@@ -406,5 +406,5 @@ def _by_name(images: Sequence[ImageScores], which: str) -> dict[str, ImageScores
     return {image.name: image for image in images}
 
 
-def _truth(image: ImageScores) -> tuple[int, int, int]:
+def _ground_truth(image: ImageScores) -> tuple[int, int, int]:
     return image.height, image.width, image.true_pixels

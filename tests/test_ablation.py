@@ -9,9 +9,9 @@ import yaml
 from unet_kvasir_seg.ablation import screen, table
 from unet_kvasir_seg.ablation.plan import read_plan
 from unet_kvasir_seg.common.errors import UserError
-from unet_kvasir_seg.data.augmentation import TrainTransform
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.train import build_model, flag_parser, parse_arguments, smaller_sizes
+from unet_kvasir_seg.data.transforms import TrainTransform
+from unet_kvasir_seg.train import build_model, flag_parser, parse_arguments, progressive_sizes
 
 ROOT = Path(screen.__file__).resolve().parent.parent
 KNOWN = flag_parser().names
@@ -129,8 +129,8 @@ def test_the_projects_plan_is_one_that_train_takes(tmp_path):
             recipe.write_text(yaml.safe_dump(found.flags_of(name, part, part.seeds[0])))
             model_arguments, data_arguments, _ = parse_arguments([str(recipe), "--use_cpu"])
             model, processor = build_model(model_arguments)
-            sizes = smaller_sizes(data_arguments, model.config.minimum_size)
-            TrainTransform(processor, augmentation=data_arguments.augmentation, smaller_sizes=sizes)
+            sizes = progressive_sizes(data_arguments, model.config.minimum_size)
+            TrainTransform(processor, augmentation=data_arguments.augmentation, progressive_sizes=sizes)
 
 
 @pytest.mark.parametrize(

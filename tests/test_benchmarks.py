@@ -147,7 +147,7 @@ def test_flops_by_hand() -> None:
 def test_the_card_and_this_project_give_the_same_masks(tmp_path) -> None:
     torch.manual_seed(2)  # with which the random network marks some pixels and others not
     checkpoint = inference.save_random_network(tmp_path, 4, 64)
-    # Of the network's size: elsewhere the card enlarges the mask, and this project the logits.
+    # Of the input size: elsewhere the card enlarges the mask, and this project the logits.
     job = {"part": "latency", "name": "a network", "images": 2, "frame_size": (64, 64)}
     ours = inference.Predicted(**job, checkpoint=checkpoint, compile=False)
 

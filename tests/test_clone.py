@@ -71,6 +71,6 @@ def test_the_stated_dice_is_what_the_weights_give(kvasir_seg):
             outputs = model(**processor(row["image"], return_tensors="pt"))
         size = (row["image"].height, row["image"].width)
         predicted = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy() == 1
-        truth = np.array(row["mask"].convert("L")) > 127
-        scores.append(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
+        ground_truth = np.array(row["mask"].convert("L")) > 127
+        scores.append(2 * (predicted & ground_truth).sum() / (predicted.sum() + ground_truth.sum()))
     assert np.mean(scores) == pytest.approx(results["metrics"]["dice_per_image_native"]["value"], abs=1e-4)

@@ -79,9 +79,9 @@ def probabilities(model_folder: Path, image: Image.Image) -> np.ndarray:
     return found[0]["segmentation_scores"][1].numpy()
 
 
-def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    total = predicted.sum() + truth.sum()
-    return 2 * (predicted & truth).sum() / total if total else 1.0
+def dice(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
+    total = predicted.sum() + ground_truth.sum()
+    return 2 * (predicted & ground_truth).sum() / total if total else 1.0
 
 
 def pairs(frames: Path, split: str = "test") -> list[tuple[str, Image.Image, np.ndarray]]:
@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames,
     out = tmp_path / "out"
     done = run("--model", model, "--dataset_name", frames, "--output_dir", out, "--batch_size", "4")
     results = read(out)
-    expected = [dice(probabilities(model, image) > 0.5, truth) for _, image, truth in pairs(frames)]
+    expected = [dice(probabilities(model, image) > 0.5, ground_truth) for _, image, ground_truth in pairs(frames)]
     assert [row["name"] for row in rows(out)] == [name for name, *_ in pairs(frames)]
     assert [float(row["dice"]) for row in rows(out)] == pytest.approx(expected, abs=1e-6)
     assert 0.01 < np.mean(expected) < 0.99
@@ -104,8 +104,8 @@ def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames,
     assert min(expected) <= score["ci95"][0] <= score["value"] <= score["ci95"][1] <= max(expected)
     assert f"{np.mean(expected):.4f}" in done.stdout
 
-    truths = [truth for *_, truth in pairs(frames)]
-    errors = [np.abs(probabilities(model, image) - truth).mean() for _, image, truth in pairs(frames)]
+    ground_truths = [ground_truth for *_, ground_truth in pairs(frames)]
+    errors = [np.abs(probabilities(model, image) - ground_truth).mean() for _, image, ground_truth in pairs(frames)]
     assert results["metrics"]["mae_native"]["value"] == pytest.approx(np.mean(errors), abs=1e-6)
     assert results["evaluation"]["native_size"] == "from 56x40 to 48x48"
     assert results["data"] | {"fingerprint": ""} == {
@@ -113,7 +113,7 @@ def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames,
         "on_the_hub": False,
         "revision": None,
         "split": "test",
-        "rows": {"test": len(truths)},
+        "rows": {"test": len(ground_truths)},
         "fingerprint": "",
     }
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", results["data"]["fingerprint"])
@@ -124,13 +124,13 @@ def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames,
     assert str(tmp_path) not in (out / "results.json").read_text() + (out / "README.md").read_text()
 
 
-def test_scores_at_network_size_are_of_resized_truth(run, model, frames, tmp_path):
+def test_scores_at_network_size_are_of_resized_ground_truth(run, model, frames, tmp_path):
     run("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out")
     network = UNetForSemanticSegmentation.from_pretrained(model)
     processor = UNetImageProcessor.from_pretrained(model)
     expected = []
-    for _, image, truth in pairs(frames):
-        inputs = processor(image, truth.astype(np.uint8), return_tensors="pt")
+    for _, image, ground_truth in pairs(frames):
+        inputs = processor(image, ground_truth.astype(np.uint8), return_tensors="pt")
         with torch.no_grad():
             predicted = network(inputs["pixel_values"]).logits[0, 0].numpy() > 0
         expected.append(dice(predicted, inputs["labels"][0].numpy() == 1))
@@ -178,7 +178,9 @@ def test_the_threshold_is_chosen_on_one_split_and_applied_to_another(run, model,
     assert threshold["tuned_on"] == "validation"
 
     def mean_dice(split: str, at: float) -> float:
-        return np.mean([dice(probabilities(model, image) > at, truth) for _, image, truth in pairs(frames, split)])
+        return np.mean(
+            [dice(probabilities(model, image) > at, ground_truth) for _, image, ground_truth in pairs(frames, split)]
+        )
 
     assert results["metrics"]["dice_per_image_native"]["value"] == pytest.approx(mean_dice("test", threshold["value"]))
     assert threshold["at_half"]["dice_per_image_native"]["value"] == pytest.approx(mean_dice("test", 0.5), abs=1e-6)
@@ -205,7 +207,7 @@ def test_files_of_another_program_are_scored_alike(run, model, frames, tmp_path,
             Image.fromarray(mask * (255 if form == "mask" else 1)).save(folder / f"{name}.png")
     run("--predictions", folder, "--dataset_name", frames, "--output_dir", tmp_path / "files")
     results = read(tmp_path / "files")
-    expected = [dice(probabilities(model, image) > 0.5, truth) for _, image, truth in pairs(frames)]
+    expected = [dice(probabilities(model, image) > 0.5, ground_truth) for _, image, ground_truth in pairs(frames)]
     # 16 bits round a probability that is a hair above one half down to it.
     assert [float(row["dice"]) for row in rows(tmp_path / "files")] == pytest.approx(expected, abs=2e-3)
     assert "dice_per_image_network" not in results["metrics"]
@@ -219,7 +221,7 @@ def test_two_models_are_compared_on_the_same_images(run, model, other, frames, t
     )
     found = read(tmp_path / "out")["evaluation"]["comparison"]
     scores = [
-        [dice(probabilities(folder, image) > 0.5, truth) for _, image, truth in pairs(frames)]
+        [dice(probabilities(folder, image) > 0.5, ground_truth) for _, image, ground_truth in pairs(frames)]
         for folder in (model, other)
     ]
     assert found["with"] == "second"
@@ -257,7 +259,11 @@ def test_the_audit_leaves_out_what_another_split_holds(run, model, frames, tmp_p
         ("again", "test2", 0)
     ]
     assert audit["left_out"] == 1
-    kept = [dice(probabilities(model, image) > 0.5, truth) for name, image, truth in pairs(frames) if name != "test2"]
+    kept = [
+        dice(probabilities(model, image) > 0.5, ground_truth)
+        for name, image, ground_truth in pairs(frames)
+        if name != "test2"
+    ]
     assert audit["metrics"]["dice_per_image_native"]["value"] == pytest.approx(np.mean(kept))
     assert (tmp_path / "out" / "figures" / "audit.png").exists()
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()

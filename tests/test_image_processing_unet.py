@@ -383,22 +383,22 @@ def test_masks_of_one_value(value, expected):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK", "P"])
 def test_grey_masks_of_several_channels(mode):
-    truth = ellipse_mask(31, 17, (5, 3, 20, 12))
-    mask = truth.convert(mode)
+    ground_truth = ellipse_mask(31, 17, (5, 3, 20, 12))
+    mask = ground_truth.convert(mode)
     if mode == "P":  # Pillow's conversion keeps grey levels as indices
         assert set(np.unique(np.array(mask))) == {0, 255}
-    np.testing.assert_array_equal(binarize_mask(mask), np.array(truth) // 255)
+    np.testing.assert_array_equal(binarize_mask(mask), np.array(ground_truth) // 255)
     if mode == "RGB":
         array = np.array(mask)
-        np.testing.assert_array_equal(binarize_mask(array), np.array(truth) // 255)
-        np.testing.assert_array_equal(binarize_mask(np.moveaxis(array, -1, 0)), np.array(truth) // 255)
-        np.testing.assert_array_equal(binarize_mask(torch.from_numpy(array)), np.array(truth) // 255)
+        np.testing.assert_array_equal(binarize_mask(array), np.array(ground_truth) // 255)
+        np.testing.assert_array_equal(binarize_mask(np.moveaxis(array, -1, 0)), np.array(ground_truth) // 255)
+        np.testing.assert_array_equal(binarize_mask(torch.from_numpy(array)), np.array(ground_truth) // 255)
 
 
 def test_a_tint_is_not_a_colour():
-    truth = np.array(ellipse_mask(31, 17, (5, 3, 20, 12)))
-    tinted = np.stack([truth, truth, np.where(truth == 255, 240, 6)], axis=-1).astype(np.uint8)
-    np.testing.assert_array_equal(binarize_mask(tinted), truth // 255)
+    ground_truth = np.array(ellipse_mask(31, 17, (5, 3, 20, 12)))
+    tinted = np.stack([ground_truth, ground_truth, np.where(ground_truth == 255, 240, 6)], axis=-1).astype(np.uint8)
+    np.testing.assert_array_equal(binarize_mask(tinted), ground_truth // 255)
 
 
 def test_palette_indices_are_the_values_not_the_colours():
@@ -423,9 +423,9 @@ def test_palette_png_file_given_as_a_path(tmp_path):
 @pytest.mark.parametrize("size", [(64, 64), (101, 77), (384, 288)])
 def test_jpeg_noise_is_not_a_class(size, quality):
     width, height = size
-    truth = ellipse_mask(width, height, (width // 8, height // 6, width // 2, height // 2))
-    expected = np.array(truth) // 255
-    for mask in (jpeg(truth, quality=quality), jpeg(truth.convert("RGB"), quality=quality)):
+    ground_truth = ellipse_mask(width, height, (width // 8, height // 6, width // 2, height // 2))
+    expected = np.array(ground_truth) // 255
+    for mask in (jpeg(ground_truth, quality=quality), jpeg(ground_truth.convert("RGB"), quality=quality)):
         assert len(np.unique(np.array(mask))) > 2
         assert (binarize_mask(mask) != expected).mean() < 0.005
 
@@ -433,15 +433,15 @@ def test_jpeg_noise_is_not_a_class(size, quality):
 @pytest.mark.parametrize("second_quality", [50, 75, 95])
 def test_masks_saved_as_jpeg_twice(second_quality):
     """Off the first compression's grid, the second leaves flat blocks of values near the levels."""
-    truth = ellipse_mask(384, 288, (60, 40, 200, 170))
-    again = jpeg(jpeg(truth, quality=75).crop((3, 5, 384, 288)), quality=second_quality)
-    expected = np.array(truth.crop((3, 5, 384, 288))) // 255
+    ground_truth = ellipse_mask(384, 288, (60, 40, 200, 170))
+    again = jpeg(jpeg(ground_truth, quality=75).crop((3, 5, 384, 288)), quality=second_quality)
+    expected = np.array(ground_truth.crop((3, 5, 384, 288))) // 255
     assert (binarize_mask(again) != expected).mean() < 0.005
 
 
 def test_antialiased_edges_are_not_a_class():
-    truth = ellipse_mask(384, 288, (60, 40, 200, 170))
-    soft = truth.resize((192, 144), Image.Resampling.BILINEAR)
+    ground_truth = ellipse_mask(384, 288, (60, 40, 200, 170))
+    soft = ground_truth.resize((192, 144), Image.Resampling.BILINEAR)
     assert len(np.unique(np.array(soft))) > 4
     np.testing.assert_array_equal(binarize_mask(soft), np.array(soft) > 127)
 

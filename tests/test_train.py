@@ -19,7 +19,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.train import build_datasets, build_model, is_whole, parse_arguments
+from unet_kvasir_seg.train import build_datasets, build_model, is_complete, parse_arguments
 
 TINY = ("--dataset_name", "synthetic", "--synthetic_rows", "8", "--base_channels", "4", "--image_size", "32")
 FP32 = ("--use_cpu", "--bf16", "False")
@@ -243,7 +243,16 @@ def test_workers_change_nothing(run_train, tmp_path):
 @pytest.mark.parametrize("augmentation", ["card", "strong"])
 def test_augmenting_in_batches_trains_the_same(run_train, tmp_path, augmentation):
     """But for rounding: a grey level here and there. With workers, and with smaller frames first."""
-    flags = ("--num_train_epochs", 2, "--augmentation", augmentation, "--smaller_sizes", 16, "--smaller_until", 1)
+    flags = (
+        "--num_train_epochs",
+        2,
+        "--augmentation",
+        augmentation,
+        "--progressive_sizes",
+        16,
+        "--progressive_epochs",
+        1,
+    )
     run_train(*TINY, *FP32, *flags, "--output_dir", "rows")
     run_train(
         *(*TINY, *FP32, *flags, "--dataloader_num_workers", 2, "--augment_in_batches", "--output_dir", "batches")
@@ -271,7 +280,7 @@ def test_resuming_skips_a_half_written_checkpoint(run_train, tmp_path):
     last = tmp_path / "run" / "checkpoint-6"
     content = (last / "model.safetensors").read_bytes()
     (last / "model.safetensors").write_bytes(content[: len(content) // 2])
-    assert not is_whole(last)
+    assert not is_complete(last)
     arguments = (*TINY, *FP32, "--num_train_epochs", 3, "--save_total_limit", 5, "--output_dir", "run")
     done = run_train(*arguments, "--resume_from_checkpoint")
     assert "checkpoint-6 was not written to its end: skipped" in done.stdout
@@ -338,7 +347,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--output_dir", "killed"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not is_whole(tmp_path / "killed" / "checkpoint-10") and time.monotonic() < deadline:
+    while not is_complete(tmp_path / "killed" / "checkpoint-10") and time.monotonic() < deadline:
         assert running.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
@@ -360,7 +369,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(run_train, tmp_path):
         assert "disk is full" in message
         assert "--resume_from_checkpoint" in message
         checkpoints = sorted((disk / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        assert is_whole(checkpoints[0])
+        assert is_complete(checkpoints[0])
         UNetForSemanticSegmentation.from_pretrained(checkpoints[0])
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 TRAINING_WEIGHTS = "training_weights.safetensors"
 
 
-class WeightAverage(TrainerCallback):
+class ExponentialMovingAverage(TrainerCallback):
     """Averages the weights over the steps; the average is what is evaluated, saved and, at the end, left in the model.
 
     After each step average = d * average + (1 - d) * weights (Tarvainen and Valpola, 2017,

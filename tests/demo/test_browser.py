@@ -1,4 +1,4 @@
-"""The page of web/ in a real browser: Debian's Chromium, headless, against Python's server of files."""
+"""The page of demo/browser/ in a real browser: Debian's Chromium, headless, against Python's server of files."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser 
 
 from unet_kvasir_seg.onnx_export.graph import build_graph  # noqa: E402 - it needs onnx
 
-WEB = ROOT / "web"
+WEB = ROOT / "demo" / "browser"
 CHROMIUM = Path("/usr/bin/chromium")
 # As root it has no sandbox; the others keep it from looking for its makers' servers.
 FLAGS = (
@@ -58,7 +58,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """What a user has: the files of web/ with a model of export.py in its place."""
+    """What a user has: the files of demo/browser/ with a model of export.py in its place."""
     folder = tmp_path_factory.mktemp("site")
     for entry in WEB.iterdir():
         if entry.name != "onnx":
@@ -90,7 +90,7 @@ def chromium() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
     if not (WEB / "node_modules" / "onnxruntime-web").exists():
-        pytest.skip("there is no onnxruntime-web: npm ci in web/")
+        pytest.skip("there is no onnxruntime-web: npm ci in demo/browser/")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
         yield browser

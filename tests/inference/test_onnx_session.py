@@ -114,7 +114,7 @@ def test_a_predictor_has_it_inside(folder, predictor):
     assert of_file.identity != predictor.identity
     with pytest.raises(UserError, match="revision main is of a repo on the Hub"):
         Predictor.from_pretrained(str(folder / "model.onnx"), revision="main", device="cpu")
-    with pytest.raises(ValueError, match=r"expected the network's size, \(32, 48\)"):
+    with pytest.raises(ValueError, match=r"expected the input size, \(32, 48\)"):
         of_file.model.logits(torch.zeros(1, 3, 32, 32))
 
 

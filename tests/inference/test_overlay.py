@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 from unet_kvasir_seg.inference.overlay import (
+    GROUND_TRUTH_COLOUR,
     HALO_COLOUR,
     PREDICTION_COLOUR,
-    TRUTH_COLOUR,
     contour_width,
     draw_overlay,
 )
@@ -140,22 +140,22 @@ def test_the_contour_is_as_wide_all_around(width):
 
 
 def test_the_true_mask_is_a_dashed_contour_without_a_tint():
-    truth = disk(80, 30)
-    overlay = draw_overlay(plain(80, 80), np.zeros((80, 80), bool), truth)
-    rim = truth & ~ndimage.binary_erosion(truth)
-    dashes, gaps = is_colour(overlay, TRUTH_COLOUR), is_colour(overlay, MUCOSA)
+    ground_truth = disk(80, 30)
+    overlay = draw_overlay(plain(80, 80), np.zeros((80, 80), bool), ground_truth)
+    rim = ground_truth & ~ndimage.binary_erosion(ground_truth)
+    dashes, gaps = is_colour(overlay, GROUND_TRUTH_COLOUR), is_colour(overlay, MUCOSA)
     assert not dashes[~rim].any()
     assert 0.4 < dashes[rim].mean() < 0.6
-    assert (dashes | gaps)[truth].all()
+    assert (dashes | gaps)[ground_truth].all()
     # The dashes are 4 pixels long, 8 with the gap: at least one for each 12 pixels of the circle's 188.
     _, number = ndimage.label(dashes, structure=np.ones((3, 3)))
     assert number >= 188 / 12
 
 
 def test_all_sides_of_a_true_mask_are_dashed():
-    truth = np.zeros((60, 80), bool)
-    truth[10:50, 20:80] = True
-    dashes = is_colour(draw_overlay(plain(60, 80), np.zeros_like(truth), truth), TRUTH_COLOUR)
+    ground_truth = np.zeros((60, 80), bool)
+    ground_truth[10:50, 20:80] = True
+    dashes = is_colour(draw_overlay(plain(60, 80), np.zeros_like(ground_truth), ground_truth), GROUND_TRUTH_COLOUR)
     for side in (dashes[10, 24:76], dashes[49, 24:76], dashes[14:46, 20], dashes[14:46, 79]):
         # Four pixels of each, at most, between one change and the next.
         changes = np.flatnonzero(np.diff(side.astype(int)))
@@ -167,8 +167,8 @@ def test_in_the_gaps_of_the_true_mask_the_prediction_is_seen():
     mask = disk(80, 30)
     overlay = draw_overlay(plain(80, 80), mask, mask)
     rim = mask & ~ndimage.binary_erosion(mask)
-    truth, prediction = is_colour(overlay, TRUTH_COLOUR), is_colour(overlay, PREDICTION_COLOUR)
-    assert (truth ^ prediction)[rim].all()
+    ground_truth, prediction = is_colour(overlay, GROUND_TRUTH_COLOUR), is_colour(overlay, PREDICTION_COLOUR)
+    assert (ground_truth ^ prediction)[rim].all()
     assert 0.4 < prediction[rim].mean() < 0.6
     assert is_colour(overlay, TINTED)[mask & ~rim].all()
 
@@ -202,7 +202,7 @@ def test_masks_in_any_memory_order():
     [
         ({"mask": np.ones((4, 6), bool)}, r"mask has the shape \(4, 6\) and its image, of 5x4 pixels, \(4, 5\)"),
         ({"mask": np.ones((1, 4, 5), bool)}, r"mask has the shape \(1, 4, 5\)"),
-        ({"truth": np.ones((5, 4), bool)}, r"true mask has the shape \(5, 4\)"),
+        ({"ground_truth": np.ones((5, 4), bool)}, r"true mask has the shape \(5, 4\)"),
         ({"mask": np.full((4, 5), 0.2)}, "mask holds float64; expected booleans. Compare probabilities"),
         ({"opacity": 35}, "opacity is 35; expected a number from 0 to 1"),
         ({"opacity": float("nan")}, "opacity is nan"),

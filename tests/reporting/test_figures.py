@@ -94,7 +94,7 @@ def test_a_histogram_counts_the_images(tmp_path):
     assert [x for x, _ in line(axes, "mean")] == pytest.approx([0.592, 0.592])
     assert [x for x, _ in line(axes, "median")] == pytest.approx([0.54, 0.54])
     assert legend(axes) == ["mean 0.592", "median 0.540"]
-    assert axes.get_xlabel() == "Dice of an image at its native size"
+    assert axes.get_xlabel() == "Dice of an image at its original size"
     assert axes.get_ylabel() == "number of images"
     assert axes.figure.get_suptitle() == "Distribution of Dice, n = 5 images"
 
@@ -164,30 +164,30 @@ def test_losses_are_shown_beside_the_cards(tmp_path):
     assert figure.axes[0].get_ylabel() == "mean loss (weighted BCE + IoU)"
 
 
-def test_an_example_is_image_truth_probability_and_contours(tmp_path):
+def test_an_example_is_image_ground_truth_probability_and_contours(tmp_path):
     figure = example_grid([case(title="best: 0.98"), case(title="worst: 0.01", colour=GREEN)], tmp_path / "x.png")
     assert texts(figure)[:7] == [
-        "Image, truth and prediction, n = 2 images",
+        "Image, ground truth and prediction, n = 2 images",
         "image",
-        "truth",
+        "ground_truth",
         "prediction",
         "contours",
         "best: 0.98",
         "worst: 0.01",
     ]
-    assert texts(figure)[7:] == ["0", "probability", "1", "prediction", "truth"]
+    assert texts(figure)[7:] == ["0", "probability", "1", "prediction", "ground_truth"]
     pixels = sheet(tmp_path / "x.png")
     cell_height = CELL_WIDTH * 36 // 48
     lefts = [MARGIN + column * (CELL_WIDTH + GAP) for column in range(4)]
     tops = [int(np.flatnonzero((pixels[:, lefts[0]] == colour).all(1))[0]) for colour in (RED, GREEN)]
     for top, colour in zip(tops, (RED, GREEN), strict=True):
-        image, truth, probability, contours = (
+        image, ground_truth, probability, contours = (
             pixels[top : top + cell_height, left : left + CELL_WIDTH] for left in lefts
         )
         assert (image == colour).all()
         quarter, three_quarters = (cell_height // 2, CELL_WIDTH // 4), (cell_height // 2, 3 * CELL_WIDTH // 4)
-        assert tuple(truth[quarter]) == WHITE
-        assert tuple(truth[three_quarters]) == BLACK
+        assert tuple(ground_truth[quarter]) == WHITE
+        assert tuple(ground_truth[three_quarters]) == BLACK
         # The ends of viridis.
         assert tuple(probability[quarter]) == (68, 1, 84)
         assert tuple(probability[three_quarters]) == (253, 231, 36)

@@ -126,7 +126,7 @@ def results() -> dict:
             "augmentation": "card",
             "ema_decay": 0.9876,
             "warmup_steps": 1500.0,
-            "smaller_sizes": None,
+            "progressive_sizes": None,
             "fine_tuned": False,
             "seconds": 1620.0,
             "loss": [[1.0, 1.25], [2.0, 0.75]],
@@ -279,8 +279,8 @@ def test_the_metadata_of_a_training_gives_the_same_figures_back(results):
     assert {(result.dataset_revision, result.dataset_split) for result in data.eval_results} == {
         ("abc123", "validation")
     }
-    # Width x height, as the native sizes are.
-    assert all("network size 256x192" in result.metric_name for result in data.eval_results)
+    # Width x height, as the original sizes are.
+    assert all("input size 256x192" in result.metric_name for result in data.eval_results)
 
 
 def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
@@ -296,7 +296,7 @@ def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
         for result in data.eval_results
     }
     assert places == {("other/frames", "other/frames", "test", "def456")}
-    assert all("native size 384x288" in result.metric_name for result in data.eval_results)
+    assert all("original size 384x288" in result.metric_name for result in data.eval_results)
 
 
 def test_exports_are_told_by_file_with_their_differences(results):
@@ -351,7 +351,7 @@ def test_the_text_holds_every_figure_of_the_training(results):
         assert figure in text
     assert "1500.0" not in text
     table = section(text, "Results")
-    assert cells(table, "score on the validation split") == ["network size 256x192"]
+    assert cells(table, "score on the validation split") == ["input size 256x192"]
     names = ("loss", "Dice, mean per image", "IoU, mean per image", "Dice, pooled")
     names += ("precision, pooled", "recall, pooled")
     assert [float(cells(table, name)[0]) for name in names] == pytest.approx(list(VALIDATION.values()), abs=0.0005)
@@ -360,7 +360,7 @@ def test_the_text_holds_every_figure_of_the_training(results):
 
 def test_the_text_holds_every_metric_at_its_size(evaluated):
     table = section(fill_card(evaluated), "Results").split("###")[0]
-    assert cells(table, "score") == ["native size 384x288", "network size 256x192"]
+    assert cells(table, "score") == ["original size 384x288", "input size 256x192"]
     for key, score in evaluated["metrics"].items():
         name, size = key.rsplit("_", maxsplit=1)
         stated = re.fullmatch(SCORE, cells(table, ROWS[name])[("native", "network").index(size)])
@@ -486,7 +486,7 @@ def test_what_was_not_measured_is_said(results):
         assert section(text, name).strip() == "Not measured."
     assert "**Held-out scores:** not measured." in text
     assert "**Near-duplicates across splits.** Not measured." in text
-    assert "Scores at native size, intervals and strata: not measured." in text
+    assert "Scores at original size, intervals and strata: not measured." in text
     nothing = fill_card(results | {"training": None})
     for name in ("Evaluation protocol", "Results", "Failure pictures", "Calibration"):
         assert section(nothing, name).strip() == "Not measured."
@@ -513,7 +513,7 @@ def test_a_long_training_is_told_in_a_few_losses(results):
 
 
 def test_the_augmentation_is_the_one_that_is_stated(results):
-    stated = augmentation.CardAugmentation()
+    stated = augmentation.BaselineAugmentation()
     low, high = stated.factors
     assert (
         f"flips (p {stated.flip_probability} each), rotation of up to {stated.degrees} degrees, "
@@ -578,7 +578,7 @@ def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
     assert text.startswith(
         "`unet-x` on 61 images of the test split of other/frames, 384x288 pixels; threshold 0.386275"
     )
-    assert cells(text, "score") == ["native size 384x288", "network size 256x192"]
+    assert cells(text, "score") == ["original size 384x288", "input size 256x192"]
     dice = evaluated["metrics"]["dice_per_image_native"]
     assert cells(text, "Dice, mean per image")[0].startswith(f"{dice['value']:.3f} [")
     assert cells(text, "small: polyp on under 4 % of the image")[0] == "21"

@@ -27,10 +27,10 @@ KINDS = {
     "touching the border": 60,
     "eight bits": 60,
     "single pixel": 60,
-    "empty truth": 60,
+    "empty ground truth": 60,
     "empty prediction": 40,
     "both empty": 20,
-    "full truth": 20,
+    "full ground truth": 20,
     "full prediction": 20,
     "both full": 10,
     "missed everywhere": 10,
@@ -43,7 +43,7 @@ KINDS = {
 class Pair:
     kind: str
     probability: np.ndarray
-    truth: np.ndarray
+    ground_truth: np.ndarray
     threshold: float
     tolerance: float
     scores: ImageScores
@@ -59,40 +59,40 @@ def smooth_field(rng, shape, sigma):
 
 
 def make_pair(kind, rng):
-    """Probability (H, W) float32, truth (H, W) bool and threshold."""
+    """Probability (H, W) float32, ground truth (H, W) bool and threshold."""
     shape = tuple(rng.integers(8, 25, 2))
     threshold = 0.5 if rng.random() < 0.7 else rng.uniform(0.2, 0.8)
     field = smooth_field(rng, shape, rng.uniform(1, 3))
-    truth = field > rng.uniform(-0.5, 1)
+    ground_truth = field > rng.uniform(-0.5, 1)
     probability = 1 / (1 + np.exp(-3 * (field - 0.3 + 0.7 * smooth_field(rng, shape, 1))))
     if kind == "noise":
-        truth, probability = rng.random(shape) < rng.uniform(0.1, 0.9), rng.random(shape)
+        ground_truth, probability = rng.random(shape) < rng.uniform(0.1, 0.9), rng.random(shape)
     elif kind == "touching the border":
-        truth[: rng.integers(1, shape[0]), : rng.integers(1, 4)] = True
+        ground_truth[: rng.integers(1, shape[0]), : rng.integers(1, 4)] = True
         probability[-rng.integers(1, 4) :] = 0.9
     elif kind == "eight bits":
         probability = np.round(probability * rng.choice([1, 255])) / 255
         probability[0, :2] = 0.5, threshold
     elif kind == "single pixel":
-        # A third each in the truth, in the prediction and in both; every fourth pixel is a corner.
+        # A third each in the ground truth, in the prediction and in both; every fourth pixel is a corner.
         where = rng.integers(3)
-        for i, array in enumerate((truth, probability)):
+        for i, array in enumerate((ground_truth, probability)):
             if where in (i, 2):
                 row, column = (0 if rng.random() < 0.25 else rng.integers(0, n) for n in shape)
                 array[:] = 0
                 array[-row, -column] = 1
-    elif kind in ("empty truth", "both empty", "false alarm everywhere"):
-        truth[:] = False
-    elif kind in ("full truth", "both full", "missed everywhere"):
-        truth[:] = True
+    elif kind in ("empty ground truth", "both empty", "false alarm everywhere"):
+        ground_truth[:] = False
+    elif kind in ("full ground truth", "both full", "missed everywhere"):
+        ground_truth[:] = True
     elif kind == "perfect":
-        probability = truth.astype(float)
+        probability = ground_truth.astype(float)
     if kind in ("empty prediction", "both empty", "missed everywhere"):
         # Faint, or nothing at all.
         probability *= threshold * rng.choice([0, 0.9])
     elif kind in ("full prediction", "both full", "false alarm everywhere"):
         probability = threshold + 0.01 + (0.99 - threshold) * rng.choice([probability, np.ones(shape)])
-    return probability.astype(np.float32), truth, threshold
+    return probability.astype(np.float32), ground_truth, threshold
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +100,19 @@ def pairs() -> list[Pair]:
     rng = np.random.default_rng(0)
     found = []
     for kind in (kind for kind, count in KINDS.items() for _ in range(count)):
-        probability, truth, threshold = make_pair(kind, rng)
+        probability, ground_truth, threshold = make_pair(kind, rng)
         tolerance = float(rng.choice([0, 1, 1.5, 2]))
-        scores = score_image(kind, probability, truth, threshold=threshold, tolerance=tolerance)
-        found.append(Pair(kind, probability, truth, threshold, tolerance, scores))
+        scores = score_image(kind, probability, ground_truth, threshold=threshold, tolerance=tolerance)
+        found.append(Pair(kind, probability, ground_truth, threshold, tolerance, scores))
     return found
 
 
-def score_masks(predicted, truth, threshold=0.5, tolerance=1.0):
+def score_masks(predicted, ground_truth, threshold=0.5, tolerance=1.0):
     """Score a mask given as rows of 0 and 1, or an array."""
-    predicted, truth = (
-        np.array([[int(pixel) for pixel in row] for row in rows], np.float32) for rows in (predicted, truth)
+    predicted, ground_truth = (
+        np.array([[int(pixel) for pixel in row] for row in rows], np.float32) for rows in (predicted, ground_truth)
     )
-    return score_image("case", predicted, truth > 0, threshold=threshold, tolerance=tolerance)
+    return score_image("case", predicted, ground_truth > 0, threshold=threshold, tolerance=tolerance)
 
 
 def pixels(mask) -> set[tuple[int, int]]:
@@ -125,33 +125,40 @@ def extent(mask) -> str:
 
 def test_the_pairs_are_what_they_are_called(pairs):
     assert len(pairs) == sum(KINDS.values()) >= 500
-    extents = Counter((extent(pair.mask), extent(pair.truth)) for pair in pairs)
+    extents = Counter((extent(pair.mask), extent(pair.ground_truth)) for pair in pairs)
     assert len(extents) == 9
     assert min(extents.values()) >= 10
-    assert sum(pair.truth.sum() == 1 for pair in pairs) >= 20
+    assert sum(pair.ground_truth.sum() == 1 for pair in pairs) >= 20
     assert sum(pair.mask.sum() == 1 for pair in pairs) >= 20
 
 
 def test_sizes_and_counts(pairs):
     for pair in pairs:
-        scores, predicted, truth = pair.scores, pixels(pair.mask), pixels(pair.truth)
-        assert (scores.name, scores.height, scores.width) == (pair.kind, *pair.truth.shape)
-        assert scores.true_pixels == len(truth)
-        assert scores.counts == (len(predicted & truth), len(predicted - truth), len(truth - predicted))
+        scores, predicted, ground_truth = pair.scores, pixels(pair.mask), pixels(pair.ground_truth)
+        assert (scores.name, scores.height, scores.width) == (pair.kind, *pair.ground_truth.shape)
+        assert scores.true_pixels == len(ground_truth)
+        assert scores.counts == (
+            len(predicted & ground_truth),
+            len(predicted - ground_truth),
+            len(ground_truth - predicted),
+        )
         assert scores.network_counts is None
 
 
 def test_scores_of_the_counts_are_scikit_learns(pairs):
     """Where one of the masks is empty, they are undefined, and `summary.py` has policies."""
-    some = [pair for pair in pairs if pair.mask.any() and pair.truth.any()]
+    some = [pair for pair in pairs if pair.mask.any() and pair.ground_truth.any()]
     hits, excess, missed = np.array([pair.scores.counts for pair in some]).T
     # A column an image, filled up with background, which none of these scores counts.
-    truth, predicted = np.zeros((2, 24 * 24, len(some)), bool)
+    ground_truth, predicted = np.zeros((2, 24 * 24, len(some)), bool)
     for i, pair in enumerate(some):
-        truth[: pair.truth.size, i], predicted[: pair.truth.size, i] = pair.truth.ravel(), pair.mask.ravel()
-    precision, recall, dice, _ = precision_recall_fscore_support(truth, predicted, average=None)
-    f2 = fbeta_score(truth, predicted, beta=2, average=None)
-    iou = jaccard_score(truth, predicted, average=None)
+        ground_truth[: pair.ground_truth.size, i], predicted[: pair.ground_truth.size, i] = (
+            pair.ground_truth.ravel(),
+            pair.mask.ravel(),
+        )
+    precision, recall, dice, _ = precision_recall_fscore_support(ground_truth, predicted, average=None)
+    f2 = fbeta_score(ground_truth, predicted, beta=2, average=None)
+    iou = jaccard_score(ground_truth, predicted, average=None)
     for ours, theirs in (
         (2 * hits / (2 * hits + excess + missed), dice),
         (hits / (hits + excess + missed), iou),
@@ -163,9 +170,9 @@ def test_scores_of_the_counts_are_scikit_learns(pairs):
 
 
 def test_network_pair_is_counted_at_its_own_size():
-    probability, truth = np.full((4, 6), 0.9, np.float32), np.ones((4, 6), bool)
+    probability, ground_truth = np.full((4, 6), 0.9, np.float32), np.ones((4, 6), bool)
     network = np.array([[0.6, 0.7], [0.1, 0.71]], np.float32), np.array([[True, False], [True, False]])
-    scores = score_image("a", probability, truth, threshold=0.65, tolerance=1, network_pair=network)
+    scores = score_image("a", probability, ground_truth, threshold=0.65, tolerance=1, network_pair=network)
     assert scores.counts == (24, 0, 0)
     assert scores.network_counts == (0, 2, 2)
 
@@ -175,7 +182,10 @@ def test_levels_stand_for_thresholds(pairs):
     thresholds = (np.arange(1, 256) - 0.5) / 255
     for pair in pairs:
         probability = pair.probability.astype(np.float64)
-        for levels, region in ((pair.scores.polyp_levels, pair.truth), (pair.scores.background_levels, ~pair.truth)):
+        for levels, region in (
+            (pair.scores.polyp_levels, pair.ground_truth),
+            (pair.scores.background_levels, ~pair.ground_truth),
+        ):
             assert levels.shape == (256,)
             assert levels.dtype == np.int32
             assert levels.sum() == region.sum()
@@ -195,9 +205,9 @@ def test_dice_by_level_is_dice_of_each_mask(pairs):
     thresholds = (np.arange(256) - 0.5)[:, None] / 255
     for pair, curve in zip(pairs, curves, strict=True):
         masks = pair.probability.astype(np.float64).ravel() > thresholds
-        truth = pair.truth.ravel()
-        total = masks.sum(1) + truth.sum()
-        expected = [2 * (mask & truth).sum() / n if n else 1 for mask, n in zip(masks, total, strict=True)]
+        ground_truth = pair.ground_truth.ravel()
+        total = masks.sum(1) + ground_truth.sum()
+        expected = [2 * (mask & ground_truth).sum() / n if n else 1 for mask, n in zip(masks, total, strict=True)]
         np.testing.assert_allclose(curve, expected, rtol=0, atol=1e-12)
 
 
@@ -212,7 +222,7 @@ def test_dice_by_level_by_hand_for_any_leading_shape():
     np.testing.assert_array_equal(dice_by_level(0 * polyp, background)[0, 0], np.repeat([0, 1], [101, 155]))
 
 
-def pranet_dice(probability, truth):
+def pranet_dice(probability, ground_truth):
     """What PraNet's MyTest.py and MATLAB toolbox do, one step after the other."""
     saved = probability.astype(np.float64)
     if saved.max() > saved.min():
@@ -221,34 +231,34 @@ def pranet_dice(probability, truth):
     dice = []
     for threshold in range(255, -1, -1):
         predicted = saved >= threshold
-        overlap = (predicted & truth).sum()
-        dice.append(0 if overlap == 0 else 2 * overlap / (truth.sum() + predicted.sum()))
+        overlap = (predicted & ground_truth).sum()
+        dice.append(0 if overlap == 0 else 2 * overlap / (ground_truth.sum() + predicted.sum()))
     return np.mean(dice)
 
 
 def test_minmax_dice_is_pranets(pairs):
     for pair in pairs:
         dice = pair.scores.minmax_dice
-        if pair.truth.any():
-            assert dice == pytest.approx(pranet_dice(pair.probability, pair.truth), abs=1e-9)
+        if pair.ground_truth.any():
+            assert dice == pytest.approx(pranet_dice(pair.probability, pair.ground_truth), abs=1e-9)
         else:
             # On purpose: there an image without polyp is 0, here each level that raises no alarm counts 1.
-            assert pranet_dice(pair.probability, pair.truth) == 0
+            assert pranet_dice(pair.probability, pair.ground_truth) == 0
             low, high = pair.probability.min().astype(float), pair.probability.max().astype(float)
             highest_level = 255 if high > low else math.floor(255 * high + 0.5)
             assert dice == pytest.approx((255 - highest_level) / 256, abs=1e-12)
 
 
 def test_perfect_mask_loses_its_share_of_level_0_alone():
-    truth = np.zeros((4, 5), bool)
-    truth[1:3, 1:3] = True
-    scores = score_masks(truth, truth)
+    ground_truth = np.zeros((4, 5), bool)
+    ground_truth[1:3, 1:3] = True
+    scores = score_masks(ground_truth, ground_truth)
     assert scores.minmax_dice == pytest.approx((255 + 2 * 4 / (4 + 20)) / 256)
 
 
 def test_absolute_error(pairs):
     for pair in pairs:
-        difference = [abs(float(p) - y) for p, y in zip(pair.probability.flat, pair.truth.flat, strict=True)]
+        difference = [abs(float(p) - y) for p, y in zip(pair.probability.flat, pair.ground_truth.flat, strict=True)]
         assert pair.scores.absolute_error == pytest.approx(math.fsum(difference) / len(difference), abs=1e-12)
 
 
@@ -287,7 +297,7 @@ def structure_measure(p, y):
 
 def test_s_measure(pairs):
     for pair in pairs:
-        expected = structure_measure(pair.probability.astype(np.float64), pair.truth)
+        expected = structure_measure(pair.probability.astype(np.float64), pair.ground_truth)
         assert pair.scores.s_measure == pytest.approx(expected, abs=1e-9), pair.kind
 
 
@@ -309,7 +319,7 @@ def test_e_measure(pairs):
         thresholds = (np.arange(256) - 0.5) / 255
         # Masks that are the same are worked out once.
         changes = {(p > t).sum(): t for t in thresholds}
-        values = {count: alignment_measure(p > t, pair.truth) for count, t in changes.items()}
+        values = {count: alignment_measure(p > t, pair.ground_truth) for count, t in changes.items()}
         expected = np.mean([values[(p > t).sum()] for t in thresholds])
         assert pair.scores.e_measure == pytest.approx(expected, abs=1e-9), pair.kind
 
@@ -342,16 +352,16 @@ def weighted_f(p, y):
 def test_weighted_f(pairs):
     for pair in pairs:
         # On purpose the library's 0 where there is no polyp, which the paper leaves undefined.
-        expected = weighted_f(pair.probability.astype(np.float64), pair.truth) if pair.truth.any() else 0
+        expected = weighted_f(pair.probability.astype(np.float64), pair.ground_truth) if pair.ground_truth.any() else 0
         assert pair.scores.weighted_f == pytest.approx(expected, abs=1e-9), pair.kind
 
 
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 6), (4, 0), (4, 6), (4, 3), (2, 6), (2, 3)])
 def test_polyp_of_one_pixel_at_the_border_has_scores(pixel):
     """The library divides the image at the polyp, and makes NaN of a part without pixels."""
-    truth = np.zeros((5, 7), bool)
-    truth[pixel] = True
-    scores = score_masks(truth, truth)
+    ground_truth = np.zeros((5, 7), bool)
+    ground_truth[pixel] = True
+    scores = score_masks(ground_truth, ground_truth)
     numbers = np.hstack([np.ravel(field) for field in astuple(scores) if isinstance(field, (int, float, np.ndarray))])
     assert np.isfinite(numbers).all()
     assert scores.s_measure == pytest.approx(1)
@@ -369,16 +379,16 @@ def edge(mask) -> np.ndarray:
 def test_hd95_and_surface_dice(pairs):
     compared = 0
     for pair in pairs:
-        predicted, truth = edge(pair.mask), edge(pair.truth)
-        if len(predicted) and len(truth):
-            distances = np.sqrt(((predicted[:, None] - truth) ** 2).sum(-1))
+        predicted, ground_truth = edge(pair.mask), edge(pair.ground_truth)
+        if len(predicted) and len(ground_truth):
+            distances = np.sqrt(((predicted[:, None] - ground_truth) ** 2).sum(-1))
             there, back = distances.min(1), distances.min(0)
             expected = max(np.percentile(there, 95), np.percentile(back, 95))
             near = (there <= pair.tolerance).sum() + (back <= pair.tolerance).sum()
             expected_dice = near / (len(there) + len(back))
             compared += 1
-        elif len(predicted) or len(truth):
-            expected, expected_dice = math.hypot(*pair.truth.shape), 0
+        elif len(predicted) or len(ground_truth):
+            expected, expected_dice = math.hypot(*pair.ground_truth.shape), 0
         else:
             expected, expected_dice = 0, 1
         # MONAI works in float32: 7 digits of a distance.
@@ -389,8 +399,8 @@ def test_hd95_and_surface_dice(pairs):
 
 def test_surfaces_do_not_depend_on_the_image_around_them(pairs):
     """Background beyond the masks, which MONAI crops, changes nothing; nor does the memory's order."""
-    for pair in [pair for pair in pairs if pair.mask.any() and pair.truth.any()][::5]:
-        larger = np.pad(pair.probability, ((9, 2), (0, 30))), np.pad(pair.truth, ((9, 2), (0, 30)))
+    for pair in [pair for pair in pairs if pair.mask.any() and pair.ground_truth.any()][::5]:
+        larger = np.pad(pair.probability, ((9, 2), (0, 30))), np.pad(pair.ground_truth, ((9, 2), (0, 30)))
         turned = [np.rot90(array) for array in larger]
         turned[1].flags.writeable = False
         scores = score_image("a", *turned, threshold=pair.threshold, tolerance=pair.tolerance)
@@ -400,7 +410,7 @@ def test_surfaces_do_not_depend_on_the_image_around_them(pairs):
 def test_lesions(pairs):
     for pair in pairs:
         (true_labels, polyps), (predicted_labels, predicted) = (
-            label(mask, connectivity=2, return_num=True) for mask in (pair.truth, pair.mask)
+            label(mask, connectivity=2, return_num=True) for mask in (pair.ground_truth, pair.mask)
         )
         iou = np.zeros((polyps, predicted))
         for i, j in np.ndindex(iou.shape):
@@ -416,9 +426,9 @@ def test_lesions(pairs):
 
 
 def test_lesions_by_hand():
-    truth = ["110000", "001000", "000000", "111100", "000000", "000011"]
+    ground_truth = ["110000", "001000", "000000", "111100", "000000", "000011"]
     predicted = ["110000", "000000", "000000", "110100", "000000", "000001"]
-    scores = score_masks(predicted, truth)
+    scores = score_masks(predicted, ground_truth)
     # The first polyp is joined at a corner and found at 2/3, the others at exactly 1/2; a piece of the second is left.
     assert (scores.polyps, scores.predicted_polyps) == (3, 4)
     assert (scores.found_polyps, scores.false_polyps) == (3, 1)
@@ -434,7 +444,7 @@ def test_calibration(pairs):
         assert table.dtype == np.float64
         for i, row in enumerate(table):
             inside = (p >= i / CALIBRATION_BINS) & ((p < (i + 1) / CALIBRATION_BINS) | (i == CALIBRATION_BINS - 1))
-            expected = [inside.sum(), math.fsum(p[inside]), pair.truth[inside].sum()]
+            expected = [inside.sum(), math.fsum(p[inside]), pair.ground_truth[inside].sum()]
             assert row == pytest.approx(expected, abs=1e-9)
 
 
@@ -442,9 +452,9 @@ EMPTY, SOME, FULL = ["0000", "0000", "0000"], ["0000", "0110", "0000"], ["1111",
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth", "expected"),
+    ("predicted", "ground_truth", "expected"),
     [
-        # Truth and prediction empty: nothing was to be found and nothing is.
+        # Ground truth and prediction empty: nothing was to be found and nothing is.
         (EMPTY, EMPTY, {"hd95": 0, "nsd": 1, "s_measure": 1, "e_measure": 12 / 11 * 255 / 256, "weighted_f": 0}),
         # A miss and a false alarm cost the diagonal of 3x4 pixels.
         (EMPTY, SOME, {"hd95": 5, "nsd": 0, "counts": (0, 0, 2)}),
@@ -454,10 +464,10 @@ EMPTY, SOME, FULL = ["0000", "0000", "0000"], ["0000", "0110", "0000"], ["1111",
         (FULL, FULL, {"hd95": 0, "nsd": 1, "s_measure": 1, "e_measure": 12 / 11, "weighted_f": 1, "minmax_dice": 1}),
     ],
 )
-def test_policies_where_one_or_both_are_empty(predicted, truth, expected):
+def test_policies_where_one_or_both_are_empty(predicted, ground_truth, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = score_masks(predicted, truth)
+        scores = score_masks(predicted, ground_truth)
     assert {name: getattr(scores, name) for name in expected} == {
         name: value if isinstance(value, tuple) else pytest.approx(value, abs=1e-9) for name, value in expected.items()
     }
@@ -467,7 +477,7 @@ def test_libraries_keep_quiet(pairs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for pair in pairs[::20]:
-            score_image("a", pair.probability, pair.truth, threshold=pair.threshold, tolerance=pair.tolerance)
+            score_image("a", pair.probability, pair.ground_truth, threshold=pair.threshold, tolerance=pair.tolerance)
 
 
 def test_faint_map_without_polyp_is_not_stretched():
@@ -483,7 +493,7 @@ def test_faint_map_without_polyp_is_not_stretched():
 def test_same_result_each_time(pairs):
     for pair in pairs[::50]:
         again = score_image(
-            pair.kind, pair.probability, pair.truth, threshold=pair.threshold, tolerance=pair.tolerance
+            pair.kind, pair.probability, pair.ground_truth, threshold=pair.threshold, tolerance=pair.tolerance
         )
         for first, second in zip(astuple(pair.scores), astuple(again), strict=True):
             np.testing.assert_array_equal(first, second)
@@ -494,7 +504,7 @@ def array(value, dtype=np.float32):
 
 
 @pytest.mark.parametrize(
-    ("probability", "truth", "message"),
+    ("probability", "ground_truth", "message"),
     [
         (
             array(0.5)[:2],
@@ -510,12 +520,12 @@ def array(value, dtype=np.float32):
         (array(255, np.uint8), array(1, bool), "from 255 to 255.*division by 255"),
     ],
 )
-def test_bad_input_is_refused(probability, truth, message):
+def test_bad_input_is_refused(probability, ground_truth, message):
     with pytest.raises(ValueError, match=message):
-        score_image("frame 7", probability, truth, threshold=0.5, tolerance=1)
+        score_image("frame 7", probability, ground_truth, threshold=0.5, tolerance=1)
     good = array(0.5), array(1, bool)
     with pytest.raises(ValueError, match=message):
-        score_image("frame 7", *good, threshold=0.5, tolerance=1, network_pair=(probability, truth))
+        score_image("frame 7", *good, threshold=0.5, tolerance=1, network_pair=(probability, ground_truth))
 
 
 def test_missing_package_is_named_with_the_remedy(monkeypatch):

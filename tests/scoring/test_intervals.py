@@ -1,4 +1,4 @@
-"""Intervals and p-values against full enumeration, SciPy, and simulated data of which the truth is known."""
+"""Intervals and p-values against full enumeration, SciPy, and simulated data of which the ground truth is known."""
 
 import itertools
 from collections import Counter

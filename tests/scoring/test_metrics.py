@@ -12,17 +12,17 @@ def masks(*rows: str) -> torch.Tensor:
 
 
 PREDICTED = masks("1100", "0000", "0000", "1110")
-TRUTH = masks("1010", "0000", "0011", "0000")
+GROUND_TRUTH = masks("1010", "0000", "0011", "0000")
 
 
 def test_counts_by_hand():
-    assert pixel_counts(PREDICTED, TRUTH).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 2], [0, 3, 0]]
+    assert pixel_counts(PREDICTED, GROUND_TRUTH).tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 2], [0, 3, 0]]
 
 
 def test_scores_by_hand():
     metric = PolypSegmentation()
-    metric.add_batch(predictions=PREDICTED[:1], references=TRUTH[:1])
-    metric.add_counts(pixel_counts(PREDICTED[1:], TRUTH[1:]))
+    metric.add_batch(predictions=PREDICTED[:1], references=GROUND_TRUTH[:1])
+    metric.add_counts(pixel_counts(PREDICTED[1:], GROUND_TRUTH[1:]))
     scores = metric.compute()
     assert scores["dice_per_image"] == pytest.approx((1 / 2 + 1 + 0 + 0) / 4)
     assert scores["iou_per_image"] == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
@@ -33,7 +33,7 @@ def test_scores_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth", "expected"),
+    ("predicted", "ground_truth", "expected"),
     [
         ("00", "00", {"dice_pooled": 1, "precision": 1, "recall": 1}),
         ("00", "01", {"dice_pooled": 0, "precision": 0, "recall": 0}),
@@ -41,23 +41,23 @@ def test_scores_by_hand():
         ("11", "11", {"dice_pooled": 1, "precision": 1, "recall": 1}),
     ],
 )
-def test_policy_where_nothing_is_there(predicted, truth, expected):
+def test_policy_where_nothing_is_there(predicted, ground_truth, expected):
     metric = PolypSegmentation()
-    metric.add_batch(predictions=masks(predicted), references=masks(truth))
+    metric.add_batch(predictions=masks(predicted), references=masks(ground_truth))
     scores = metric.compute()
     assert {name: scores[name] for name in expected} == expected
 
 
 def test_scores_do_not_depend_on_the_batches_and_start_afresh():
     rng = np.random.default_rng(0)
-    predicted, truth = (torch.tensor(rng.random((7, 5, 6)) > 0.5) for _ in range(2))
+    predicted, ground_truth = (torch.tensor(rng.random((7, 5, 6)) > 0.5) for _ in range(2))
     metric = PolypSegmentation()
-    metric.add_batch(predictions=predicted, references=truth)
+    metric.add_batch(predictions=predicted, references=ground_truth)
     at_once = metric.compute()
     for i in range(7):
-        metric.add_batch(predictions=predicted[i : i + 1], references=truth[i : i + 1])
+        metric.add_batch(predictions=predicted[i : i + 1], references=ground_truth[i : i + 1])
     assert metric.compute() == pytest.approx(at_once)
-    a, b = predicted.numpy(), truth.numpy()
+    a, b = predicted.numpy(), ground_truth.numpy()
     expected = np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in zip(a, b, strict=True)])
     assert at_once["dice_per_image"] == pytest.approx(expected)
 

@@ -83,39 +83,46 @@ def maps() -> list[tuple[np.ndarray, np.ndarray]]:
     for i in range(12):
         height, width = 14 + i, 30 - i
         rows, columns = np.ogrid[:height, :width]
-        truth = (rows - 7) ** 2 + (columns - 9) ** 2 < (2 + i / 2) ** 2
+        ground_truth = (rows - 7) ** 2 + (columns - 9) ** 2 < (2 + i / 2) ** 2
         if i in (3, 8):
-            truth = np.zeros_like(truth)
-        logits = 3 * truth - 1.8 + rng.normal(0, 1.2, truth.shape)
-        pairs.append(((1 / (1 + np.exp(-logits))).astype(np.float32), truth))
+            ground_truth = np.zeros_like(ground_truth)
+        logits = 3 * ground_truth - 1.8 + rng.normal(0, 1.2, ground_truth.shape)
+        pairs.append(((1 / (1 + np.exp(-logits))).astype(np.float32), ground_truth))
     return pairs
 
 
 @pytest.fixture(scope="module")
 def scored(maps) -> list[ImageScores]:
     return [
-        score_image(f"frame {i}", probability, truth, threshold=0.5, tolerance=2, network_pair=(probability, truth))
-        for i, (probability, truth) in enumerate(maps)
+        score_image(
+            f"frame {i}",
+            probability,
+            ground_truth,
+            threshold=0.5,
+            tolerance=2,
+            network_pair=(probability, ground_truth),
+        )
+        for i, (probability, ground_truth) in enumerate(maps)
     ]
 
 
-def dice_of_masks(predicted: np.ndarray, truth: np.ndarray) -> float:
-    size = predicted.sum() + truth.sum()
-    return 2 * (predicted & truth).sum() / size if size else 1.0
+def dice_of_masks(predicted: np.ndarray, ground_truth: np.ndarray) -> float:
+    size = predicted.sum() + ground_truth.sum()
+    return 2 * (predicted & ground_truth).sum() / size if size else 1.0
 
 
 def random_masks() -> tuple[np.ndarray, np.ndarray]:
-    """Truth and prediction of 600 images of 24 pixels, a column each; the first 9 are every degenerate pair."""
+    """Ground truth and prediction of 600 images of 24 pixels, a column each; the first 9 are every degenerate pair."""
     rng = np.random.default_rng(0)
-    truth, predicted = (rng.random((24, 600)) < rng.random(600) for _ in range(2))
+    ground_truth, predicted = (rng.random((24, 600)) < rng.random(600) for _ in range(2))
     ends = [np.zeros(24, dtype=bool), np.ones(24, dtype=bool), np.arange(24) == 5]
     for i in range(9):
-        truth[:, i], predicted[:, i] = ends[i // 3], ends[i % 3]
-    return truth, predicted
+        ground_truth[:, i], predicted[:, i] = ends[i // 3], ends[i % 3]
+    return ground_truth, predicted
 
 
 def test_overlap_scores_of_each_image_agree_with_scikit_learn(tmp_path):
-    truth, predicted = random_masks()
+    ground_truth, predicted = random_masks()
     images = [
         image(
             f"{i}",
@@ -123,24 +130,24 @@ def test_overlap_scores_of_each_image_agree_with_scikit_learn(tmp_path):
             width=6,
             counts=(int((p & t).sum()), int((p & ~t).sum()), int((~p & t).sum())),
         )
-        for i, (t, p) in enumerate(zip(truth.T, predicted.T, strict=True))
+        for i, (t, p) in enumerate(zip(ground_truth.T, predicted.T, strict=True))
     ]
     write_per_image_csv(images, tmp_path / "per_image.csv")
     with open(tmp_path / "per_image.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
 
     # scikit-learn says 0/0 is NaN, where our policy takes over.
-    both_empty = ~truth.any(axis=0) & ~predicted.any(axis=0)
+    both_empty = ~ground_truth.any(axis=0) & ~predicted.any(axis=0)
     nothing = {"average": None, "zero_division": np.nan}
-    precision, recall, dice, _ = sklearn.metrics.precision_recall_fscore_support(truth, predicted, **nothing)
-    *_, f2, _ = sklearn.metrics.precision_recall_fscore_support(truth, predicted, beta=2, **nothing)
+    precision, recall, dice, _ = sklearn.metrics.precision_recall_fscore_support(ground_truth, predicted, **nothing)
+    *_, f2, _ = sklearn.metrics.precision_recall_fscore_support(ground_truth, predicted, beta=2, **nothing)
     # Its Jaccard score takes 0 or 1 for 0/0.
-    iou = sklearn.metrics.jaccard_score(truth, predicted, average=None, zero_division=1)
+    iou = sklearn.metrics.jaccard_score(ground_truth, predicted, average=None, zero_division=1)
     for score in (dice, f2):
         assert (np.isnan(score) == both_empty).all()
         score[both_empty] = 1
     assert (np.isnan(precision) == ~predicted.any(axis=0)).all()
-    assert (np.isnan(recall) == ~truth.any(axis=0)).all()
+    assert (np.isnan(recall) == ~ground_truth.any(axis=0)).all()
     for score in (precision, recall):
         score[np.isnan(score)] = both_empty[np.isnan(score)]
     expected = {
@@ -149,7 +156,7 @@ def test_overlap_scores_of_each_image_agree_with_scikit_learn(tmp_path):
         "precision": precision,
         "recall": recall,
         "f2": f2,
-        "accuracy": [sklearn.metrics.accuracy_score(t, p) for t, p in zip(truth.T, predicted.T, strict=True)],
+        "accuracy": [sklearn.metrics.accuracy_score(t, p) for t, p in zip(ground_truth.T, predicted.T, strict=True)],
     }
     for name, values in expected.items():
         np.testing.assert_allclose([float(row[name]) for row in rows], values, atol=1e-12, err_msg=name)
@@ -159,7 +166,7 @@ def test_overlap_scores_of_each_image_agree_with_scikit_learn(tmp_path):
     found = summarise(images, resamples=20)["metrics"]
     for name, values in expected.items():
         assert found[f"{name}_per_image_native"]["value"] == pytest.approx(np.mean(values))
-    everything = truth.ravel(), predicted.ravel()
+    everything = ground_truth.ravel(), predicted.ravel()
     assert found["dice_pooled_native"]["value"] == pytest.approx(sklearn.metrics.f1_score(*everything))
     assert found["iou_pooled_native"]["value"] == pytest.approx(sklearn.metrics.jaccard_score(*everything))
     assert found["precision_pooled_native"]["value"] == pytest.approx(sklearn.metrics.precision_score(*everything))
@@ -190,7 +197,7 @@ def test_overlap_scores_by_hand(counts, expected):
 
 
 def test_a_small_data_set_by_hand():
-    # The second image: 20 of its 40 polyp pixels are found, and 10 of background; at the network's size 5, 5 and 5.
+    # The second image: 20 of its 40 polyp pixels are found, and 10 of background; at the input size 5, 5 and 5.
     second = image(
         "second",
         height=20,
@@ -284,7 +291,7 @@ def test_a_small_data_set_by_hand():
 def test_masks_without_scores_at_the_network_size():
     found = summarise([image("a", network_counts=None), image("b", network_counts=None)], resamples=10)["metrics"]
     assert list(found) == [name for name in METRICS if not name.endswith("_network")]
-    with pytest.raises(ValueError, match=r"1 of 2 images have no scores at the network's size: b\."):
+    with pytest.raises(ValueError, match=r"1 of 2 images have no scores at the input size: b\."):
         summarise([image("a"), image("b", network_counts=None)], resamples=10)
 
 
@@ -322,8 +329,8 @@ def test_intervals_of_pooled_scores_agree_with_scipy(scored):
 
 def test_calibration_agrees_with_scikit_learn(scored, maps):
     probability = np.concatenate([pair[0].ravel() for pair in maps]).astype(np.float64)
-    truth = np.concatenate([pair[1].ravel() for pair in maps])
-    shares, means = sklearn.calibration.calibration_curve(truth, probability, n_bins=15)
+    ground_truth = np.concatenate([pair[1].ravel() for pair in maps])
+    shares, means = sklearn.calibration.calibration_curve(ground_truth, probability, n_bins=15)
     pixels, _ = np.histogram(probability, np.linspace(0, 1, 16))
     found = summarise(scored, resamples=10)
     table = [row for row in found["calibration"]["bins"] if row["pixels"]]
@@ -425,7 +432,9 @@ def test_results_are_json_and_repeat(scored):
 def test_threshold_curve_agrees_with_thresholding_the_maps(scored, maps):
     curve = summarise(scored, resamples=10)["threshold_curve"]
     for threshold, dice in zip(curve["thresholds"], curve["dice_per_image"], strict=True):
-        expected = np.mean([dice_of_masks(probability > threshold, truth) for probability, truth in maps])
+        expected = np.mean(
+            [dice_of_masks(probability > threshold, ground_truth) for probability, ground_truth in maps]
+        )
         assert dice == pytest.approx(expected), threshold
 
 
@@ -458,7 +467,7 @@ def test_best_threshold_by_hand():
 
 def test_scores_at_another_threshold(scored, maps):
     for threshold in (0.5, (1 - 0.5) / 255, (200 - 0.5) / 255, best_threshold(scored)):
-        masks = [(probability > threshold, truth) for probability, truth in maps]
+        masks = [(probability > threshold, ground_truth) for probability, ground_truth in maps]
         unions = [(p | t).sum() for p, t in masks]
         iou = [(p & t).sum() / union if union else 1 for (p, t), union in zip(masks, unions, strict=True)]
         found = at_threshold(scored, threshold, resamples=100)

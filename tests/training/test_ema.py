@@ -8,25 +8,34 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from unet_kvasir_seg.data.augmentation import EvalTransform
 from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.transforms import EvalTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.train import is_whole
-from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, WeightAverage
+from unet_kvasir_seg.train import is_complete
+from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
 
 # A network with batch norm that changes size, on few steps: an epoch has four.
 RUN = (
     *("--dataset_name", "synthetic", "--synthetic_rows", 8, "--image_size", 32, "--depth", 1, "--channels", 4, 8),
     *("--block", "residual", "--norm", "batch", "--stem_stride", 2, "--decoder_convs", 1, "--upsampling", "bilinear"),
-    *("--augmentation", "strong", "--smaller_sizes", 16, "--smaller_until", 1, "--per_device_train_batch_size", 2),
+    *(
+        "--augmentation",
+        "strong",
+        "--progressive_sizes",
+        16,
+        "--progressive_epochs",
+        1,
+        "--per_device_train_batch_size",
+        2,
+    ),
     *("--learning_rate", "1e-2", "--num_train_epochs", 3, "--use_cpu", "--bf16", "False", "--save_total_limit", 9),
     *("--save_strategy", "steps", "--save_steps", 5, "--eval_strategy", "steps", "--eval_steps", 5),
 )
 
 
-def step(average: WeightAverage, model: nn.Module, number: int, value: float) -> None:
+def step(average: ExponentialMovingAverage, model: nn.Module, number: int, value: float) -> None:
     """A step of the optimizer that leaves all weights and statistics at `value`."""
     for tensor in model.state_dict().values():
         tensor.fill_(int(value) if tensor.dtype == torch.int64 else value)
@@ -42,7 +51,7 @@ def filled(value: float) -> nn.Module:
 
 def test_three_steps_by_hand():
     """d is 2/11, 3/12 and then 0.3, which is below 4/13."""
-    model, average = filled(1.0), WeightAverage(0.3)
+    model, average = filled(1.0), ExponentialMovingAverage(0.3)
     average.on_train_begin(None, None, None, model=model)
     expected = 1.0
     for number, (value, decay) in enumerate([(2.0, 2 / 11), (4.0, 3 / 12), (8.0, 0.3)], start=1):
@@ -67,7 +76,7 @@ def test_three_steps_by_hand():
 
 
 def test_the_best_checkpoints_weights_are_kept():
-    model, average = filled(1.0), WeightAverage(0.3)
+    model, average = filled(1.0), ExponentialMovingAverage(0.3)
     average.on_train_begin(None, None, None, model=model)
     step(average, model, 1, 5.0)
     state = SimpleNamespace(best_model_checkpoint="checkpoint-1")
@@ -76,7 +85,7 @@ def test_the_best_checkpoints_weights_are_kept():
 
 
 def test_an_error_puts_the_weights_back():
-    model, average = filled(1.0), WeightAverage(0.5)
+    model, average = filled(1.0), ExponentialMovingAverage(0.5)
     average.on_train_begin(None, None, None, model=model)
     step(average, model, 1, 3.0)
     with pytest.raises(RuntimeError), average.in_place(model):
@@ -87,7 +96,7 @@ def test_an_error_puts_the_weights_back():
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_decays_refused(decay):
     with pytest.raises(ValueError, match=r"`decay` must be at least 0 and below 1"):
-        WeightAverage(decay)
+        ExponentialMovingAverage(decay)
 
 
 def test_the_average_is_evaluated_saved_and_resumed(run_train, tmp_path):
@@ -140,18 +149,18 @@ def test_the_best_checkpoints_average_is_left_at_the_end(run_train, tmp_path):
 def test_a_half_written_file_of_weights_is_found(run_train, tmp_path):
     run_train(*RUN, "--ema_decay", 0.5, "--output_dir", "run")
     checkpoint = tmp_path / "run" / "checkpoint-5"
-    assert is_whole(checkpoint)
+    assert is_complete(checkpoint)
     content = (checkpoint / TRAINING_WEIGHTS).read_bytes()
     (checkpoint / TRAINING_WEIGHTS).write_bytes(content[: len(content) // 2])
-    assert not is_whole(checkpoint)
+    assert not is_complete(checkpoint)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--ema_decay", "1"], "--ema_decay must be at least 0 and below 1, got 1.0"),
-        (["--smaller_until", "1", "2"], "--smaller_sizes [16] and --smaller_until [1, 2] do not fit"),
-        (["--smaller_sizes", "2"], "--smaller_sizes 2 is too small for the network, which needs at least 4"),
+        (["--progressive_epochs", "1", "2"], "--progressive_sizes [16] and --progressive_epochs [1, 2] do not fit"),
+        (["--progressive_sizes", "2"], "--progressive_sizes 2 is too small for the network, which needs at least 4"),
         (["--augmentation", "weak"], "`augmentation` must be one of card, strong, got 'weak'"),
         (["--channels", "4", "8", "16"], "`channels` must have 2 entries, one for each of the levels of depth=1"),
     ],

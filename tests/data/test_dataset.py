@@ -133,9 +133,9 @@ def test_columns_are_found_by_their_names(make_parquet, columns):
 
 
 def test_columns_can_be_named(make_parquet):
-    pairs = {"left": [frame(5)], "right": [frame(6)], "truth": [mask()]}
+    pairs = {"left": [frame(5)], "right": [frame(6)], "ground_truth": [mask()]}
     name = make_parquet(image_features(*pairs), train=pairs, test=pairs, validation=pairs)
-    assert values(load_splits(name, image_column="right", mask_column="truth")["test"]) == [6]
+    assert values(load_splits(name, image_column="right", mask_column="ground_truth")["test"]) == [6]
 
 
 def test_a_class_label_is_no_mask(make_parquet):
@@ -246,14 +246,14 @@ def test_an_unreadable_image_is_named(content):
     [(None, (64, 48)), (25, (64, 48)), (24, (32, 24)), (13, (32, 24)), (12, (16, 12)), (6, (8, 6)), (1, (8, 6))],
 )
 def test_a_jpeg_image_is_read_as_small_as_is_asked_for_and_its_mask_in_full(smallest_side, size):
-    truth = mask((64, 48))
+    ground_truth = mask((64, 48))
     for image_format in ("PNG", "JPEG"):
         image, read_mask = decode_pair(
-            encoded(frame(100, (64, 48)), image_format), encoded(truth), 0, smallest_side=smallest_side
+            encoded(frame(100, (64, 48)), image_format), encoded(ground_truth), 0, smallest_side=smallest_side
         )
         assert image.size == (size if image_format == "JPEG" else (64, 48))
         assert image.getextrema() == ((100, 100),) * 3
-        assert read_mask.tobytes() == truth.tobytes()
+        assert read_mask.tobytes() == ground_truth.tobytes()
 
 
 def test_an_image_is_not_padded_to_be_reduced():
@@ -311,5 +311,5 @@ def test_real_frames(kvasir_seg):
     splits = load_splits(kvasir_seg)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 800, "validation": 100}
     row = splits["validation"][99]
-    image, truth = decode_pair(row["image"], row["mask"], row["row"])
-    assert image.size == truth.size == (384, 288)
+    image, ground_truth = decode_pair(row["image"], row["mask"], row["row"])
+    assert image.size == ground_truth.size == (384, 288)

@@ -62,7 +62,7 @@ async function loadRuntime() {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const provider = adapter && !adapter.info?.isFallbackAdapter ? "webgpu" : "wasm";
   const ort = await import(`${RUNTIME}ort.${provider}.min.mjs`).catch(() => {
-    throw new UserError("onnxruntime-web is not beside this page: run “npm ci” in its folder, web/, and reload.");
+    throw new UserError("onnxruntime-web is not beside this page: run “npm ci” in its folder, demo/browser/, and reload.");
   });
   ort.env.wasm.wasmPaths = RUNTIME;
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
@@ -79,7 +79,7 @@ async function fetchModel() {
   const response = await fetch(url).catch(() => ({ ok: false }));
   if (!response.ok) {
     throw new UserError(
-      `There is no model at ${MODEL}. Make one with “python export.py --output_dir web” and reload, or choose an ` +
+      `There is no model at ${MODEL}. Make one with “python export.py --output_dir demo/browser” and reload, or choose an ` +
         ".onnx file under “Another model”.",
     );
   }

@@ -13,17 +13,10 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.data.augmentation import (
-    CardAugmentation,
-    CardDraw,
-    EvalTransform,
-    StrongAugmentation,
-    TrainingStream,
-    TrainTransform,
-    warp,
-)
+from unet_kvasir_seg.data.augmentation import BaselineAugmentation, BaselineParameters, StrongAugmentation, warp
 from unet_kvasir_seg.data.dataset import DatasetError, load_splits
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.data.transforms import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 
@@ -75,7 +68,7 @@ def test_image_and_mask_move_together(processor):
 
 
 def card_parameters(matrix: torch.Tensor, aspect_ratio: float) -> tuple[bool, bool, float]:
-    """Whether a matrix of `CardAugmentation` flips columns and rows, and its angle in degrees."""
+    """Whether a matrix of `BaselineAugmentation` flips columns and rows, and its angle in degrees."""
     (across, _, _), (down, along, _) = matrix.tolist()
     # Up to 30 degrees a cosine is positive, so a sign on the diagonal is a flip.
     sign = np.sign(along)
@@ -84,7 +77,7 @@ def card_parameters(matrix: torch.Tensor, aspect_ratio: float) -> tuple[bool, bo
 
 def test_draws_are_those_of_the_card():
     """Of 2,000 draws: half flipped each way, angles uniform in ±30°, factors uniform in 0.7 to 1.3."""
-    card = CardAugmentation()
+    card = BaselineAugmentation()
     torch.manual_seed(0)
     columns, rows, angles = np.array([card_parameters(card.draw_matrix(1.5), 1.5) for _ in range(2000)]).T
     assert columns.mean() == pytest.approx(0.5, abs=0.04)
@@ -110,7 +103,7 @@ def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
     aspect_ratio = shape[1] / shape[0]
     flips_seen = set()
     for _ in range(20):
-        matrix = CardAugmentation().draw_matrix(aspect_ratio)
+        matrix = BaselineAugmentation().draw_matrix(aspect_ratio)
         columns, rows, angle = card_parameters(matrix, aspect_ratio)
         expected = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
         if columns:
@@ -140,7 +133,7 @@ def test_the_card_gives_the_images_that_torchvision_gives():
     )
     torch.manual_seed(0)
     expected = [torch.stack(parts).float() for parts in zip(*(plain(image, mask) for _ in range(400)), strict=True)]
-    card = CardAugmentation()
+    card = BaselineAugmentation()
     batch = [part.as_subclass(torch.Tensor).expand(400, *part.shape) for part in (image, mask)]
     got = [part.float() for part in card(*batch, [card.draw((SIZE, SIZE)) for _ in range(400)])]
     for statistic in (lambda images: images.mean(dim=(1, 2, 3)), lambda images: images.std(dim=(1, 2, 3))):
@@ -164,13 +157,13 @@ def test_the_card_colours_are_torchvisions_in_both_orders():
             expected.append(change.adjust_contrast(change.adjust_brightness(image, brightness), contrast))
         else:
             expected.append(change.adjust_brightness(change.adjust_contrast(image, contrast), brightness))
-    draws = [CardDraw((32, 48), [], *case) for case in cases]
-    got = CardAugmentation().change_colours(image.expand(4, -1, -1, -1).float(), draws)
+    draws = [BaselineParameters((32, 48), [], *case) for case in cases]
+    got = BaselineAugmentation().change_colours(image.expand(4, -1, -1, -1).float(), draws)
     assert (got - torch.stack(expected)).abs().max() < 3
 
 
 def test_brightness_and_contrast_leave_the_mask_alone():
-    class OnlyColours(CardAugmentation):
+    class OnlyColours(BaselineAugmentation):
         def draw_matrix(self, aspect_ratio):
             return torch.eye(2, 3)
 
@@ -251,9 +244,11 @@ def test_a_mask_of_three_classes_is_named_with_the_remedy(processor):
 
 
 def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
-    class Nothing(CardAugmentation):
+    class Nothing(BaselineAugmentation):
         def draw(self, size, aspect_ratio=1.0):
-            return CardDraw(size, torch.eye(2, 3).tolist(), brightness=1.0, contrast=1.0, brightness_first=True)
+            return BaselineParameters(
+                size, torch.eye(2, 3).tolist(), brightness=1.0, contrast=1.0, brightness_first=True
+            )
 
     transform = TrainTransform(processor)
     transform.augmentation = Nothing()
@@ -459,7 +454,7 @@ def test_strong_draws_depend_on_seed_epoch_and_row_alone(processor, rows):
 
 
 def test_smaller_sizes_come_first(processor, rows):
-    transform = TrainTransform(processor, augmentation="strong", smaller_sizes=[(16, 2), (32, 3)])
+    transform = TrainTransform(processor, augmentation="strong", progressive_sizes=[(16, 2), (32, 3)])
     sides = []
     for epoch in range(4):
         transform.set_epoch(epoch)
@@ -480,7 +475,7 @@ def test_an_unknown_augmentation_is_refused(processor):
 @pytest.mark.parametrize("name", ["card", "strong"])
 def test_batches_are_what_the_rows_are_one_by_one(processor, rows, name):
     """Whatever shares the batch: to a grey level, since sums are taken in another order; masks to the pixel."""
-    settings = {"seed": 5, "augmentation": name, "smaller_sizes": [(32, 1)]}
+    settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)]}
     one_by_one = TrainTransform(processor, **settings)
     in_batches = TrainTransform(processor, **settings, in_batches=True)
     for epoch, side in enumerate((32, SIZE)):
@@ -520,7 +515,7 @@ def test_normalisation_of_a_batch(mean):
     assert torch.equal(got["labels"][1], expected["labels"][0])
 
 
-@pytest.mark.parametrize("augment", [CardAugmentation(), StrongAugmentation()])
+@pytest.mark.parametrize("augment", [BaselineAugmentation(), StrongAugmentation()])
 def test_all_of_it_runs_on_the_device_of_the_batch(augment):
     """With fake tensors of another device, which raise where two devices meet."""
     draws = [augment.draw((SIZE, SIZE)) for _ in range(4)]
