@@ -583,7 +583,7 @@ def push(results: dict[str, Any], arguments: EvaluationArguments) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()  # of loading weights, which takes no time
-    with leaving_processes(), user_errors("evaluation.py", DatasetError):
+    with leaving_processes(), user_errors("evaluation.py"):
         parser = FlagParser([EvaluationArguments], program="evaluation.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         results = evaluate(arguments)

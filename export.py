@@ -427,7 +427,7 @@ def push(arguments: ExportArguments, report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()  # of loading weights, which takes no time
-    with user_errors("export.py", DatasetError):
+    with user_errors("export.py"):
         parser = FlagParser([ExportArguments], program="export.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         report = export(arguments)

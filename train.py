@@ -41,7 +41,7 @@ from unet_kvasir_seg.common.errors import UserError, first_line, user_errors
 from unet_kvasir_seg.common.hub import push_files
 from unet_kvasir_seg.common.paths import PACKAGE, RECIPES
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.data.dataset import DatasetError, Split, choose_split, describe_data, load_splits
+from unet_kvasir_seg.data.dataset import Split, choose_split, describe_data, load_splits
 from unet_kvasir_seg.data.transforms import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
@@ -844,7 +844,7 @@ def train(
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("train.py", DatasetError):
+    with user_errors("train.py"):
         train(*parse_arguments(sys.argv[1:] if argv is None else argv))
 
 

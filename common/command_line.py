@@ -1,67 +1,166 @@
-"""What the commands share: flags from dataclasses, and help and errors that a stranger understands."""
+"""What the commands share: flags declared as dataclass fields, their parser, and the flags that several commands have.
+
+Imports neither torch nor transformers, so that --help and errors of the command line come at once.
+"""
 
 import argparse
+import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from transformers import HfArgumentParser
 
 from .errors import UserError
 
-YES_OR_NO = ("true", "false", "yes", "no")
+YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the lines of the description as they are."""
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field that `FlagParser` makes a flag of, with its default and its line in --help."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
-class FlagParser(HfArgumentParser):
-    """Flags from the fields of dataclasses, whole names only.
+@dataclass
+class ModelFlags:
+    """Which trained model a command works with."""
+
+    model: str | None = flag(
+        None, "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone."
+    )
+    model_revision: str | None = flag(None, "Branch, tag or commit of --model on the Hub.")
+
+
+@dataclass
+class DataFlags:
+    """Which images and masks a command works on."""
+
+    dataset_name: str = flag(
+        "Angelou0516/kvasir-seg",
+        'An id on the Hub, a local data set, a folder with images/ and masks/, or "synthetic".',
+    )
+    dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")
+    image_column: str | None = flag(None, "Column of images; found if not given.")
+    mask_column: str | None = flag(None, "Column of masks; found if not given.")
+    foreground_values: list[int] | None = flag(None, "Mask values that mean polyp, where they are not the usual ones.")
+    synthetic_rows: int = flag(400, "Training samples of the synthetic data; a quarter as many to evaluate.")
+
+
+@dataclass
+class DeviceFlags:
+    """Where and in which precision a command computes."""
+
+    device: str = flag("auto", "auto, cuda, mps or cpu.")
+    dtype: str = flag("auto", "auto, float32, bfloat16 or float16.")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the line breaks of the description."""
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser with a flag for each field of some dataclasses. Flags cannot be abbreviated.
+
+    Fields may be of type str, int, float or bool, optional or not, or lists of these. A bool flag alone means yes.
 
     Args:
-        kinds: The dataclasses.
+        kinds: The dataclasses. Fields that a parser of `parents` has already are taken from there.
         program: Name of the command.
-        description: Shown above the flags; its lines are kept.
+        description: Shown above the flags.
         usage: Shown in place of the list of all flags.
+        parents: Further parsers whose flags this one has too, as in `argparse`.
     """
 
     def __init__(
-        self, kinds: Sequence[type], *, program: str, description: str | None, usage: str = "%(prog)s [flags]"
+        self,
+        kinds: Sequence[type],
+        *,
+        program: str,
+        description: str | None,
+        usage: str = "%(prog)s [flags]",
+        parents: Sequence[argparse.ArgumentParser] = (),
     ):
         super().__init__(
-            list(kinds),  # type: ignore[arg-type]
             prog=program,
             description=description,
-            formatter_class=HelpFormatter,
+            formatter_class=_HelpFormatter,
             usage=usage,
+            parents=list(parents),
             allow_abbrev=False,
         )
+        self.kinds = kinds
+        for kind in kinds:
+            hints = typing.get_type_hints(kind)
+            for field in dataclasses.fields(kind):
+                if field.init and field.name not in self.names:
+                    self.add_flag(field.name, hints[field.name], _default_of(field), field.metadata.get("help"))
 
     @property
     def names(self) -> set[str]:
         """Names of the flags, without their dashes."""
         return {action.dest for action in self._actions}
 
+    def add_flag(self, name: str, hint: Any, default: Any, help: str | None) -> None:
+        """Add --name and, if it has underscores, --name with dashes.
+
+        Raises:
+            TypeError: For a type that a flag cannot have.
+        """
+        options = list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+        kind, is_list = _value_type(hint)
+        if kind is bool:
+            self.add_argument(*options, type=_yes_or_no, nargs="?", const=True, default=default, help=help)
+        else:
+            self.add_argument(*options, type=kind, nargs="+" if is_list else None, default=default, help=help)
+
+    def set_values(self, values: Mapping[str, Any], source: str) -> None:
+        """Make values, as of a recipe, the flags' defaults; what the command line gives still goes before.
+
+        Args:
+            values: By the flags' names; None leaves a flag as it is.
+            source: What to call them in an error, such as the recipe's path.
+
+        Raises:
+            UserError: For an unknown flag, or a value that the flag cannot have.
+        """
+        actions = {action.dest: action for action in self._actions}
+        for name, value in values.items():
+            if name not in actions:
+                raise UserError(f"{source}: " + unknown("key", str(name), self.names))
+            if value is not None:
+                self.set_defaults(**{name: _checked_value(actions[name], value, source)})
+
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """One instance of each dataclass.
 
         Raises:
-            UserError: For unknown flags and for values that do not fit.
+            UserError: For unknown flags, and for values that a dataclass refuses.
         """
-        try:
-            *parsed, rest = self.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        values, rest = self.parse_known_args(list(argv))
         if rest:
             raise self._unknown_flag(rest[0])
-        return tuple(parsed)
+        return self.instances(values)
+
+    def instances(self, values: argparse.Namespace) -> tuple[Any, ...]:
+        """The dataclasses' instances with the values of a namespace.
+
+        Raises:
+            UserError: For values that a dataclass refuses.
+        """
+        try:
+            return tuple(
+                kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind) if field.init})
+                for kind in self.kinds
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def separate(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         """Tell flags with their values from the arguments that may stand before, between and after them.
 
-        After "--" there are only arguments, so that they may begin with a dash. A flag that is on or off takes the
-        word that follows it only if that is one for yes or no.
+        After "--" there are only arguments, so that they may begin with a dash. A bool flag takes the
+        word that follows it only if that is a yes or a no.
 
         Raises:
             UserError: For unknown flags: nobody knows whether a value follows.
@@ -80,8 +179,8 @@ class FlagParser(HfArgumentParser):
             action = self._option_string_actions.get(word.split("=")[0])
             if action is None:
                 raise self._unknown_flag(word)
-            takes_value = action.nargs is None or (action.nargs == "?" and words[:1] and words[0].lower() in YES_OR_NO)
-            if takes_value and "=" not in word and words:
+            may_follow = action.nargs == "?" and words[:1] and words[0].lower() in (*YES, *NO)
+            if (action.nargs is None or may_follow) and "=" not in word and words:
                 flags.append(words.pop(0))
         return flags, arguments
 
@@ -90,6 +189,46 @@ class FlagParser(HfArgumentParser):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """A message that names what is near an unknown name."""
+    """A message that an unknown name is refused by, with the known names near it."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"unknown {kind} {name!r}" + (f"; near it are {', '.join(near)}." if near else "; see --help.")
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _value_type(hint: Any) -> tuple[type, bool]:
+    """The type of a flag's values, and whether it takes several: list[int] | None -> (int, True)."""
+    choices = [choice for choice in typing.get_args(hint) if choice is not types.NoneType]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and len(choices) == 1:
+        hint = choices[0]
+    is_list = typing.get_origin(hint) is list
+    kind = typing.get_args(hint)[0] if is_list else hint
+    if kind not in (str, int, float, bool):
+        raise TypeError(
+            f"A flag cannot have the type {hint}: expected str, int, float, bool or a list of one of these."
+        )
+    return kind, is_list
+
+
+def _yes_or_no(word: str | bool) -> bool:
+    if str(word).lower() not in (*YES, *NO):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {word}")
+    return str(word).lower() in YES
+
+
+def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
+    """A recipe's value, converted as the same words on the command line would be; mappings stay as they are."""
+    if isinstance(value, Mapping):
+        return value
+    takes_list, is_list = action.nargs in ("+", "*"), isinstance(value, list)
+    if is_list and not takes_list:
+        raise UserError(f"{source}: {action.dest} takes one value, got the list {value}.")
+    convert = typing.cast("typing.Callable[[str], Any]", action.type or str)
+    try:
+        converted = [convert(str(item)) for item in (value if is_list else [value])]
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        kind = getattr(action.type, "__name__", "value").strip("_").replace("_", " ")
+        raise UserError(f"{source}: {action.dest} must be of type {kind}, got {value!r}.") from error
+    return converted if takes_list else converted[0]

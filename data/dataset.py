@@ -29,7 +29,7 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..common.errors import some
+from ..common.errors import UserError, some
 from ..common.files import IMAGE_SUFFIXES, image_from_bytes
 from .synthetic import generate
 
@@ -65,7 +65,7 @@ Cell: TypeAlias = dict[str, Any]
 Split: TypeAlias = Dataset | IterableDataset
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """The data cannot be used as given; the message says what was found, what is expected and the remedy."""
 
 

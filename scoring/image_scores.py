@@ -179,7 +179,8 @@ def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np
     if probability.shape != ground_truth.shape or ground_truth.ndim != 2 or ground_truth.size < 2:
         raise ValueError(
             f"{name}: got a probability map of shape {probability.shape} and a true mask of shape "
-            f"{ground_truth.shape}; expected one shape (height, width) of two pixels or more. Resize the map to the mask's size."
+            f"{ground_truth.shape}; expected one shape (height, width) of two pixels or more. Resize the map "
+            "to the mask's size."
         )
     if ground_truth.dtype != bool:
         raise ValueError(
