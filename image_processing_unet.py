@@ -118,14 +118,17 @@ class UNetImageProcessor(TorchvisionBackend):
 
     def upright(self, image: Any) -> torch.Tensor:
         """
-        Any image as it is to be seen: (3, H, W) uint8 grey levels, or float32 of an image of floats; its own size.
+        Decode one image, rotated as its EXIF tag says, at its original size.
+
+        Returns:
+            (3, H, W) uint8 grey levels; of an image of floats (3, H, W) float32, its values unchanged.
         """
         return self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as `preprocessor_config.json` holds them."""
         settings = super().to_dict()
-        # `auto_map` names the class; by this name transformers 4.57 takes it for a slow one, and warns.
+        # `auto_map` names the class already; this entry makes transformers 4.57 warn of a slow image processor.
         settings.pop("image_processor_type", None)
         return settings
 
@@ -252,10 +255,10 @@ def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> 
 
     - With `foreground_values`: those values are polyp, every other value is background.
     - Values within {0, 1} (so a mask of mode `1`, or of booleans) are taken as they are.
-    - Two levels of grey are told apart at 127, with the noise that JPEG leaves around edges.
+    - Two levels of grey, with the noise that JPEG leaves around edges: polyp is above 127.
 
-    Anything else would be a guess, and is refused. JPEG noise is told from a further class by extent: noise
-    stays on edges, a class fills regions.
+    Anything else would be a guess, and is refused. A third class is distinguished from JPEG noise by where it
+    lies: noise stays on edges, a class fills regions.
 
     Args:
         mask: PIL, numpy or torch; (H, W), (1, H, W), (H, W, 1), or three (nearly) equal channels, first or
@@ -300,33 +303,33 @@ def _is_two_level_grey(levels: np.ndarray) -> bool:
 
 
 def _has_mid_grey_region(grey: np.ndarray) -> bool:
-    """Whether a 4x4 block lies wholly between the levels: a class of its own, or a soft mask."""
+    """Whether all pixels of some 4x4 block lie between the two levels: a third class, or a soft mask."""
     darkest, brightest = _block_extremes(grey, 4)
     return bool(((darkest >= 64) & (brightest <= 191)).any())
 
 
 def _has_third_class(grey: np.ndarray) -> bool:
-    """Whether a third value is a class of its own, even near a level: {0, 1} and a 255 that means void."""
+    """Whether a third value is a class of its own, even one near a level, such as {0, 1} with 255 for void."""
     between = grey[(grey != grey.min()) & (grey != grey.max())]
     counts = np.bincount(between)
     num_between = np.count_nonzero(counts)
     if num_between > MAX_CLASSES:
-        return False  # JPEG noise: saved twice, it fills blocks with values of its own
+        return False  # JPEG noise: saving twice fills blocks with many different values
     if num_between <= 2 and counts.max(initial=0) > 0.01 * grey.size:
-        return True  # noise of so few values (JPEG quality 99 and above) has less of each
+        return True  # noise with so few values (JPEG quality 99 and above) has fewer pixels of each
     darkest, brightest = _block_extremes(grey, 8)
     solid = np.unique(darkest[darkest == brightest])
     return bool((solid <= 127).sum() > 1 or (solid > 127).sum() > 1)
 
 
 def _block_extremes(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest level of each aligned block of `size` by `size` pixels, incomplete ones left out."""
+    """Lowest and highest level of each aligned block of `size` by `size` pixels; incomplete blocks are left out."""
     height, width = (length // size * size for length in grey.shape)
-    whole = grey[:height, :width]
+    blocks = grey[:height, :width]
 
     def fold(extreme: np.ufunc) -> np.ndarray:
         # Slices are an order of magnitude faster than reducing an axis of 4 or 8.
-        bands = reduce(extreme, [whole[i::size] for i in range(size)])
+        bands = reduce(extreme, [blocks[i::size] for i in range(size)])
         return reduce(extreme, [bands[:, i::size] for i in range(size)])
 
     return fold(np.minimum), fold(np.maximum)
@@ -359,7 +362,7 @@ def _mask_levels(mask: Any) -> np.ndarray:
 
 
 def _single_channel(planes: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (H, W), for 1 to 4 planes that say the same."""
+    """(C, H, W) -> (H, W) of 1 to 4 nearly equal channels; alpha is dropped."""
     if len(planes) in (2, 4):
         planes, alpha = planes[:-1], planes[-1]
         if alpha.min() != alpha.max():
@@ -369,7 +372,7 @@ def _single_channel(planes: np.ndarray) -> np.ndarray:
             )
     if all(np.array_equal(planes[0], plane) for plane in planes[1:]):
         return planes[0]
-    # The brightest, so that a class written into one channel alone is not lost.
+    # The brightest channel, so that a class written into one channel alone is not lost.
     brightest = planes.max(axis=0)
     tint = (brightest.astype(np.float32) - planes.min(axis=0)).max()
     if tint > MAX_TINT:
@@ -407,7 +410,7 @@ def _image_to_tensor(
         image = _pil_to_array(image, do_convert_rgb)
         input_data_format = ChannelDimension.LAST
     if not isinstance(image, torch.Tensor):
-        # torch wants native byte order, positive strides and memory it may write to.
+        # torch needs native byte order, positive strides and writable memory.
         image = torch.from_numpy(np.require(image, image.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"]))
     if image.numel() == 0 or image.ndim not in (2, 3):
         raise ValueError(f"Got an image of shape {tuple(image.shape)}; expected (height, width), or with channels.")
@@ -437,7 +440,7 @@ def _pil_to_array(image: Image.Image, do_convert_rgb: bool) -> np.ndarray:
 def _is_channels_last(
     image: np.ndarray | torch.Tensor, input_data_format: str | ChannelDimension | None = None
 ) -> bool:
-    """Where the channels of a 3-D array are, by its shape unless told; first if both could be."""
+    """Whether a 3-D array has its channels last: by its shape, unless given; if both could be, first."""
     if input_data_format is not None:
         return ChannelDimension(input_data_format) == ChannelDimension.LAST
     for counts in ((1, 3), CHANNEL_COUNTS):  # the usual ones first
@@ -451,7 +454,7 @@ def _is_channels_last(
 
 
 def _to_grey_levels(image: torch.Tensor) -> torch.Tensor:
-    """Any dtype -> uint8, or float32 for floats, whose values stay as they are."""
+    """Any integer dtype -> uint8 grey levels; floats -> float32 with unchanged values."""
     if image.dtype == torch.uint8:
         return image
     if image.is_floating_point():
@@ -482,7 +485,7 @@ def _to_rgb(image: torch.Tensor) -> torch.Tensor:
 
 
 def _warn_if_already_rescaled(images: list[torch.Tensor]) -> None:
-    """uint8 images cannot have been rescaled, so only floats are looked at."""
+    """Warn if an image looks rescaled already; only floats can be."""
     if any(image.is_floating_point() and image.min() >= 0 and image.max() <= 1 for image in images):
         logger.warning_once(
             "Got a float image with values within [0, 1], which do_rescale=True will scale down once more. "
@@ -496,7 +499,7 @@ def _map_to_tensor(
     foreground_values: Sequence[int] | None,
     device: str | torch.device | None,
 ) -> torch.Tensor:
-    """A mask -> (1, H, W) uint8 of {0, 1}; an error says which mask it was."""
+    """A mask -> (1, H, W) uint8 of {0, 1}; an error names the mask by its index."""
     try:
         mask = binarize_mask(segmentation_map, foreground_values)
     except ValueError as error:
@@ -505,7 +508,7 @@ def _map_to_tensor(
 
 
 def _check_sizes(images: list[torch.Tensor], masks: list[torch.Tensor]) -> None:
-    """A mask belongs to its image only if both have one height and width."""
+    """Refuse a mask whose height or width differs from its image's."""
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
         if image.shape[-2:] != mask.shape[-2:]:
             raise ValueError(

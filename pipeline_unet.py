@@ -42,23 +42,23 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         TypeError: An image of another type, such as an array, whose order of channels nobody knows.
     """
 
-    # Of remote code, so of no type that transformers declares.
+    # Classes of remote code, which transformers has no type for.
     model: Any
     image_processor: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # As the project's other commands compute: between layouts a convolution's sums differ in their last bits, and
-        # a pixel in millions may fall on the threshold's other side.
+        # The commands compute in this layout too. Another layout changes the last bits of a convolution's sums, and
+        # one pixel in millions could then cross the threshold.
         self.model.to(memory_format=torch.channels_last)
 
     def check_model_type(self, supported_models: list[str] | dict) -> None:
-        """Accept the model: the lists of transformers cannot name one whose code is remote."""
+        """Accept the model: the lists of transformers cannot name a class of remote code."""
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Segment an image, or each of several; see the class."""
         if isinstance(inputs, list | tuple):
-            # transformers looks at the first to tell images from chats, and takes a tuple for one image.
+            # transformers inspects the first entry to distinguish images from chats, and takes a tuple for one image.
             return super().__call__(list(inputs), **kwargs) if inputs else []
         return super().__call__(inputs, **kwargs)
 
@@ -83,7 +83,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         self, image: "str | os.PathLike[str] | Image.Image", timeout: float | None = None
     ) -> BatchFeature:
         """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, and its own height and width."""
-        # Not `load_image` for all: it makes 8 bits of 16 by clipping, where the image processor scales.
+        # `load_image` clips 16 bits to 8, where the image processor scales: so local files are opened by Pillow.
         if isinstance(image, str | os.PathLike):
             image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image), timeout=timeout)
         elif not isinstance(image, Image.Image):
