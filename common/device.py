@@ -1,8 +1,8 @@
-"""Where and in which precision to compute: one policy for all commands.
+"""Device and precision: one policy for all commands.
 
 CUDA: bfloat16 where the GPU supports it. MPS: float32, since half precision gives NaN there in public reports.
-CPU: bfloat16 where the cores have instructions for it. Else float32. Convolutions run in channels_last. Networks are
-compiled only where it is asked for: on two Zen 4 cores that took 13 s and made width 64 faster by 3 % (medians of 7
+CPU: bfloat16 if the cores have instructions for it, else float32. Convolutions run in channels_last. Networks are
+compiled only on request: on two Zen 4 cores that took 13 s and made width 64 faster by 3 % (medians of 7
 single images in bfloat16, 122.0 ms against 125.8), which pays back after 3,000 images.
 """
 
@@ -32,7 +32,7 @@ class Runtime:
 
 
 def choose_runtime(device: str = "auto", dtype: str = "auto", compile: bool | str = "auto") -> Runtime:
-    """Choose where "auto" is asked for, and check what is named.
+    """Resolve "auto", and check that this machine can do what is asked for.
 
     Args:
         device: "auto", "cuda", "mps" or "cpu".
@@ -40,8 +40,8 @@ def choose_runtime(device: str = "auto", dtype: str = "auto", compile: bool | st
         compile: True, False or "auto".
 
     Raises:
-        UserError: If this machine lacks the device, the device cannot compute in the dtype or compile, or `compile` is
-            something else.
+        UserError: If this machine lacks the device, the device does not support the dtype or compilation, or `compile`
+            has another value.
     """
     present = available_devices()
     if device == "auto":
@@ -72,7 +72,7 @@ def supported_dtypes(device: str) -> list[str]:
         return ["float32"]
     half = ["float16"] if device == "cuda" else []
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else _cpu_has_bfloat16()
-    # Slow but right without the instructions, and asked for by those who want to reproduce a result.
+    # bfloat16 is slow but correct without the instructions: offered to those who reproduce a result.
     return ["bfloat16", "float32", *half] if fast else ["float32", "bfloat16", *half]
 
 
@@ -84,11 +84,11 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed, for computing on a CPU; does nothing where it is not glibc.
+    """Make glibc keep freed memory, which speeds up computing on a CPU; does nothing with another C library.
 
-    By default it hands the activations back to the system after each step, and getting them again, page by page,
-    takes longer than some layers do. The peak of the process's memory stays what it was, and so that it does with many
-    threads too, they share two pools of memory, where each would have kept its own.
+    By default glibc returns the activations to the system after each step, and getting them back page by page takes
+    longer than some layers do. The peak memory stays the same; with many threads too, since they share two pools of
+    memory in place of one each.
     """
     trim_threshold, mmap_threshold, pools = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""What a user's mistake gets: one line that says what was got, what was expected and the remedy."""
+"""Errors for users: one line that says what was got, what was expected and the remedy."""
 
 import contextlib
 import importlib.util
@@ -14,13 +14,13 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """End the program with one line on stderr and exit status 2 for a `UserError` or one of `kinds`."""
+    """Turn a `UserError`, or an error of `kinds`, into one line on stderr and exit status 2."""
     try:
         yield
     except Exception as error:
         if not isinstance(error, (UserError, *kinds)):
             raise
-        # A data loader's worker puts its traceback before the message: only the message is for the user.
+        # A data loader's worker puts its traceback before the message; the user gets the message alone.
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
         tqdm.write(f"{program}: error: {message}", file=sys.stderr)  # on a line of its own, beside progress bars
         sys.exit(2)

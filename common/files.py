@@ -1,4 +1,4 @@
-"""Files of images: their endings, reading them, and writing so that a file is there as a whole or not at all."""
+"""Image files: their suffixes, reading them, and atomic writing of any file."""
 
 import io
 import os
@@ -14,14 +14,14 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
-    """The one image of a file, upright as its EXIF tag says.
+    """Decode the one image of a file, rotated as its EXIF tag says.
 
     Args:
-        content: The file.
-        most_pixels: A larger image is refused before it is decoded; by default by Pillow's own limit.
+        content: The file's bytes.
+        most_pixels: A larger image is refused before it is decoded; None: Pillow's own limit.
 
     Raises:
-        ValueError: If there is none, or more than one, or it is damaged or huge.
+        ValueError: If the file holds no image or several, is damaged, or is too large.
     """
     if not content:
         raise ValueError("is empty (0 bytes)")
@@ -54,7 +54,7 @@ def _too_large(most_pixels: int | None, size: str = "") -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file, or replace it, so that it is there as a whole or not at all; its permissions are kept."""
+    """Write or replace a file atomically: it is complete or not there. Its permissions are kept."""
     unfinished = partial_path(path)
     unfinished.write_bytes(content)
     if path.exists():
@@ -63,5 +63,5 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where to write a file that gets its name when it is whole: short, since names may be as long as they can be."""
+    """Where to write a file until it is complete and renamed. Short, since names may have the longest length allowed."""
     return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part")

@@ -1,4 +1,4 @@
-"""Uploading to the Hugging Face Hub: one commit with exactly the files that are named."""
+"""Uploads to the Hugging Face Hub: one commit with exactly the files given."""
 
 import shlex
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ def push_files(
     revision: str | None = None,
     repo_type: str = "model",
 ) -> str:
-    """Upload files of `folder`, under their names there, in one commit; returns its URL.
+    """Upload files in one commit, under their paths in `folder`; returns the commit's URL.
 
     Args:
-        repo: Id on the Hub; it is there.
-        folder: Holds the files.
-        files: What to upload.
-        message: Of the commit.
+        repo: Id of an existing repo on the Hub.
+        folder: Folder that holds the files.
+        files: Files to upload.
+        message: The commit's message.
         revision: Branch to commit to; the main one by default.
         repo_type: "model" or "space".
 
@@ -43,7 +43,7 @@ def push_files(
         )
     except Exception as error:  # whatever the HTTP client and the Hub raise
         command = ["hf", "upload", repo, str(folder), "."]
-        # The flag is given once, with all names, before version 1, and once a name since.
+        # Before version 1, --include takes all names at once; since then it is given once a name.
         is_old = huggingface_hub.__version__.startswith("0.")
         command += ["--include", *names] if is_old else [word for name in names for word in ("--include", name)]
         command += ["--revision", revision] if revision else []

@@ -1,8 +1,8 @@
-"""Work in threads, a bounded number of items ahead of who asks for them.
+"""Map a function over items in threads, prefetching a bounded number of results.
 
     for image in prefetch_map(decode, paths, threads=4, ahead=16): ...    # decodes the next while this one is used
 
-So stages overlap, and memory does not grow with the number of items.
+So the stages of a run overlap, and memory does not grow with the number of items.
 """
 
 from collections import deque
@@ -19,20 +19,22 @@ Result = TypeVar("Result")
 def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """The results of `function` in the order of the items; an error in it, or of the items, is raised in its turn.
+    """Yield the results of `function` in the order of the items.
+
+    An error in `function` or in the iteration over the items is raised where its result would come.
 
     Args:
-        function: Called in threads; with one thread, for the items in order.
-        items: Taken in the thread of the caller.
-        threads: Items that are worked on at the same time.
-        ahead: Items that are taken before their result is asked for, at most.
+        function: Called in threads; with one thread, for the items in their order.
+        items: Iterated over in the caller's thread.
+        threads: Number of items worked on at the same time.
+        ahead: Highest number of items that are started before their result is asked for.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                del item  # a large one must not live on here until the next comes
+                del item  # else a large item stays in memory until the next one comes
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -43,11 +45,11 @@ def prefetch_map(
 
 
 def prefetch(items: Iterable[Item], *, ahead: int) -> Generator[Item, None, None]:
-    """The same items, made in a thread, at most `ahead` of them before they are asked for."""
+    """Yield the same items, produced in a thread, at most `ahead` of them before they are asked for."""
     iterator, end = iter(items), object()
     item: Any
-    with closing(prefetch_map(lambda _: next(iterator, end), repeat(None), threads=1, ahead=ahead)) as made:
-        for item in made:
+    with closing(prefetch_map(lambda _: next(iterator, end), repeat(None), threads=1, ahead=ahead)) as produced:
+        for item in produced:
             if item is end:
                 return
             yield item

@@ -12,7 +12,7 @@ from conftest import ROOT
 from PIL import Image
 from unet_kvasir_seg.inference.predictor import Predictor
 
-LEFT_OUT = shutil.ignore_patterns(".*", "outputs", "build", "*.egg-info", "node_modules", "__pycache__", "tests", "docs")
+LEFT_OUT = (".*", "outputs", "build", "*.egg-info", "node_modules", "__pycache__", "tests", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def site(tmp_path_factory) -> Path:
     """A folder that the wheel of a copy of this clone is installed into."""
     folder = tmp_path_factory.mktemp("wheel")
     # Building leaves files behind, so it is done in a copy.
-    shutil.copytree(ROOT, folder / "clone", ignore=LEFT_OUT)
+    shutil.copytree(ROOT, folder / "clone", ignore=shutil.ignore_patterns(*LEFT_OUT))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--no-build-isolation"]
     command = [*pip, "--target", folder / "site", folder / "clone"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
