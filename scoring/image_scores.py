@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .overlap import dice, mask_counts
+
 try:
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
     from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
@@ -31,11 +33,11 @@ class ImageScores:
 
     Attributes:
         name: What the image is called.
-        height, width: Original size in pixels; all scores but `network_counts` are at this size.
+        height, width: Original size in pixels; all scores but `input_counts` are at this size.
         true_pixels: Pixels of polyp in the ground truth.
         polyps: Connected components (8 neighbours) in the ground truth.
         counts: Pixels that are true positive, false positive and false negative.
-        network_counts: The same at the input size; None for masks from a folder.
+        input_counts: The same at the input size; None for masks from a folder.
         polyp_levels, background_levels: (256,) int32, how many pixels of polyp and of background have each grey
             level. The level is 255 p rounded, halves down, so that level >= k exactly where p > (k - 0.5) / 255.
         minmax_dice: Mean of `dice_by_level` once the map is stretched to [0, 1], as PraNet does.
@@ -65,7 +67,7 @@ class ImageScores:
     true_pixels: int
     polyps: int
     counts: tuple[int, int, int]
-    network_counts: tuple[int, int, int] | None
+    input_counts: tuple[int, int, int] | None
     polyp_levels: np.ndarray
     background_levels: np.ndarray
     minmax_dice: float
@@ -88,7 +90,7 @@ def score_image(
     *,
     threshold: float,
     tolerance: float,
-    network_pair: tuple[np.ndarray, np.ndarray] | None = None,
+    input_pair: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageScores:
     """Score one image.
 
@@ -102,7 +104,7 @@ def score_image(
         ground_truth: (H, W) bool, True where there is polyp.
         threshold: The mask is where the probability is above it.
         tolerance: Of the surface Dice, in pixels.
-        network_pair: Probability and ground truth at the input size.
+        input_pair: Probability and ground truth at the input size.
 
     Raises:
         ValueError: If the shapes differ, the ground truth is not boolean, or a probability is not a number in [0, 1].
@@ -115,19 +117,19 @@ def score_image(
     s_measure, e_measure, weighted_f = _structure_scores(probability, levels, ground_truth)
     hd95, nsd = _surface_scores(mask, ground_truth, tolerance)
     polyps, predicted_polyps, found_polyps = _lesion_counts(mask, ground_truth)
-    network_counts = None
-    if network_pair is not None:
-        network_probability, network_ground_truth = network_pair
-        network_mask = _checked(name, network_probability, network_ground_truth) > np.float32(threshold)
-        network_counts = _counts(network_mask, network_ground_truth)
+    input_counts = None
+    if input_pair is not None:
+        input_probability, input_ground_truth = input_pair
+        input_mask = _checked(name, input_probability, input_ground_truth) > np.float32(threshold)
+        input_counts = mask_counts(input_mask, input_ground_truth)
     return ImageScores(
         name=name,
         height=ground_truth.shape[0],
         width=ground_truth.shape[1],
         true_pixels=int(ground_truth.sum()),
         polyps=polyps,
-        counts=_counts(mask, ground_truth),
-        network_counts=network_counts,
+        counts=mask_counts(mask, ground_truth),
+        input_counts=input_counts,
         polyp_levels=polyp_levels,
         background_levels=background_levels,
         minmax_dice=_minmax_dice(probability, ground_truth),
@@ -162,13 +164,12 @@ def dice_by_level(polyp_levels: np.ndarray, background_levels: np.ndarray) -> np
     Returns:
         (..., 256) float64.
     """
-    hits, alarms = (
+    tp, fp = (
         np.cumsum(np.asarray(levels)[..., ::-1], axis=-1, dtype=np.int64)[..., ::-1]
         for levels in (polyp_levels, background_levels)
     )
-    # At k = 0 the mask is the whole image.
-    total = hits + alarms + hits[..., :1]
-    return np.divide(2 * hits, total, out=np.ones(total.shape), where=total > 0)
+    # At k = 0 the mask is the whole image, and all polyp pixels are true positives.
+    return dice(tp, fp, tp[..., :1] - tp)
 
 
 def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np.ndarray:
@@ -200,12 +201,6 @@ def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np
             "Logits need a sigmoid, grey levels a division by 255."
         )
     return probability
-
-
-def _counts(mask: np.ndarray, ground_truth: np.ndarray) -> tuple[int, int, int]:
-    """True positives, false positives and false negatives."""
-    overlap = int((mask & ground_truth).sum())
-    return overlap, int(mask.sum()) - overlap, int(ground_truth.sum()) - overlap
 
 
 def _grey_levels(probability: np.ndarray) -> np.ndarray:

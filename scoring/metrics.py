@@ -1,4 +1,4 @@
-"""Scores of predicted masks, computed from pixel counts so that no mask is kept."""
+"""The validation scores of a training, as an `evaluate` metric. It keeps pixel counts, never masks."""
 
 import datasets
 import evaluate
@@ -6,38 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-COUNTS = ("true_positives", "false_positives", "false_negatives")
-
-
-def pixel_counts(predicted: Tensor, ground_truth: Tensor) -> Tensor:
-    """Count the pixels of each image that are true positive, false positive and false negative.
-
-    Args:
-        predicted, ground_truth: (B, ..., H, W), nonzero where there is polyp.
-
-    Returns:
-        (B, 3) int64, in the order of `COUNTS`.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    if predicted.shape != ground_truth.shape:
-        raise ValueError(
-            f"Predicted masks have the shape {tuple(predicted.shape)} and true masks {tuple(ground_truth.shape)}; "
-            "expected one shape."
-        )
-    predicted, ground_truth = predicted.bool().flatten(1), ground_truth.bool().flatten(1)
-    overlap = (predicted & ground_truth).sum(1)
-    return torch.stack((overlap, predicted.sum(1) - overlap, ground_truth.sum(1) - overlap), dim=1)
+from .overlap import COUNTS, overlap_scores, pixel_counts
 
 
 class PolypSegmentation(evaluate.Metric):
     """Dice, IoU, precision and recall of one foreground class, as an `evaluate` metric.
 
-    "Per image" scores are means over images; an image whose true and predicted masks are both empty counts 1,
-    an image where one of them is empty counts 0. "Pooled" scores add up the pixels of all images first.
-    Precision and recall are pooled; where nothing is predicted, precision is 1 if there was nothing to find
-    and else 0, and likewise recall where there is no polyp.
+    "Per image" scores are means over images. "Pooled" scores add up the pixels of all images first (micro); precision
+    and recall are pooled. `overlap.py` says how empty masks are scored.
     """
 
     def __init__(self):
@@ -59,22 +35,13 @@ class PolypSegmentation(evaluate.Metric):
         columns = np.asarray(counts).T
         super().add_batch(**dict(zip(COUNTS, columns, strict=True)))
 
-    def _compute(self, **counts: list[int]) -> dict[str, float]:
-        overlap, excess, missed = (np.asarray(counts[name]) for name in COUNTS)
-        both_empty = overlap + excess + missed == 0
-        denominator = np.where(both_empty, 1, overlap + excess + missed)
-        iou = np.where(both_empty, 1.0, overlap / denominator)
-        # Dice and IoU of one image are functions of each other.
-        dice = 2 * iou / (1 + iou)
+    def _compute(self, **columns: list[int]) -> dict[str, float]:
+        counts = np.array([columns[name] for name in COUNTS])
+        per_image, pooled = overlap_scores(*counts), overlap_scores(*counts.sum(axis=1))
         return {
-            "dice_per_image": float(dice.mean()),
-            "iou_per_image": float(iou.mean()),
-            "dice_pooled": _share(2 * overlap.sum(), (excess + missed).sum()),
-            "precision": _share(overlap.sum(), excess.sum(), if_nothing=missed.sum() == 0),
-            "recall": _share(overlap.sum(), missed.sum(), if_nothing=excess.sum() == 0),
+            "dice_per_image": float(per_image["dice"].mean()),
+            "iou_per_image": float(per_image["iou"].mean()),
+            "dice_pooled": float(pooled["dice"]),
+            "precision": float(pooled["precision"]),
+            "recall": float(pooled["recall"]),
         }
-
-
-def _share(right: int, wrong: int, if_nothing: bool = True) -> float:
-    """right / (right + wrong), and `if_nothing` (as 1 or 0) where both are 0."""
-    return float(right / (right + wrong)) if right + wrong else float(if_nothing)

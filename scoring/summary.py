@@ -18,12 +18,10 @@ import numpy as np
 from ..common.errors import some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
 from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
+from .overlap import COUNTS, OVERLAP_SCORES, overlap_scores, ratio
 
 # Shares of an image that its polyp pixels take: small < 5 % <= medium < 20 % <= large.
 SMALL_BELOW, LARGE_FROM = 0.05, 0.20
-# True positives, false positives and false negatives.
-COUNTS = ("overlap", "excess", "missed")
-OVERLAP_SCORES = ("dice", "iou", "precision", "recall", "f2")
 LEVELS = np.arange(1, 256)
 # A pixel has the grey level LEVELS[i] or more where its probability is above THRESHOLDS[i].
 THRESHOLDS = (LEVELS - 0.5) / 255
@@ -57,12 +55,12 @@ METRICS = (
 
 def per_image_dice(images: Sequence[ImageScores]) -> np.ndarray:
     """Dice of each image at its original size, (images,)."""
-    return _overlap(*_counts(images))["dice"]
+    return overlap_scores(*_counts(images))["dice"]
 
 
 def per_image_iou(images: Sequence[ImageScores]) -> np.ndarray:
     """IoU of each image at its original size, (images,)."""
-    return _overlap(*_counts(images))["iou"]
+    return overlap_scores(*_counts(images))["iou"]
 
 
 def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: i
     columns = {
         **per_image,
         **_named("native", _counts(images)),
-        **(_named("network", _network_counts(images)) if _at_network_size(images) else {}),
+        **(_named("network", _input_counts(images)) if _at_input_size(images) else {}),
         # A bin's pixels times its |mean probability - polyp share| is the |difference of its two sums|.
         **{f"calibration_{i}": calibration[:, i, 1] - calibration[:, i, 2] for i in range(CALIBRATION_BINS)},
         "pixels": calibration[:, :, 0].sum(axis=1),
@@ -196,7 +194,7 @@ def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None
         "polyps": [image.polyps for image in images],
         **{name: scores[f"{name}_per_image_native"].tolist() for name in OVERLAP_SCORES},
         "accuracy": scores["accuracy_per_image_native"].tolist(),
-        "dice_network": scores["dice_per_image_network"].tolist() if _at_network_size(images) else [""] * len(images),
+        "dice_network": scores["dice_per_image_network"].tolist() if _at_input_size(images) else [""] * len(images),
         **{
             name: scores[f"{name}_native"].tolist()
             for name in ("mae", "s_measure", "e_measure", "weighted_f", "hd95", "nsd")
@@ -214,13 +212,13 @@ def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None
 
 def _per_image(images: Sequence[ImageScores]) -> dict[str, np.ndarray]:
     """The metrics that are means over images, (images,) each."""
-    scores = {f"{name}_per_image_native": values for name, values in _overlap(*_counts(images)).items()}
-    if _at_network_size(images):
-        network = _overlap(*_network_counts(images))
+    scores = {f"{name}_per_image_native": values for name, values in overlap_scores(*_counts(images)).items()}
+    if _at_input_size(images):
+        network = overlap_scores(*_input_counts(images))
         scores |= {f"{name}_per_image_network": network[name] for name in ("dice", "iou")}
-    _, excess, missed = _counts(images)
+    _, fp, fn = _counts(images)
     return scores | {
-        "accuracy_per_image_native": 1 - (excess + missed) / _area(images),
+        "accuracy_per_image_native": 1 - (fp + fn) / _area(images),
         "dice_256_thresholds_native": _dice_by_level(images).mean(axis=1),
         "dice_256_thresholds_minmax_native": _column(images, "minmax_dice"),
         "mae_native": _column(images, "absolute_error"),
@@ -235,10 +233,10 @@ def _per_image(images: Sequence[ImageScores]) -> dict[str, np.ndarray]:
 def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
     """All metrics with their intervals, from sums over the images and over each resample, (1 + resamples,) each."""
     scores = {name: sums[name] / images for name in per_image}
-    pooled = _overlap(*(sums[f"{name}_native"] for name in COUNTS))
+    pooled = overlap_scores(*(sums[f"{name}_native"] for name in COUNTS))
     scores |= {f"{name}_pooled_native": values for name, values in pooled.items()}
-    if "overlap_network" in sums:
-        pooled = _overlap(*(sums[f"{name}_network"] for name in COUNTS))
+    if "tp_network" in sums:
+        pooled = overlap_scores(*(sums[f"{name}_network"] for name in COUNTS))
         scores |= {f"{name}_pooled_network": pooled[name] for name in ("dice", "iou")}
     scores["ece_native"] = sum(abs(sums[f"calibration_{i}"]) for i in range(CALIBRATION_BINS)) / sums["pixels"]
     return {name: with_interval(scores[name]) for name in METRICS if name in scores}
@@ -257,7 +255,7 @@ def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[st
         },
         "polyps": {"one": numbers == 1, "two": numbers == 2, "three or more": numbers >= 3},
     }
-    scores = _overlap(*_counts(with_polyp))
+    scores = overlap_scores(*_counts(with_polyp))
     return {
         kind: {
             name: {
@@ -284,8 +282,8 @@ def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
         "found": int(found[0]),
         "predicted": int(predicted[0]),
         "false": int(false[0]),
-        "sensitivity": with_interval(_ratio(found, true)),
-        "precision": with_interval(_ratio(predicted - false, predicted)),
+        "sensitivity": with_interval(ratio(found, true)),
+        "precision": with_interval(ratio(predicted - false, predicted)),
         "false_per_image": with_interval(false / images),
     }
 
@@ -293,13 +291,13 @@ def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
 def _without_polyp(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
     """How many images without polyp get a false alarm, of one pixel or more, and which share of them it covers."""
     empty = [image for image in images if not image.true_pixels]
-    _, excess, _ = _counts(empty)
-    alarms = excess > 0
+    _, fp, _ = _counts(empty)
+    alarms = fp > 0
     return {
         "images": len(empty),
         "false_alarms": int(alarms.sum()),
         "share": mean_and_interval(alarms, resamples, seed) if empty else None,
-        "area_share": float((excess / _area(empty))[alarms].mean()) if alarms.any() else None,
+        "area_share": float((fp / _area(empty))[alarms].mean()) if alarms.any() else None,
     }
 
 
@@ -318,24 +316,6 @@ def _calibration_bins(bins: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def _overlap(overlap: np.ndarray, excess: np.ndarray, missed: np.ndarray) -> dict[str, np.ndarray]:
-    """The `OVERLAP_SCORES` of pixel counts: true positives, false positives and false negatives, of any one shape."""
-    nothing, nothing_predicted = overlap + excess + missed == 0, overlap + excess == 0
-    nothing_there = overlap + missed == 0
-    return {
-        "dice": np.where(nothing, 1.0, _ratio(2 * overlap, 2 * overlap + excess + missed)),
-        "iou": np.where(nothing, 1.0, _ratio(overlap, overlap + excess + missed)),
-        "precision": np.where(nothing_predicted, nothing, _ratio(overlap, overlap + excess)),
-        "recall": np.where(nothing_there, nothing, _ratio(overlap, overlap + missed)),
-        "f2": np.where(nothing, 1.0, _ratio(5 * overlap, 5 * overlap + 4 * missed + excess)),
-    }
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, and NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole != 0)
-
-
 def _dice_by_level(images: Sequence[ImageScores]) -> np.ndarray:
     """Dice of each image's mask {level >= k} for k = 0 to 255, (images, 256)."""
     if not images:
@@ -344,13 +324,13 @@ def _dice_by_level(images: Sequence[ImageScores]) -> np.ndarray:
     return dice_by_level(polyp, np.stack([image.background_levels for image in images]))
 
 
-def _at_network_size(images: Sequence[ImageScores]) -> bool:
+def _at_input_size(images: Sequence[ImageScores]) -> bool:
     """Whether the images have scores at the input size too.
 
     Raises:
         ValueError: If some have and some have not.
     """
-    without = [image.name for image in images if image.network_counts is None]
+    without = [image.name for image in images if image.input_counts is None]
     if 0 < len(without) < len(images):
         raise ValueError(
             f"{len(without)} of {len(images)} images have no scores at the input size: {some(without)}. "
@@ -364,9 +344,9 @@ def _counts(images: Sequence[ImageScores]) -> np.ndarray:
     return np.array([image.counts for image in images], dtype=np.float64).reshape(-1, 3).T
 
 
-def _network_counts(images: Sequence[ImageScores]) -> np.ndarray:
+def _input_counts(images: Sequence[ImageScores]) -> np.ndarray:
     """The same at the input size."""
-    return np.array([image.network_counts for image in images], dtype=np.float64).reshape(-1, 3).T
+    return np.array([image.input_counts for image in images], dtype=np.float64).reshape(-1, 3).T
 
 
 def _named(size: str, counts: np.ndarray) -> dict[str, np.ndarray]:

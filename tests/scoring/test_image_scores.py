@@ -142,13 +142,13 @@ def test_sizes_and_counts(pairs):
             len(predicted - ground_truth),
             len(ground_truth - predicted),
         )
-        assert scores.network_counts is None
+        assert scores.input_counts is None
 
 
 def test_scores_of_the_counts_are_scikit_learns(pairs):
     """Where one of the masks is empty, they are undefined, and `summary.py` has policies."""
     some = [pair for pair in pairs if pair.mask.any() and pair.ground_truth.any()]
-    hits, excess, missed = np.array([pair.scores.counts for pair in some]).T
+    tp, fp, fn = np.array([pair.scores.counts for pair in some]).T
     # A column an image, filled up with background, which none of these scores counts.
     ground_truth, predicted = np.zeros((2, 24 * 24, len(some)), bool)
     for i, pair in enumerate(some):
@@ -160,21 +160,21 @@ def test_scores_of_the_counts_are_scikit_learns(pairs):
     f2 = fbeta_score(ground_truth, predicted, beta=2, average=None)
     iou = jaccard_score(ground_truth, predicted, average=None)
     for ours, theirs in (
-        (2 * hits / (2 * hits + excess + missed), dice),
-        (hits / (hits + excess + missed), iou),
-        (hits / (hits + excess), precision),
-        (hits / (hits + missed), recall),
-        (5 * hits / (5 * hits + 4 * missed + excess), f2),
+        (2 * tp / (2 * tp + fp + fn), dice),
+        (tp / (tp + fp + fn), iou),
+        (tp / (tp + fp), precision),
+        (tp / (tp + fn), recall),
+        (5 * tp / (5 * tp + 4 * fn + fp), f2),
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_network_pair_is_counted_at_its_own_size():
+def test_input_pair_is_counted_at_its_own_size():
     probability, ground_truth = np.full((4, 6), 0.9, np.float32), np.ones((4, 6), bool)
     network = np.array([[0.6, 0.7], [0.1, 0.71]], np.float32), np.array([[True, False], [True, False]])
-    scores = score_image("a", probability, ground_truth, threshold=0.65, tolerance=1, network_pair=network)
+    scores = score_image("a", probability, ground_truth, threshold=0.65, tolerance=1, input_pair=network)
     assert scores.counts == (24, 0, 0)
-    assert scores.network_counts == (0, 2, 2)
+    assert scores.input_counts == (0, 2, 2)
 
 
 def test_levels_stand_for_thresholds(pairs):
@@ -231,8 +231,8 @@ def pranet_dice(probability, ground_truth):
     dice = []
     for threshold in range(255, -1, -1):
         predicted = saved >= threshold
-        overlap = (predicted & ground_truth).sum()
-        dice.append(0 if overlap == 0 else 2 * overlap / (ground_truth.sum() + predicted.sum()))
+        tp = (predicted & ground_truth).sum()
+        dice.append(0 if tp == 0 else 2 * tp / (ground_truth.sum() + predicted.sum()))
     return np.mean(dice)
 
 
@@ -525,11 +525,11 @@ def test_bad_input_is_refused(probability, ground_truth, message):
         score_image("frame 7", probability, ground_truth, threshold=0.5, tolerance=1)
     good = array(0.5), array(1, bool)
     with pytest.raises(ValueError, match=message):
-        score_image("frame 7", *good, threshold=0.5, tolerance=1, network_pair=(probability, ground_truth))
+        score_image("frame 7", *good, threshold=0.5, tolerance=1, input_pair=(probability, ground_truth))
 
 
 def test_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai.metrics", None)
-    spec = importlib.util.spec_from_file_location("without_monai", image_scores.__file__)
+    spec = importlib.util.spec_from_file_location("unet_kvasir_seg.scoring.without_monai", image_scores.__file__)
     with pytest.raises(ImportError, match=r'monai.*pip install -e "\.\[evaluation\]"'):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -39,7 +39,7 @@ def image(name: str = "frame", **changes) -> ImageScores:
         "true_pixels": 20,
         "polyps": 1,
         "counts": (20, 0, 0),
-        "network_counts": (10, 0, 0),
+        "input_counts": (10, 0, 0),
         "polyp_levels": levels({255: 20}),
         "background_levels": levels({0: 180}),
         "minmax_dice": 1.0,
@@ -69,10 +69,10 @@ def bins(sums: dict[int, tuple[float, float, float]]) -> np.ndarray:
     return table
 
 
-def without_polyp(name: str, excess: int, **changes) -> ImageScores:
-    nothing = {"true_pixels": 0, "polyps": 0, "found_polyps": 0, "network_counts": (0, excess, 0)}
-    alarms = {"predicted_polyps": int(excess > 0), "false_polyps": int(excess > 0)}
-    return image(name, counts=(0, excess, 0), **nothing | alarms | changes)
+def without_polyp(name: str, fp: int, **changes) -> ImageScores:
+    nothing = {"true_pixels": 0, "polyps": 0, "found_polyps": 0, "input_counts": (0, fp, 0)}
+    alarms = {"predicted_polyps": int(fp > 0), "false_polyps": int(fp > 0)}
+    return image(name, counts=(0, fp, 0), **nothing | alarms | changes)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def scored(maps) -> list[ImageScores]:
             ground_truth,
             threshold=0.5,
             tolerance=2,
-            network_pair=(probability, ground_truth),
+            input_pair=(probability, ground_truth),
         )
         for i, (probability, ground_truth) in enumerate(maps)
     ]
@@ -186,7 +186,7 @@ def test_overlap_scores_of_each_image_agree_with_scikit_learn(tmp_path):
     ],
 )
 def test_overlap_scores_by_hand(counts, expected):
-    found = summarise([image(counts=counts, network_counts=counts)], resamples=10)["metrics"]
+    found = summarise([image(counts=counts, input_counts=counts)], resamples=10)["metrics"]
     assert [found[f"{name}_per_image_native"]["value"] for name in PER_IMAGE] == pytest.approx(expected)
     assert [found[f"{name}_pooled_native"]["value"] for name in PER_IMAGE] == pytest.approx(expected)
     for kind in ("per_image", "pooled"):
@@ -204,7 +204,7 @@ def test_a_small_data_set_by_hand():
         true_pixels=40,
         polyps=2,
         counts=(20, 10, 20),
-        network_counts=(5, 5, 5),
+        input_counts=(5, 5, 5),
         polyp_levels=levels({255: 20, 51: 20}),
         background_levels=levels({0: 350, 204: 10}),
         minmax_dice=0.5,
@@ -289,15 +289,15 @@ def test_a_small_data_set_by_hand():
 
 
 def test_masks_without_scores_at_the_network_size():
-    found = summarise([image("a", network_counts=None), image("b", network_counts=None)], resamples=10)["metrics"]
+    found = summarise([image("a", input_counts=None), image("b", input_counts=None)], resamples=10)["metrics"]
     assert list(found) == [name for name in METRICS if not name.endswith("_network")]
     with pytest.raises(ValueError, match=r"1 of 2 images have no scores at the input size: b\."):
-        summarise([image("a"), image("b", network_counts=None)], resamples=10)
+        summarise([image("a"), image("b", input_counts=None)], resamples=10)
 
 
 def test_intervals_of_pooled_scores_agree_with_scipy(scored):
     found = summarise(scored, resamples=10_000, seed=0)["metrics"]
-    overlap, excess, missed = np.array([scores.counts for scores in scored], dtype=float).T
+    tp, fp, fn = np.array([scores.counts for scores in scored], dtype=float).T
     calibration = np.stack([scores.calibration for scores in scored])
     numbers = np.arange(len(scored))
 
@@ -308,8 +308,8 @@ def test_intervals_of_pooled_scores_agree_with_scipy(scored):
         return np.average(gaps, weights=pixels[used])
 
     statistics = {
-        "dice_pooled_native": lambda i: 2 * overlap[i].sum() / (2 * overlap + excess + missed)[i].sum(),
-        "precision_pooled_native": lambda i: overlap[i].sum() / (overlap + excess)[i].sum(),
+        "dice_pooled_native": lambda i: 2 * tp[i].sum() / (2 * tp + fp + fn)[i].sum(),
+        "precision_pooled_native": lambda i: tp[i].sum() / (tp + fp)[i].sum(),
         "ece_native": calibration_error,
         "hd95_native": lambda i: np.mean([scored[j].hd95 for j in i]),
     }
@@ -348,7 +348,7 @@ def test_strata_have_their_own_images_and_intervals():
         image(name, true_pixels=pixels, polyps=polyps, counts=(pixels - i, i, i))
         for i, (name, (pixels, polyps)) in enumerate(sizes.items())
     ]
-    strata = summarise([*images, without_polyp("f", excess=3)], resamples=4000, seed=0)["strata"]
+    strata = summarise([*images, without_polyp("f", fp=3)], resamples=4000, seed=0)["strata"]
     assert {name: group["images"] for name, group in strata["size"].items()} == {"small": 1, "medium": 3, "large": 1}
     numbers = {name: group["images"] for name, group in strata["polyps"].items()}
     assert numbers == {"one": 2, "two": 1, "three or more": 2}
@@ -370,7 +370,7 @@ def test_strata_have_their_own_images_and_intervals():
 
 
 def test_strata_without_images():
-    strata = summarise([without_polyp("a", excess=0)], resamples=10)["strata"]
+    strata = summarise([without_polyp("a", fp=0)], resamples=10)["strata"]
     nothing = {"images": 0, "metrics": {}}
     assert strata == {
         "size": {"small": nothing, "medium": nothing, "large": nothing},
@@ -381,9 +381,9 @@ def test_strata_without_images():
 def test_false_alarms_by_hand():
     images = [
         image("polyp"),
-        without_polyp("right", excess=0),
-        without_polyp("small", excess=10),
-        without_polyp("large", excess=60),
+        without_polyp("right", fp=0),
+        without_polyp("small", fp=10),
+        without_polyp("large", fp=60),
     ]
     found = summarise(images, resamples=4000, seed=0)
     # None of three draws is an alarm in 1 of 27 resamples, all are in 8 of 27.
@@ -533,13 +533,13 @@ def test_compare_refuses_other_images():
         ("hd95", "hd95_native"),
         ("nsd", "nsd_native"),
         ("counts", "dice_per_image_native"),
-        ("network_counts", "dice_per_image_network"),
+        ("input_counts", "dice_per_image_network"),
         ("calibration", "calibration_4"),
     ],
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_refused_by_name(field, column, bad, tmp_path):
-    wrong = {"counts": (math.nan, 0, 0), "network_counts": (math.nan, 0, 0), "calibration": bins({4: (200, bad, 0)})}
+    wrong = {"counts": (math.nan, 0, 0), "input_counts": (math.nan, 0, 0), "calibration": bins({4: (200, bad, 0)})}
     images = [image("good"), image("bad one", **{field: wrong.get(field, bad)}), image("also good")]
     with pytest.raises(ValueError, match=rf"The image bad one has the score (nan|inf) in {column}, as 1 of 3"):
         summarise(images, resamples=10)
@@ -558,7 +558,7 @@ def test_no_images_are_refused(tmp_path):
 
 
 def test_table_of_images(tmp_path, scored):
-    odd = image('a "frame", größer', height=7, width=9, true_pixels=9, hd95=1 / 3, polyps=2, network_counts=None)
+    odd = image('a "frame", größer', height=7, width=9, true_pixels=9, hd95=1 / 3, polyps=2, input_counts=None)
     path = tmp_path / "per_image.csv"
     write_per_image_csv([odd], path)
     text = path.read_text(encoding="utf-8")
