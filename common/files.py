@@ -63,5 +63,5 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where to write a file until it is complete and renamed. Short, since names may have the longest length allowed."""
+    """Where to write a file until it is complete. The name is short: `path` may have the longest name allowed."""
     return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part")
