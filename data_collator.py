@@ -11,11 +11,11 @@ class SegmentationCollator:
     """Stacks examples into the batch that `UNetForSemanticSegmentation` takes.
 
     Called with a sequence of examples {"pixel_values": (3, H, W) float, "labels": (H, W) integer}, it returns
-    {"pixel_values": (B, 3, H, W), "labels": (B, H, W)}; "labels" only if the examples have them. Where they have a
-    "draw", of an augmentation that is still to come, "draws" is the list of these.
+    {"pixel_values": (B, 3, H, W), "labels": (B, H, W)}; "labels" only if the examples have them. If they
+    are still to be augmented, "augmentation_parameters" is the list of their augmentation parameters.
 
     Raises:
-        ValueError: If the examples are of different sizes, which no tensor can hold.
+        ValueError: If the examples differ in size.
     """
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -24,8 +24,8 @@ class SegmentationCollator:
             for name in ("pixel_values", "labels")
             if name in examples[0]
         }
-        if "draw" in examples[0]:
-            batch["draws"] = [example["draw"] for example in examples]
+        if "augmentation_parameters" in examples[0]:
+            batch["augmentation_parameters"] = [example["augmentation_parameters"] for example in examples]
         return batch
 
     @staticmethod

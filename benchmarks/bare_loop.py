@@ -46,7 +46,7 @@ def fast_examples(images: Tensor, masks: Tensor) -> Examples:
     size = images.shape[-2], images.shape[-1]
 
     def example(index: int) -> tuple[Tensor, Tensor]:
-        image, mask = augment(images[index, None], masks[index, None], [augment.draw(size)])
+        image, mask = augment(images[index, None], masks[index, None], [augment.sample_parameters(size)])
         return image[0] / 255, mask[0]
 
     return example

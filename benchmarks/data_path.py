@@ -87,9 +87,9 @@ def card_example(image: Image.Image, mask: Image.Image, image_size: int) -> tupl
 
 
 def as_rows(pairs: list[EncodedPair]) -> dict[str, list]:
-    """The columns `image`, `mask` and `row`, as the transforms take them."""
+    """The columns `image`, `mask` and `index`, as the transforms take them."""
     images, masks = ([{"bytes": content, "path": None} for content in column] for column in zip(*pairs, strict=True))
-    return {"image": images, "mask": masks, "row": list(range(len(pairs)))}
+    return {"image": images, "mask": masks, "index": list(range(len(pairs)))}
 
 
 def encoded_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:

@@ -1,4 +1,4 @@
-"""From the rows of a data set to what the network takes: decoding, augmentation, image processor."""
+"""Augmentations of images and their masks together: sample parameters for each image, then apply them to a batch."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class AugmentationParameters:
-    """What an augmentation drew for one row; plain numbers, so that it travels from a worker as it is.
+    """How one image is to be augmented. Plain numbers, which workers can send to the training process.
 
     Attributes:
         size: Height and width of the result.
-        matrix: 2 by 3, from places in the result to places in the image, as `warp` takes it.
+        matrix: 2 by 3, from positions in the result to positions in the image, as `warp` takes it.
     """
 
     size: tuple[int, int]
@@ -29,7 +29,7 @@ class AugmentationParameters:
 
 @dataclass(frozen=True)
 class BaselineParameters(AugmentationParameters):
-    """As `Draw`, with the factors of brightness and contrast and which of them comes first."""
+    """Adds the factors of brightness and contrast, and which of the two is applied first."""
 
     brightness: float
     contrast: float
@@ -39,68 +39,74 @@ class BaselineParameters(AugmentationParameters):
 class BaselineAugmentation:
     """The model card's augmentation of images and their masks together.
 
-    Flips (p 0.5 each) and a rotation of up to 30 degrees are one resampling of both, the mask by the nearest pixel so
-    that it stays {0, 1}; what the rotation uncovers becomes black background. Brightness and contrast change by a
-    factor of 0.7 to 1.3, in the image alone.
+    Flips (p 0.5 each) and a rotation of up to 30 degrees are applied in one resampling of image and mask, with nearest
+    neighbours for the mask so that it stays {0, 1}. Areas outside the image become black background. Brightness and
+    contrast of the image change by a factor of 0.7 to 1.3.
     """
 
     flip_probability = 0.5
     degrees = 30
     factors = (0.7, 1.3)
 
-    def draw(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> BaselineParameters:
-        """Draw for one row, from torch's global generator.
+    def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> BaselineParameters:
+        """Sample the parameters for one image, from torch's global generator.
 
         Args:
             size: Height and width of the result.
-            aspect_ratio: Width over height of the frame that the image was resized from. It changes nothing here: the
-                card turns the resized image.
+            aspect_ratio: Width over height of the frame that the image was resized from. Not used: the card's recipe
+                rotates the resized image.
         """
-        matrix = self.draw_matrix(size[1] / size[0])
+        matrix = self.sample_matrix(size[1] / size[0])
         brightness, contrast = _uniform(*self.factors), _uniform(*self.factors)
         return BaselineParameters(size, matrix.tolist(), brightness, contrast, brightness_first=_uniform(0, 1) < 0.5)
 
-    def draw_matrix(self, aspect_ratio: float) -> Tensor:
-        """(2, 3) from places in the result to places in an image of that width over height, as `warp` takes it."""
+    def sample_matrix(self, aspect_ratio: float) -> Tensor:
+        """(2, 3), as `warp` takes it, for an image of that width over height."""
         columns, rows = (-1.0 if _uniform(0, 1) < self.flip_probability else 1.0 for _ in range(2))
         angle = math.radians(_uniform(-self.degrees, self.degrees))
         cosine, sine = math.cos(angle), math.sin(angle)
-        # Turned counter-clockwise, as torchvision does, after the flips.
+        # Flips first, then a counter-clockwise rotation, as in torchvision.
         return torch.tensor(
             [[columns * cosine, -columns * sine / aspect_ratio, 0.0], [rows * sine * aspect_ratio, rows * cosine, 0.0]]
         )
 
-    def __call__(self, images: Tensor, masks: Tensor, draws: Sequence[BaselineParameters]) -> tuple[Tensor, Tensor]:
-        """Augment images (B, 3, H, W) uint8 and masks (B, H, W) uint8, {0, 1}, on their device, as it was drawn.
+    def __call__(
+        self, images: Tensor, masks: Tensor, parameters: Sequence[BaselineParameters]
+    ) -> tuple[Tensor, Tensor]:
+        """Augment a batch on its device.
 
-        What comes back is of the same kind, at the size that was drawn.
+        Args:
+            images: (B, 3, H, W) uint8.
+            masks: (B, H, W) uint8, {0, 1}.
+            parameters: One for each image, all of one size.
+
+        Returns:
+            Images and masks of the same kind, at the parameters' size.
         """
-        warped, labels = warp(images, masks, _per_row(images, [draw.matrix for draw in draws]), draws[0].size)
-        return self.change_colours(warped, draws).round_().to(torch.uint8), labels
+        matrices = _as_tensor([each.matrix for each in parameters], images)
+        warped, labels = warp(images, masks, matrices, parameters[0].size)
+        return self.change_colours(warped, parameters).round_().to(torch.uint8), labels
 
     @staticmethod
-    def change_colours(images: Tensor, draws: Sequence[BaselineParameters]) -> Tensor:
-        """(B, 3, H, W) float in [0, 255] -> the same, changed in place.
+    def change_colours(images: Tensor, parameters: Sequence[BaselineParameters]) -> Tensor:
+        """Change brightness and contrast of images (B, 3, H, W), float in [0, 255], in place.
 
-        What torchvision's `ColorJitter(brightness=0.3, contrast=0.3)` does, the two in either order, without its
-        rounding in between, in half of its time.
+        Like torchvision's `ColorJitter(brightness=0.3, contrast=0.3)`, which applies the two in random order, but
+        without rounding in between and in half the time.
         """
-        before, contrast, after = (
-            _per_row(images, factors).view(-1, 1, 1, 1)
-            for factors in (
-                [draw.brightness if draw.brightness_first else 1.0 for draw in draws],
-                [draw.contrast for draw in draws],
-                [1.0 if draw.brightness_first else draw.brightness for draw in draws],
-            )
-        )
+        first = [each.brightness if each.brightness_first else 1.0 for each in parameters]
+        last = [1.0 if each.brightness_first else each.brightness for each in parameters]
+        before = _as_tensor(first, images).view(-1, 1, 1, 1)
+        contrast = _as_tensor([each.contrast for each in parameters], images).view(-1, 1, 1, 1)
+        after = _as_tensor(last, images).view(-1, 1, 1, 1)
         images.mul_(before).clamp_(0, 255)
-        means = (images.mean(dim=(2, 3)) @ _per_row(images, LUMINANCE)).view(-1, 1, 1, 1)
+        means = (images.mean(dim=(2, 3)) @ _as_tensor(LUMINANCE, images)).view(-1, 1, 1, 1)
         return images.mul_(contrast).add_((1 - contrast) * means).clamp_(0, 255).mul_(after).clamp_(0, 255)
 
 
 @dataclass(frozen=True)
 class StrongParameters(AugmentationParameters):
-    """As `Draw`, with what changes the colours.
+    """Adds the parameters of the colours, blur and noise.
 
     Attributes:
         brightness, contrast, saturation: Factors.
@@ -108,7 +114,7 @@ class StrongParameters(AugmentationParameters):
         gamma: Exponent; 1 leaves the image as it is.
         blur: Standard deviation of the Gaussian in pixels; 0 for none.
         noise: Standard deviation of the Gaussian noise in the range's units; 0 for none.
-        noise_seed: What the noise is made from.
+        noise_seed: Seed of the noise.
     """
 
     brightness: float
@@ -124,18 +130,19 @@ class StrongParameters(AugmentationParameters):
 class StrongAugmentation:
     """For hundreds of epochs on few frames: one warp of image and mask, then colour, blur and noise in the image.
 
-    The ranges of the warp are near those of DUCK-Net (Dumitru et al., 2023, https://arxiv.org/abs/2311.02239) and
+    The ranges of the warp are close to those of DUCK-Net (Dumitru et al., 2023, https://arxiv.org/abs/2311.02239) and
     EffiSegNet (Vezakis et al., 2024, https://arxiv.org/abs/2407.16298): flips (p 0.5 each), any rotation, scale 0.6 to
-    1.5, proportions within 16 %, shear up to 0.3 (17 degrees), shift up to 20 % of the side. They are one resampling,
-    in the frame's own proportions, so that a turned polyp keeps its shape; what lies outside the frame is black.
+    1.5, aspect ratio within 16 %, shear up to 0.3 (17 degrees), shift up to 20 % of the side. They are applied in one
+    resampling, in the frame's original aspect ratio, so that a rotated polyp keeps its shape. Areas outside the frame
+    become black background.
 
     Brightness, contrast and saturation change by a factor of 0.7 to 1.3, each colour channel by 0.92 to 1.08, and
     with p 0.5 gamma by up to e^±0.25; Gaussian blur (p 0.2, sigma 0.5 to 1.5 pixels) and Gaussian noise (p 0.2,
     standard deviation 0.01 to 0.06 of the range).
     """
 
-    def draw(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
-        """Draw for one row, from torch's global generator.
+    def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
+        """Sample the parameters for one image, from torch's global generator.
 
         Args:
             size: Height and width of the result.
@@ -143,7 +150,7 @@ class StrongAugmentation:
         """
         return StrongParameters(
             size,
-            self.draw_matrix(aspect_ratio).tolist(),
+            self.sample_matrix(aspect_ratio).tolist(),
             brightness=_uniform(0.7, 1.3),
             contrast=_uniform(0.7, 1.3),
             saturation=_uniform(0.7, 1.3),
@@ -155,8 +162,8 @@ class StrongAugmentation:
         )
 
     @staticmethod
-    def draw_matrix(aspect_ratio: float) -> Tensor:
-        """(2, 3) from places in the result to places in the image, as `warp` takes it."""
+    def sample_matrix(aspect_ratio: float) -> Tensor:
+        """(2, 3), as `warp` takes it, for a frame of that width over height."""
         angle, shear = math.radians(_uniform(-180, 180)), _uniform(-0.3, 0.3)
         scale = math.exp(_uniform(math.log(0.6), math.log(1.5)))
         stretch = math.exp(_uniform(-0.15, 0.15) / 2)
@@ -165,41 +172,41 @@ class StrongAugmentation:
         shearing = torch.tensor([[1.0, shear], [0.0, 1.0]])
         scaling = torch.diag(torch.tensor([stretch, 1 / stretch]) / scale)
         mirror = torch.diag(torch.tensor([-1.0 if flip else 1.0 for flip in flips]))
-        # Between the unit square of the grid and the proportions of the frame, where angles are angles.
+        # Rotation and shear happen in the frame's aspect ratio, where angles are preserved, not in the square grid.
         to_frame = torch.diag(torch.tensor([aspect_ratio, 1.0]))
         linear = torch.diag(torch.tensor([1 / aspect_ratio, 1.0])) @ rotation @ shearing @ scaling @ to_frame @ mirror
         # The grid goes from -1 to 1: 0.4 is 20 % of the side.
         shift = torch.tensor([[_uniform(-0.4, 0.4)], [_uniform(-0.4, 0.4)]])
         return torch.cat((linear, shift), dim=1)
 
-    def __call__(self, images: Tensor, masks: Tensor, draws: Sequence[StrongParameters]) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, masks: Tensor, parameters: Sequence[StrongParameters]) -> tuple[Tensor, Tensor]:
         """As `BaselineAugmentation.__call__`."""
-        warped, labels = warp(images, masks, _per_row(images, [draw.matrix for draw in draws]), draws[0].size)
-        return (self.change_colours(warped.div_(255), draws) * 255).round_().to(torch.uint8), labels
+        matrices = _as_tensor([each.matrix for each in parameters], images)
+        warped, labels = warp(images, masks, matrices, parameters[0].size)
+        return (self.change_colours(warped.div_(255), parameters) * 255).round_().to(torch.uint8), labels
 
     @staticmethod
-    def change_colours(images: Tensor, draws: Sequence[StrongParameters]) -> Tensor:
-        """(B, 3, H, W) float in [0, 1] -> the same, changed."""
-        brightness, contrast, saturation = (
-            _per_row(images, factors).view(-1, 1, 1)
-            for factors in zip(*((draw.brightness, draw.contrast, draw.saturation) for draw in draws), strict=True)
-        )
-        channels = _per_row(images, [draw.channels for draw in draws])[:, :, None]
-        luminance = _per_row(images, LUMINANCE)
-        # Each pixel's colour times one matrix, and contrast around the image's mean luminance.
+    def change_colours(images: Tensor, parameters: Sequence[StrongParameters]) -> Tensor:
+        """Images (B, 3, H, W), float in [0, 1], with other colours, blur and noise."""
+        brightness = _as_tensor([each.brightness for each in parameters], images).view(-1, 1, 1)
+        contrast = _as_tensor([each.contrast for each in parameters], images).view(-1, 1, 1)
+        saturation = _as_tensor([each.saturation for each in parameters], images).view(-1, 1, 1)
+        channels = _as_tensor([each.channels for each in parameters], images)[:, :, None]
+        luminance = _as_tensor(LUMINANCE, images)
+        # One matrix multiplies the colour of each pixel; contrast is around the image's mean luminance.
         matrices = saturation * torch.eye(3, device=images.device) + (1 - saturation) * luminance
         matrices = matrices * channels * brightness * contrast  # (B, 3, 3)
         means = brightness * (images.mean(dim=(2, 3)) @ luminance).view(-1, 1, 1)
         changed = (matrices @ images.flatten(2)).add_((1 - contrast) * means).clamp_(0, 1).view_as(images)
-        for image, draw in zip(changed, draws, strict=True):
-            if draw.gamma != 1:
-                image.pow_(draw.gamma)
-            if draw.blur > 0:
-                image.copy_(v2.functional.gaussian_blur(image, [7, 7], [draw.blur]))
-            if draw.noise > 0:
-                generator = torch.Generator(image.device).manual_seed(draw.noise_seed)
+        for image, each in zip(changed, parameters, strict=True):
+            if each.gamma != 1:
+                image.pow_(each.gamma)
+            if each.blur > 0:
+                image.copy_(v2.functional.gaussian_blur(image, [7, 7], [each.blur]))
+            if each.noise > 0:
+                generator = torch.Generator(image.device).manual_seed(each.noise_seed)
                 noise = torch.randn(image.shape, generator=generator, device=image.device)
-                image.add_(noise, alpha=draw.noise).clamp_(0, 1)
+                image.add_(noise, alpha=each.noise).clamp_(0, 1)
         return changed
 
 
@@ -215,16 +222,16 @@ def warp(images: Tensor, masks: Tensor, matrices: Tensor, size: Sequence[int]) -
     Args:
         images: (B, 3, H, W).
         masks: (B, H, W), {0, 1}.
-        matrices: (B, 2, 3) from (x, y, 1) in the result to (x, y) in the image, both from -1 to 1 between the outer
-            edges, as `torch.nn.functional.affine_grid` takes them.
+        matrices: (B, 2, 3) from (x, y, 1) in the result to (x, y) in the image. Coordinates run from -1 to 1 between
+            the outer edges, as in `torch.nn.functional.affine_grid`.
         size: Height and width of the result.
 
     Returns:
-        The images (B, 3, *size), float32, and the masks (B, *size), of their own dtype.
+        Images (B, 3, *size) float32 and masks (B, *size) in their own dtype.
     """
     height, width = size
-    places = matrices @ _pixel_centres(height, width, images.device)
-    grid = places.view(-1, 2, height, width).permute(0, 2, 3, 1)
+    positions = matrices @ _pixel_centres(height, width, images.device)
+    grid = positions.view(-1, 2, height, width).permute(0, 2, 3, 1)
     warped = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
     labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
     return warped, labels.to(masks.dtype)
@@ -234,14 +241,14 @@ def warp(images: Tensor, masks: Tensor, matrices: Tensor, size: Sequence[int]) -
 def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
     """(3, H * W): x, y and 1 of every pixel.
 
-    A matrix by these planes is the product that `affine_grid` makes, in a tenth of its time.
+    Multiplying a matrix by these planes gives the grid of `affine_grid` in a tenth of its time.
     """
     x, y = (torch.linspace(-1, 1, side) * (side - 1) / side for side in (width, height))
     planes = (x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width))
     return torch.stack(planes).flatten(1).to(device)
 
 
-def _per_row(images: Tensor, numbers: Sequence[Any]) -> Tensor:
+def _as_tensor(numbers: Sequence[Any], images: Tensor) -> Tensor:
     """Numbers as a float32 tensor on the images' device."""
     return torch.tensor(numbers, dtype=torch.float32, device=images.device)
 

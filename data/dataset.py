@@ -1,6 +1,6 @@
-"""Where image and mask pairs come from: the Hub, local data sets, folders, or synthetic frames.
+"""Where samples, pairs of an image and its mask, come from: the Hub, local data sets, folders, synthetic frames.
 
-`load_splits` gives the same three columns whatever the source, so that nothing after it needs to know.
+`load_splits` gives the same three columns for every source; `load_sample` reads one of its rows.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +32,7 @@ from PIL import Image as PILImage
 
 from ..common.errors import UserError, some
 from ..common.files import IMAGE_SUFFIXES, image_from_bytes
+from ..image_processing_unet import binarize_mask
 from .synthetic import generate
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,21 @@ class DatasetError(UserError):
     """The data cannot be used as given; the message says what was found, what is expected and the remedy."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """An image and its ground truth.
+
+    Attributes:
+        name: File name of the image without its suffix, or "row_7" where none is stored.
+        image: Upright. Smaller than the ground truth if `load_sample` was allowed to read it so.
+        ground_truth: (H, W) bool, True for polyp.
+    """
+
+    name: str
+    image: PILImage.Image
+    ground_truth: np.ndarray
+
+
 def load_splits(
     name: str,
     *,
@@ -82,26 +99,26 @@ def load_splits(
 ) -> dict[str, Split]:
     """Load the splits "train", "validation" and, where there is one, "test".
 
-    Every split has the columns `image` and `mask`, still encoded (`decode_pair` reads them), and `row`, an
-    integer that identifies the row: its index in the split, or, in a stream, whose shards know no common
-    index, the CRC-32 of its image. A missing validation split is cut from train by `seed`, one row in ten,
-    and a line says so.
+    Every split has the columns `image` and `mask`, still encoded (`load_sample` reads them), and `index`, an
+    integer that identifies the sample: its place in the split or, in a stream, the CRC-32 of its image, since the
+    shards of a stream have no common numbering. If there is no validation split, one sample in ten is held out of
+    train by `seed`, and a warning says so.
 
     Args:
-        name: "synthetic"; a folder with `images/` and `masks/`, at its top or in a folder a split, paired by
-            file stem; another local data set (parquet files, `save_to_disk`, ...); or an id on the Hub. Pairs
-            at a folder's top are split by `train.txt`, `val.txt` and `test.txt` beside them, a stem a line,
-            or without those lists 80/10/10 by `seed`.
+        name: "synthetic"; a folder with `images/` and `masks/`, paired by file stem, either directly or in one
+            folder for each split; another local data set (parquet files, `save_to_disk`, ...); or an id on the Hub.
+            If `train.txt`, `val.txt` and `test.txt` lie beside `images/`, with one stem a line, they define the
+            splits; otherwise the folder is split 80/10/10 by `seed`.
         revision: Branch, tag or commit of the data set on the Hub.
         image_column, mask_column: Names of the columns; found by name if not given.
-        streaming: Read the training rows as a stream that is never kept whole; other splits are kept. Folders
-            and synthetic frames are not streamed: nothing of them is copied anyway.
-        seed: Seed of the splits that are cut, and of the synthetic frames.
-        synthetic_rows: Training rows of "synthetic"; validation and test have a quarter as many each.
+        streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
+            Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
+        seed: Seed of random splits and of the synthetic frames.
+        synthetic_rows: Training samples of "synthetic"; validation and test have a quarter as many each.
         synthetic_size: Side of the synthetic frames in pixels.
 
     Raises:
-        DatasetError: If the data is not there or cannot be used.
+        DatasetError: If the data does not exist or cannot be used.
     """
     path = Path(name).expanduser()
     found: dict[str, Split]
@@ -125,14 +142,14 @@ def load_splits(
     }
     if "train" in splits and "validation" not in splits:
         splits["train"], splits["validation"] = _cut_validation(splits["train"], seed)
-    return {split: _with_rows(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
+    return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
 
 
 def choose_split(splits: dict[str, Split], split: str) -> Split:
     """The split of that name.
 
     Raises:
-        DatasetError: If there is none; the message names those that there are.
+        DatasetError: If there is none; the message lists the splits that exist.
     """
     if split not in splits:
         raise DatasetError(
@@ -143,7 +160,7 @@ def choose_split(splits: dict[str, Split], split: str) -> Split:
 
 
 def describe_data(name: str, revision: str | None, rows: dict[str, Split], split: str | None = None) -> dict[str, Any]:
-    """The section "data" of `results.json`, without paths: a local data set has no name.
+    """The section "data" of `results.json`. It contains no paths: a local data set has no name there.
 
     Args:
         name, revision: As given to `load_splits`.
@@ -151,7 +168,7 @@ def describe_data(name: str, revision: str | None, rows: dict[str, Split], split
         split: The split that was scored, if one was.
 
     Returns:
-        "fingerprint" is the hash of every encoded image and mask in order, None where one split is a stream.
+        "fingerprint" is a hash of all encoded images and masks in order, or None if a split is a stream.
     """
     is_local = name != "synthetic" and Path(name).expanduser().exists()
     is_streamed = any(isinstance(part, IterableDataset) for part in rows.values())
@@ -174,53 +191,59 @@ def _fingerprint(splits: Iterable[Dataset]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def decode_pair(
-    image: Cell, mask: Cell, row: int, smallest_side: int | None = None
-) -> tuple[PILImage.Image, PILImage.Image]:
-    """Read an encoded image and its mask, both turned upright as their EXIF tags say.
+def load_sample(
+    row: Mapping[str, Any], foreground_values: list[int] | None = None, smallest_side: int | None = None
+) -> Sample:
+    """Read a pair of image and mask, turn both upright as their EXIF tags say, and binarise the mask.
 
     Args:
-        image, mask, row: As `load_splits` gives them.
-        smallest_side: Pixels that the image's sides need at least: a JPEG image is read, faster, at the smallest of
-            1/8, 1/4 and 1/2 of its size that has them, if its sides divide by that. The mask is always read in full.
-            None: the image too.
+        row: With `image`, `mask` and `index`, as `load_splits` gives it.
+        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        smallest_side: Pixels that the sides of the image need at least. A JPEG image is then decoded, faster, at the
+            smallest of 1/8, 1/4 and 1/2 of its size that has them, if its sides are multiples of 8, 4 or 2. The mask
+            is always read at full size. None: so is the image.
 
     Raises:
-        DatasetError: If one cannot be read, or they differ in size; the message names the file or the row.
+        DatasetError: If image or mask cannot be read, they differ in size, or polyp cannot be told from background
+            in the mask. The message names the file or the sample.
     """
-    decoded_image, image_size = _decode(image, "image", row, smallest_side)
-    decoded_mask, mask_size = _decode(mask, "mask", row)
+    image, image_size = _decode(row["image"], "image", row["index"], smallest_side)
+    mask, mask_size = _decode(row["mask"], "mask", row["index"])
     if image_size != mask_size:
         raise DatasetError(
-            f"{cell_name(image, row)}: the image measures {image_size[0]}x{image_size[1]} pixels and its mask "
-            f"{mask_size[0]}x{mask_size[1]}. A mask must have its image's size: fix or remove the pair."
+            f"{cell_name(row['image'], row['index'])}: the image measures {image_size[0]}x{image_size[1]} pixels and "
+            f"its mask {mask_size[0]}x{mask_size[1]}. A mask must have its image's size: fix or remove the pair."
         )
-    return decoded_image, decoded_mask
+    try:
+        ground_truth = binarize_mask(mask, foreground_values) == 1
+    except ValueError as error:
+        raise DatasetError(f"{cell_name(row['mask'], row['index'])}: {error}") from error
+    return Sample(sample_name(row["image"], row["index"]), image, ground_truth)
 
 
-def decode_image(cell: Cell, row: int) -> PILImage.Image:
-    """Read an encoded image alone, turned upright as its EXIF tag says.
+def decode_image(cell: Cell, index: int) -> PILImage.Image:
+    """Read an encoded image without its mask, turned upright as its EXIF tag says.
 
     Raises:
-        DatasetError: If it cannot be read; the message names the file or the row.
+        DatasetError: If it cannot be read; the message names the file or the sample.
     """
-    return _decode(cell, "image", row)[0]
+    return _decode(cell, "image", index)[0]
 
 
-def cell_name(cell: Cell, row: int) -> str:
-    """What to call a cell in a message: its file, or its row where no file name is stored."""
-    return str(cell["path"]) if cell.get("path") else f"row {row}"
+def cell_name(cell: Cell, index: int) -> str:
+    """Name of an image or mask in messages: its file, or "row 7" where no file name is stored."""
+    return str(cell["path"]) if cell.get("path") else f"row {index}"
 
 
-def row_name(image: Cell, row: int) -> str:
-    """What to call a row in results: its image's file name without ending, or "row_7" where none is stored."""
-    return Path(image["path"]).stem if image.get("path") else f"row_{row}"
+def sample_name(image: Cell, index: int) -> str:
+    """Name of a sample in results: its image's file name without suffix, or "row_7" where none is stored."""
+    return Path(image["path"]).stem if image.get("path") else f"row_{index}"
 
 
 def _decode(
-    cell: Cell, kind: str, row: int, smallest_side: int | None = None
+    cell: Cell, kind: str, index: int, smallest_side: int | None = None
 ) -> tuple[PILImage.Image, tuple[int, int]]:
-    """An image, reduced if it is a JPEG image that stays large enough, and its width and height in full; upright."""
+    """An upright image, reduced as `load_sample` describes, and its full width and height."""
     try:
         content = _encoded_bytes(cell)
         if smallest_side and (reduced := _decode_reduced(content, smallest_side)):
@@ -228,21 +251,21 @@ def _decode(
         image = image_from_bytes(content)
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"The {kind} {cell_name(cell, row)} cannot be read ({error}). Replace or remove the pair."
+            f"The {kind} {cell_name(cell, index)} cannot be read ({error}). Replace or remove the pair."
         ) from error
     return image, image.size
 
 
 def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image, tuple[int, int]] | None:
-    """A JPEG image at 1/2, 1/4 or 1/8, and its width and height in full; None if it is to be read in full.
+    """A JPEG image at 1/2, 1/4 or 1/8 and its full width and height; None if it must be read at full size.
 
-    Whatever is wrong with an image is left to `image_from_bytes`, which names it.
+    Errors are not reported here: `image_from_bytes` then reads the image again and says what is wrong.
     """
     try:
         with PILImage.open(io.BytesIO(content)) as image:
             width, height = image.size
             is_huge = PILImage.MAX_IMAGE_PIXELS is not None and width * height > PILImage.MAX_IMAGE_PIXELS
-            # Sides that do not divide would be padded, and every place in the image shifted against its mask.
+            # Sides that the scale does not divide would be padded, which shifts the image against its mask.
             scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
             scale = max((scale for scale in scales if min(width, height) >= scale * smallest_side), default=1)
             if image.format != "JPEG" or scale == 1 or is_huge:
@@ -261,7 +284,7 @@ def _encoded_bytes(cell: Cell) -> bytes:
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
     held_out = max(rows // 4, 1)
     counts = {"train": rows, "validation": held_out, "test": held_out}
-    # A generator's row depends on its seed and index alone: each split needs a seed of its own.
+    # A frame depends on seed and index alone, so each split needs its own seed.
     return {
         split: _synthetic_dataset(generate(count, image_size=size, seed=3 * seed + offset))
         for offset, (split, count) in enumerate(counts.items())
@@ -269,7 +292,7 @@ def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
 
 
 def _synthetic_dataset(pairs: Iterator[dict[str, PILImage.Image]]) -> Dataset:
-    # In parts, so that the cells are not all held twice, as lists and as a table.
+    # In parts, so that the images are not all in memory twice, as lists and as a table.
     parts = []
     while cells := [
         {"image": _encode(pair["image"], "JPEG"), "mask": _encode(pair["mask"], "PNG")} for pair in islice(pairs, 256)
@@ -285,7 +308,7 @@ def _encode(image: PILImage.Image, image_format: str) -> Cell:
 
 
 def _folder_splits(path: Path, seed: int) -> dict[str, Split]:
-    """Splits of a folder in the `images/` + `masks/` layout; none if it is laid out otherwise."""
+    """Splits of a folder with `images/` and `masks/`; empty if it has another layout."""
     if (path / "images").is_dir() and (path / "masks").is_dir():
         pairs = _pairs_by_stem(path)
         stems = _listed_stems(path, pairs) or _random_stems(list(pairs), seed)
@@ -324,12 +347,12 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         else:
             files[file.stem] = file
     if ignored:
-        logger.warning("%s: ignored what is no image: %s", folder, some(ignored))
+        logger.warning("%s: ignored files that are no images: %s", folder, some(ignored))
     return files
 
 
 def _listed_stems(path: Path, pairs: Iterable[str]) -> dict[str, list[str]]:
-    """Stems a split from the lists beside `images/`, such as Kvasir-SEG's official train.txt and val.txt."""
+    """The stems of each split, from lists beside `images/` such as Kvasir-SEG's official train.txt and val.txt."""
     known = set(pairs)
     listed: dict[str, list[str]] = {}
     for split, aliases in SPLIT_NAMES.items():
@@ -373,7 +396,7 @@ def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:
 
 
 def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:
-    """Splits of whatever the `datasets` library can load."""
+    """Splits of a data set that the `datasets` library can load."""
     try:
         if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
             loaded = load_from_disk(str(path))
@@ -412,7 +435,7 @@ def _with_pair_columns(rows: Split, image_column: str | None, mask_column: str |
         ("mask", "--mask_column", mask_column),
     ):
         if column not in columns:
-            wanted = f"no column {column!r}" if column else f"no {kind} column that could be known by its name"
+            wanted = f"no column {column!r}" if column else f"no {kind} column with one of the usual names"
             raise DatasetError(
                 f"The data set has {wanted}; its columns that can hold images are "
                 f"{', '.join(columns) or 'none'}. Name the right one with {flag}."
@@ -423,7 +446,7 @@ def _with_pair_columns(rows: Split, image_column: str | None, mask_column: str |
 
 
 def _image_like_columns(rows: Split) -> list[str]:
-    """Columns of images, or of what may be their encoded bytes or paths."""
+    """Columns of images, or of bytes or strings, which may be encoded images or their paths."""
     if rows.features is None:
         return list(next(iter(rows)))
     encoded = (Value("binary"), Value("large_binary"), Value("string"), Value("large_string"))
@@ -452,11 +475,13 @@ def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
     return cut["train"], cut["test"]
 
 
-def _with_rows(rows: Split, keep_stream: bool) -> Split:
+def _with_index(rows: Split, keep_stream: bool) -> Split:
     if isinstance(rows, IterableDataset):
         if keep_stream:
-            return rows.reshard().map(lambda image: {"row": zlib.crc32(_encoded_bytes(image))}, input_columns="image")
+            return rows.reshard().map(
+                lambda image: {"index": zlib.crc32(_encoded_bytes(image))}, input_columns="image"
+            )
         rows = Dataset.from_list(list(rows), features=PAIR_FEATURES)
     if len(rows) == 0:
         raise DatasetError("A split of the data set has no rows.")
-    return rows.add_column("row", np.arange(len(rows)))
+    return rows.add_column("index", np.arange(len(rows)))

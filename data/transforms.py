@@ -1,6 +1,7 @@
-"""From the rows of a data set to what the network takes: decoding, augmentation, image processor."""
+"""Turn samples into what the network takes: decoding, caching, augmentation, the image processor, streaming."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms import v2
 
-from ..image_processing_unet import UNetImageProcessor, binarize_mask
-from .augmentation import AUGMENTATIONS, BaselineParameters, StrongParameters
-from .dataset import Cell, DatasetError, cell_name, decode_pair
+from ..image_processing_unet import UNetImageProcessor
+from .augmentation import AUGMENTATIONS, AugmentationParameters
+from .dataset import DatasetError, cell_name, load_sample
 
+Row = Mapping[str, Any]
 Rows = dict[str, list[Any]]
 SHUFFLE_BUFFER = 1000
 
@@ -22,11 +24,11 @@ class EvalTransform:
     """Rows of `load_splits` -> {"pixel_values": list of (3, H, W) float, "labels": list of (H, W) int64}.
 
     Args:
-        processor: Resizes and scales the images, and reads the masks.
+        processor: Resizes and scales the images, and resizes the masks.
         foreground_values: Mask values that mean polyp, where they are not the usual ones.
 
     Raises:
-        DatasetError: When called, if a pair cannot be read or used; the message names it.
+        DatasetError: When called, if an image or a mask cannot be read or used; the message names it.
     """
 
     def __init__(self, processor: UNetImageProcessor, foreground_values: list[int] | None = None):
@@ -34,47 +36,44 @@ class EvalTransform:
         self.foreground_values = foreground_values
 
     def __call__(self, rows: Rows) -> dict[str, list[Any]]:
-        cells = zip(rows["image"], rows["mask"], rows["row"], strict=True)
-        examples = [self._example(*row_cells) for row_cells in cells]
+        columns = (rows["image"], rows["mask"], rows["index"])
+        examples = [
+            self._example({"image": image, "mask": mask, "index": index})
+            for image, mask, index in zip(*columns, strict=True)
+        ]
         return {name: [example[name] for example in examples] for name in examples[0]}
 
-    def _example(self, image: Cell, mask: Cell, row: int) -> dict[str, Any]:
-        frame, frame_mask = decode_pair(image, mask, row)
-        try:
+    def _example(self, row: Row) -> dict[str, Any]:
+        sample = load_sample(row, self.foreground_values)
+        with _errors_name_the_image(row):
             inputs = self.processor.preprocess(
-                frame,
-                segmentation_maps=frame_mask,
-                foreground_values=self.foreground_values,
-                return_tensors="pt",
+                sample.image, segmentation_maps=sample.ground_truth, return_tensors="pt"
             )
-        except ValueError as error:
-            raise DatasetError(f"{cell_name(mask, row)}: {error}") from error
         return {"pixel_values": inputs["pixel_values"][0], "labels": inputs["labels"][0]}
 
 
 class TrainTransform(EvalTransform):
     """`EvalTransform` with an augmentation between the processor's resizing and its scaling.
 
-    JPEG frames of at least four times the processor's size are decoded at a half or less, but no less than twice that
-    size, so that the resized image differs by a few grey levels along edges; masks are always read in full.
+    JPEG images of at least four times the processor's size are decoded at 1/2, 1/4 or 1/8, but to no less than twice
+    that size, so that the resized image differs by a few grey levels along edges. Masks are always read at full size.
 
-    What is drawn for a row depends on (seed, epoch, row) alone: it is the same whatever the number of workers
-    and processes, and after a restart; the pixels of noise are other ones on another kind of device. `set_epoch`
+    A sample's augmentation parameters depend on (seed, epoch, index) alone, so they are the same for any number of
+    workers and processes, and after a restart. Only the pixels of noise differ between kinds of devices. `set_epoch`
     reaches workers that are already running.
 
     Args:
         processor, foreground_values: As for `EvalTransform`.
         seed: Seed of the run.
-        cache_bytes: Resized rows are kept up to this size, in each process, so that later epochs need not
-            decode them; 0 keeps none.
+        cache_bytes: Memory for resized samples in each process, so that later epochs need not decode them; 0: none.
         augmentation: "card" (`BaselineAugmentation`) or "strong" (`StrongAugmentation`).
-        progressive_sizes: Side in pixels of the examples and the epoch until which they have it, in this order, as
-            [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size.
-        in_batches: Leave the augmentation to `augment`, which takes a batch on any device. The examples are then the
-            resized rows, "pixel_values" and "labels" uint8, and beside them, as "draw", what was drawn for each.
+        progressive_sizes: Pairs of a side in pixels and the epoch until which examples have it, in rising order of
+            epochs. [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size.
+        in_batches: Leave the augmentation to `augment`, which works on a batch on any device. The examples are then
+            the resized samples, "pixel_values" and "labels" uint8, with their "augmentation_parameters".
 
     Raises:
-        ValueError: For another `augmentation`.
+        ValueError: If `augmentation` is unknown.
     """
 
     def __init__(
@@ -99,12 +98,12 @@ class TrainTransform(EvalTransform):
         self._cache_bytes_left = cache_bytes
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the draws of epoch `epoch`, counted from 0."""
+        """Use the augmentation parameters and the size of `epoch`, counted from 0."""
         self._epoch.fill_(epoch)
 
     @property
-    def rows_that_fit(self) -> int | None:
-        """How many more rows the cache takes; None where images keep sizes of their own."""
+    def samples_that_fit(self) -> int | None:
+        """How many more samples fit into the cache; None if images keep their own sizes."""
         if not self.processor.do_resize:
             return None
         values = 4 * self.processor.size["height"] * self.processor.size["width"]  # three channels and the mask
@@ -112,26 +111,28 @@ class TrainTransform(EvalTransform):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of this epoch's examples; None where images keep sizes of their own."""
+        """Height and width of this epoch's examples; None if images keep their own sizes."""
         for side, until in self.progressive_sizes:
             if self._epoch < until:
                 return side, side
         return (self.processor.size["height"], self.processor.size["width"]) if self.processor.do_resize else None
 
-    def augment(self, pixel_values: Tensor, labels: Tensor, draws: Sequence[Any]) -> dict[str, Tensor]:
-        """Augment and scale a batch of resized rows on its device, as it was drawn for each.
+    def augment(
+        self, pixel_values: Tensor, labels: Tensor, augmentation_parameters: Sequence[Any]
+    ) -> dict[str, Tensor]:
+        """Augment and scale a batch of resized samples on its device.
 
         Args:
             pixel_values: (B, 3, H, W) uint8.
             labels: (B, H, W) uint8, {0, 1}.
-            draws: B of the augmentation's own, all of one size.
+            augmentation_parameters: B of the augmentation's own, all of one size.
 
         Returns:
             What the network takes: `pixel_values` (B, 3, H', W') float32 and `labels` (B, H', W') int64.
         """
-        augmented, augmented_labels = self.augmentation(pixel_values, labels, draws)
+        augmented, augmented_labels = self.augmentation(pixel_values, labels, augmentation_parameters)
         processor = self.processor
-        # A list has no hash, which the processor's cache needs.
+        # The processor caches by these values, so they must be hashable.
         mean, std = (
             tuple(values) if isinstance(values, list) else values
             for values in (processor.image_mean, processor.image_std)
@@ -141,57 +142,58 @@ class TrainTransform(EvalTransform):
         )
         return {"pixel_values": scaled, "labels": augmented_labels.long()}
 
-    def _example(self, image: Cell, mask: Cell, row: int) -> dict[str, Any]:
-        resized, labels, aspect_ratio = self._resized(image, mask, row)
-        draw = self._draw(self.size or (labels.shape[0], labels.shape[1]), aspect_ratio, row)
+    def _example(self, row: Row) -> dict[str, Any]:
+        image, labels, aspect_ratio = self._resized(row)
+        size = self.size or (labels.shape[0], labels.shape[1])
+        parameters = self._sample_parameters(size, aspect_ratio, row["index"])
         if self.in_batches:
-            return {"pixel_values": resized, "labels": labels, "draw": draw}
-        return {name: batch[0] for name, batch in self.augment(resized[None], labels[None], [draw]).items()}
+            return {"pixel_values": image, "labels": labels, "augmentation_parameters": parameters}
+        batch = self.augment(image[None], labels[None], [parameters])
+        return {name: values[0] for name, values in batch.items()}
 
-    def _resized(self, image: Cell, mask: Cell, row: int) -> tuple[Tensor, Tensor, float]:
-        """A row before augmentation: image (3, H, W) and mask (H, W), uint8, and the frame's width over height."""
-        if row in self._cache:
-            return self._cache[row]
+    def _resized(self, row: Row) -> tuple[Tensor, Tensor, float]:
+        """A sample before augmentation: image (3, H, W) and mask (H, W), uint8, and the frame's width over height."""
+        if row["index"] in self._cache:
+            return self._cache[row["index"]]
         # Twice the result's size leaves the resizing its antialiasing.
         size = self.processor.size
         needed = 2 * max(size["height"], size["width"]) if self.processor.do_resize else None
-        frame, frame_mask = decode_pair(image, mask, row, smallest_side=needed)
+        sample = load_sample(row, self.foreground_values, smallest_side=needed)
         unscaled = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-        try:
-            resized = self.processor.preprocess(frame, **unscaled)["pixel_values"][0]
-            # On its own, since the frame may be smaller by now; the filter is the processor's for masks.
-            labels = self.processor.preprocess(
-                binarize_mask(frame_mask, self.foreground_values),
-                do_convert_rgb=False,
-                resample=v2.InterpolationMode.NEAREST_EXACT,
-                **unscaled,
-            )["pixel_values"][0, 0]
-        except ValueError as error:
-            raise DatasetError(f"{cell_name(mask, row)}: {error}") from error
-        resized_row = resized, labels, frame_mask.width / frame_mask.height
-        row_bytes = sum(tensor.nbytes for tensor in resized_row[:2])
-        if row_bytes <= self._cache_bytes_left:
-            self._cache[row] = resized_row
-            self._cache_bytes_left -= row_bytes
-        return resized_row
+        with _errors_name_the_image(row):
+            image = self.processor.preprocess(sample.image, **unscaled)["pixel_values"][0]
+        # Separately, since the image may be smaller by now; the filter is the one the processor uses for masks.
+        labels = self.processor.preprocess(
+            sample.ground_truth.astype(np.uint8),
+            do_convert_rgb=False,
+            resample=v2.InterpolationMode.NEAREST_EXACT,
+            **unscaled,
+        )["pixel_values"][0, 0]
+        height, width = sample.ground_truth.shape
+        resized = image, labels, width / height
+        size_in_bytes = image.nbytes + labels.nbytes
+        if size_in_bytes <= self._cache_bytes_left:
+            self._cache[row["index"]] = resized
+            self._cache_bytes_left -= size_in_bytes
+        return resized
 
-    def _draw(self, size: tuple[int, int], aspect_ratio: float, row: int) -> BaselineParameters | StrongParameters:
-        # The augmentations draw from the global generator: borrow it, and give it back as it was.
+    def _sample_parameters(self, size: tuple[int, int], aspect_ratio: float, index: int) -> AugmentationParameters:
+        # The augmentations use torch's global generator: seed it for this sample, and restore it afterwards.
         with torch.random.fork_rng(devices=[]):
-            key = np.random.SeedSequence((self.seed, int(self._epoch), row)).generate_state(1, np.uint64)
+            key = np.random.SeedSequence((self.seed, int(self._epoch), index)).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(key[0]))
-            return self.augmentation.draw(size, aspect_ratio)
+            return self.augmentation.sample_parameters(size, aspect_ratio)
 
 
 class TrainingStream(IterableDataset):
-    """The training rows of `load_splits(streaming=True)`, shuffled anew each epoch and transformed.
+    """The training samples of `load_splits(streaming=True)`, shuffled anew each epoch and transformed.
 
-    It knows how many rows an epoch has, which a stream as such does not, so that a trainer can count epochs.
+    Unlike the stream itself it knows how many samples an epoch has, so that a trainer can count epochs.
 
     Args:
-        rows: Columns `image`, `mask`, `row`. Workers share its shards: more workers than shards idle.
-        transform: Applied row by row.
-        seed: Seed of the order, of which 1,000 rows at a time are mixed.
+        rows: Columns `image`, `mask`, `index`. Workers share its shards: those beyond their number have nothing to do.
+        transform: Applied to one sample at a time.
+        seed: Seed of the order; samples are shuffled within a buffer of 1,000.
     """
 
     def __init__(self, rows: datasets.IterableDataset, transform: TrainTransform, seed: int):
@@ -199,17 +201,26 @@ class TrainingStream(IterableDataset):
         self.transform = transform
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order and the draws of epoch `epoch`, counted from 0."""
+        """Use the order and the augmentation parameters of `epoch`, counted from 0."""
         self.rows.set_epoch(epoch)
         self.transform.set_epoch(epoch)
 
     def __len__(self) -> int:
         splits = self.rows.info.splits
         if not splits or not splits["train"].num_examples:
-            raise TypeError("The data set does not say how many rows its training split has.")
+            raise TypeError("The data set does not say how many samples its training split has.")
         return splits["train"].num_examples
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
             examples = self.transform({name: [cell] for name, cell in row.items()})
             yield {name: values[0] for name, values in examples.items()}
+
+
+@contextlib.contextmanager
+def _errors_name_the_image(row: Row) -> Iterator[None]:
+    """Turn the image processor's errors into a `DatasetError` that names the image."""
+    try:
+        yield
+    except ValueError as error:
+        raise DatasetError(f"{cell_name(row['image'], row['index'])}: {error}") from error

@@ -14,7 +14,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.dataset import decode_image, row_name
+from ..data.dataset import decode_image, sample_name
 
 # Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits. Six pairs are
 # one picture, or two of one second: they differ in 6, 7, 8, 12, 52 and 55 of the 512 bits. All others differ in 141
@@ -45,7 +45,7 @@ TURNS = (None, *Image.Transpose)
 class NearDuplicate:
     """Two frames of different splits that are nearly one picture."""
 
-    first: tuple[str, str]  # split, and `data.dataset.row_name`
+    first: tuple[str, str]  # split, and `data.dataset.sample_name`
     second: tuple[str, str]
     first_row: int  # as in the column `row`
     second_row: int
@@ -119,10 +119,10 @@ class _Hashed:
 
 def _hash_split(rows: Dataset, progress: tqdm) -> _Hashed:
     names, numbers, packed = [], [], []
-    for example in rows.select_columns(["image", "row"]):
-        cell, row = example["image"], int(example["row"])
+    for example in rows.select_columns(["image", "index"]):
+        cell, row = example["image"], int(example["index"])
         hashes = frame_hashes(decode_image(cell, row))
-        names.append(row_name(cell, row))
+        names.append(sample_name(cell, row))
         numbers.append(row)
         packed.append([np.packbits(one.hash) for one in hashes])
         progress.update()
@@ -168,5 +168,5 @@ def _unpacked(packed: np.ndarray) -> np.ndarray:
 
 
 def _decode_row(rows: Dataset, row: int) -> Image.Image:
-    index = list(rows["row"]).index(row)
+    index = list(rows["index"]).index(row)
     return decode_image(rows[index]["image"], row)

@@ -16,9 +16,9 @@ def test_labels_may_be_absent():
     assert list(SegmentationCollator()([{"pixel_values": torch.zeros(3, 2, 2)}])) == ["pixel_values"]
 
 
-def test_draws_are_listed_beside_the_tensors():
-    examples = [{"pixel_values": torch.zeros(3, 2, 2), "draw": name} for name in "ab"]
-    assert SegmentationCollator()(examples)["draws"] == ["a", "b"]
+def test_augmentation_parameters_are_listed_beside_the_tensors():
+    examples = [{"pixel_values": torch.zeros(3, 2, 2), "augmentation_parameters": name} for name in "ab"]
+    assert SegmentationCollator()(examples)["augmentation_parameters"] == ["a", "b"]
 
 
 def test_different_sizes_are_refused_with_both_named():

@@ -443,7 +443,7 @@ def test_evaluating_ten_times_as_many_images_takes_no_more_memory(tmp_path):
         pairs = {"train": splits["train"].select(range(4)), "validation": splits["train"]}
         for split, part in pairs.items():
             file = tmp_path / f"rows{rows}" / "data" / f"{split}-00000-of-00001.parquet"
-            part.remove_columns("row").to_parquet(str(file))
+            part.remove_columns("index").to_parquet(str(file))
         network = ("--base_channels", 2, "--depth", 1, "--num_train_epochs", 1)
         data = ("--dataset_name", f"rows{rows}", "--output_dir", f"run{rows}")
         peaks.append(peak_megabytes(tmp_path, "train.py", *data, *network, *FP32))

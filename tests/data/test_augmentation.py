@@ -1,4 +1,4 @@
-"""Augmentation: image and mask move together, and a row's draws depend on (seed, epoch, row) alone."""
+"""Augmentation: image and mask move together, and a sample's parameters depend on (seed, epoch, index) alone."""
 
 import io
 from dataclasses import replace
@@ -34,13 +34,13 @@ def rows():
 
 
 def cells(image: Image.Image, mask: Image.Image, image_format: str = "PNG") -> dict[str, list]:
-    """One row as `load_splits` gives it."""
+    """One sample as a batch of rows of `load_splits`."""
     encoded = []
     for picture in (image, mask):
         buffer = io.BytesIO()
         picture.save(buffer, image_format, quality=90)
         encoded.append({"bytes": buffer.getvalue(), "path": None})
-    return {"image": encoded[:1], "mask": encoded[1:], "row": [0]}
+    return {"image": encoded[:1], "mask": encoded[1:], "index": [0]}
 
 
 def marked_row() -> dict[str, list]:
@@ -75,11 +75,11 @@ def card_parameters(matrix: torch.Tensor, aspect_ratio: float) -> tuple[bool, bo
     return across < 0, along < 0, np.degrees(np.arctan2(sign * down / aspect_ratio, sign * along))
 
 
-def test_draws_are_those_of_the_card():
-    """Of 2,000 draws: half flipped each way, angles uniform in ±30°, factors uniform in 0.7 to 1.3."""
+def test_the_baselines_parameters_have_the_cards_ranges():
+    """Of 2,000 samples: half flipped each way, angles uniform in ±30°, factors uniform in 0.7 to 1.3."""
     card = BaselineAugmentation()
     torch.manual_seed(0)
-    columns, rows, angles = np.array([card_parameters(card.draw_matrix(1.5), 1.5) for _ in range(2000)]).T
+    columns, rows, angles = np.array([card_parameters(card.sample_matrix(1.5), 1.5) for _ in range(2000)]).T
     assert columns.mean() == pytest.approx(0.5, abs=0.04)
     assert rows.mean() == pytest.approx(0.5, abs=0.04)
     assert (columns * rows).mean() == pytest.approx(0.25, abs=0.04)
@@ -87,8 +87,8 @@ def test_draws_are_those_of_the_card():
     assert 29 < angles.max() <= 30
     assert np.histogram(angles, bins=6, range=(-30, 30))[0].min() > 2000 / 6 * 0.8
     # On a uniform image contrast changes nothing, so the level is the brightness factor in per cent.
-    draws = [card.draw((2, 2)) for _ in range(2000)]
-    levels = card.change_colours(torch.full((2000, 3, 2, 2), 100.0), draws)[:, 0, 0, 0]
+    parameters = [card.sample_parameters((2, 2)) for _ in range(2000)]
+    levels = card.change_colours(torch.full((2000, 3, 2, 2), 100.0), parameters)[:, 0, 0, 0]
     assert levels.min() >= 69.999
     assert levels.max() <= 130.001
     assert levels.mean() == pytest.approx(100, abs=1.5)
@@ -103,7 +103,7 @@ def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
     aspect_ratio = shape[1] / shape[0]
     flips_seen = set()
     for _ in range(20):
-        matrix = BaselineAugmentation().draw_matrix(aspect_ratio)
+        matrix = BaselineAugmentation().sample_matrix(aspect_ratio)
         columns, rows, angle = card_parameters(matrix, aspect_ratio)
         expected = [tv_tensors.Image(image), tv_tensors.Mask(mask)]
         if columns:
@@ -119,7 +119,7 @@ def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
 
 
 def test_the_card_gives_the_images_that_torchvision_gives():
-    """Over 400 draws of each: mean and spread of brightness and contrast, and the mean image and mask."""
+    """Over 400 samples of each: mean and spread of brightness and contrast, and the mean image and mask."""
     pair = next(generate(1, SIZE, seed=3))
     image = tv_tensors.Image(pair["image"])
     mask = tv_tensors.Mask(np.array(pair["mask"]) // 255)
@@ -135,12 +135,12 @@ def test_the_card_gives_the_images_that_torchvision_gives():
     expected = [torch.stack(parts).float() for parts in zip(*(plain(image, mask) for _ in range(400)), strict=True)]
     card = BaselineAugmentation()
     batch = [part.as_subclass(torch.Tensor).expand(400, *part.shape) for part in (image, mask)]
-    got = [part.float() for part in card(*batch, [card.draw((SIZE, SIZE)) for _ in range(400)])]
+    got = [part.float() for part in card(*batch, [card.sample_parameters((SIZE, SIZE)) for _ in range(400)])]
     for statistic in (lambda images: images.mean(dim=(1, 2, 3)), lambda images: images.std(dim=(1, 2, 3))):
         ours, theirs = statistic(got[0]), statistic(expected[0])
         assert ours.mean() == pytest.approx(theirs.mean().item(), abs=4 * theirs.std().item() / 200**0.5)
         assert ours.std() == pytest.approx(theirs.std().item(), rel=0.2)
-    # Twice 400 draws of torchvision's own differ by up to 2.7 grey levels, and masks by 0.043.
+    # Two runs of 400 samples by torchvision itself differ by up to 2.7 grey levels, and masks by 0.043.
     assert (got[0].mean(0) - expected[0].mean(0)).abs().mean() < 5
     assert (got[1].mean(0) - expected[1].mean(0)).abs().mean() < 0.08
     assert got[1].unique().tolist() == [0, 1]
@@ -157,25 +157,25 @@ def test_the_card_colours_are_torchvisions_in_both_orders():
             expected.append(change.adjust_contrast(change.adjust_brightness(image, brightness), contrast))
         else:
             expected.append(change.adjust_brightness(change.adjust_contrast(image, contrast), brightness))
-    draws = [BaselineParameters((32, 48), [], *case) for case in cases]
-    got = BaselineAugmentation().change_colours(image.expand(4, -1, -1, -1).float(), draws)
+    parameters = [BaselineParameters((32, 48), [], *case) for case in cases]
+    got = BaselineAugmentation().change_colours(image.expand(4, -1, -1, -1).float(), parameters)
     assert (got - torch.stack(expected)).abs().max() < 3
 
 
 def test_brightness_and_contrast_leave_the_mask_alone():
     class OnlyColours(BaselineAugmentation):
-        def draw_matrix(self, aspect_ratio):
+        def sample_matrix(self, aspect_ratio):
             return torch.eye(2, 3)
 
     mask = torch.eye(8, dtype=torch.uint8)
     image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     card = OnlyColours()
-    changed, kept = card(image[None], mask[None], [card.draw((8, 8))])
+    changed, kept = card(image[None], mask[None], [card.sample_parameters((8, 8))])
     assert torch.equal(kept[0], mask)
     assert not torch.equal(changed[0], image)
 
 
-def test_draws_depend_on_seed_epoch_and_row_alone(processor, rows):
+def test_parameters_depend_on_seed_epoch_and_index_alone(processor, rows):
     transform = TrainTransform(processor, seed=7)
     data = rows.with_transform(transform)
 
@@ -245,7 +245,7 @@ def test_a_mask_of_three_classes_is_named_with_the_remedy(processor):
 
 def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
     class Nothing(BaselineAugmentation):
-        def draw(self, size, aspect_ratio=1.0):
+        def sample_parameters(self, size, aspect_ratio=1.0):
             return BaselineParameters(
                 size, torch.eye(2, 3).tolist(), brightness=1.0, contrast=1.0, brightness_first=True
             )
@@ -272,7 +272,7 @@ def test_training_reads_a_pair_as_evaluation_does(processor, size, image_format)
 
 def test_a_large_frame_keeps_its_proportions(processor):
     row = cells(Image.new("RGB", (518, 264)), Image.new("L", (518, 264)), "JPEG")
-    assert TrainTransform(processor)._resized(row["image"][0], row["mask"][0], 0)[2] == 518 / 264
+    assert TrainTransform(processor)._resized({name: values[0] for name, values in row.items()})[2] == 518 / 264
 
 
 def test_a_frame_that_is_not_resized_is_read_in_full():
@@ -285,10 +285,12 @@ def test_a_frame_that_is_not_resized_is_read_in_full():
     assert torch.equal(got["labels"][0], expected["labels"][0])
 
 
-@pytest.mark.parametrize("rows_that_fit", [0, 1, 12])
-def test_the_cache_changes_nothing_and_keeps_to_its_bound(processor, rows, rows_that_fit):
-    row_bytes = 4 * SIZE * SIZE
-    plain, caching = (TrainTransform(processor, seed=1, cache_bytes=n) for n in (0, rows_that_fit * row_bytes + 1))
+@pytest.mark.parametrize("samples_that_fit", [0, 1, 12])
+def test_the_cache_changes_nothing_and_keeps_to_its_bound(processor, rows, samples_that_fit):
+    sample_bytes = 4 * SIZE * SIZE
+    plain, caching = (
+        TrainTransform(processor, seed=1, cache_bytes=n) for n in (0, samples_that_fit * sample_bytes + 1)
+    )
     for number in range(2):
         for transform in (plain, caching):
             transform.set_epoch(number)
@@ -296,7 +298,7 @@ def test_the_cache_changes_nothing_and_keeps_to_its_bound(processor, rows, rows_
             expected, got = rows.with_transform(plain)[i], rows.with_transform(caching)[i]
             assert torch.equal(got["pixel_values"], expected["pixel_values"])
             assert torch.equal(got["labels"], expected["labels"])
-    assert len(caching._cache) == rows_that_fit
+    assert len(caching._cache) == samples_that_fit
 
 
 def known_by_their_pixels(examples) -> list[bytes]:
@@ -305,16 +307,16 @@ def known_by_their_pixels(examples) -> list[bytes]:
 
 @pytest.fixture
 def stream(rows, processor, tmp_path) -> TrainingStream:
-    """Twelve rows in two shards, left as they are by the augmentation so that they can be told apart."""
+    """Twelve samples in two shards, not augmented, so that each can be recognised."""
     for shard in range(2):
-        part = rows.remove_columns("row").shard(2, shard)
+        part = rows.remove_columns("index").shard(2, shard)
         part.to_parquet(str(tmp_path / "data" / f"train-0000{shard}-of-00002.parquet"))
     part.to_parquet(str(tmp_path / "data" / "validation-00000-of-00001.parquet"))
     return TrainingStream(load_splits(str(tmp_path), streaming=True)["train"], unaugmented(processor), seed=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_gives_each_row_once_an_epoch_in_another_order(stream, processor, rows, workers):
+def test_a_stream_gives_each_sample_once_an_epoch_in_another_order(stream, processor, rows, workers):
     data = rows.with_transform(EvalTransform(processor))
     expected = sorted(known_by_their_pixels(data[i] for i in range(12)))
     orders = []
@@ -325,7 +327,7 @@ def test_a_stream_gives_each_row_once_an_epoch_in_another_order(stream, processo
     assert orders[0] != orders[1]
 
 
-def test_a_stream_shared_by_two_processes_gives_each_row_once_an_epoch(stream, processor, rows):
+def test_a_stream_shared_by_two_processes_gives_each_sample_once_an_epoch(stream, processor, rows):
     """As accelerate shares it, batch by batch, each process with two workers."""
     data = rows.with_transform(EvalTransform(processor))
     expected = sorted(known_by_their_pixels(data[i] for i in range(12)))
@@ -339,7 +341,7 @@ def test_a_stream_shared_by_two_processes_gives_each_row_once_an_epoch(stream, p
 
 
 def test_a_stream_knows_its_rows(stream):
-    with pytest.raises(TypeError, match="does not say how many rows"):
+    with pytest.raises(TypeError, match="does not say how many samples"):
         len(stream)
 
 
@@ -379,10 +381,10 @@ def test_warp_by_a_known_matrix():
 
 
 @pytest.mark.parametrize("aspect_ratio", [1.0, 4 / 3])
-def test_draws_of_the_strong_warp(aspect_ratio):
+def test_ranges_of_the_strong_warp(aspect_ratio):
     """In the frame's own proportions: scale log-uniform, half flipped, shift uniform, any angle."""
     torch.manual_seed(0)
-    matrices = torch.stack([StrongAugmentation.draw_matrix(aspect_ratio) for _ in range(2000)]).double()
+    matrices = torch.stack([StrongAugmentation.sample_matrix(aspect_ratio) for _ in range(2000)]).double()
     proportions = torch.diag(torch.tensor([aspect_ratio, 1.0])).double()
     linear = proportions @ matrices[:, :, :2] @ proportions.inverse()
     # Rotation and shear keep areas, flips change their sign.
@@ -410,7 +412,7 @@ def test_a_round_polyp_stays_round_in_a_wide_frame(processor):
     disc = ((y - 32) ** 2 + (x - 64) ** 2 < 14**2).astype(np.uint8)
     row = cells(Image.fromarray(np.repeat(disc[..., None] * 200, 3, axis=2)), Image.fromarray(disc * 255))
     transform = TrainTransform(processor, seed=3, augmentation="strong")
-    _, _, aspect_ratio = transform._resized(row["image"][0], row["mask"][0], 0)
+    _, _, aspect_ratio = transform._resized({name: values[0] for name, values in row.items()})
     assert aspect_ratio == 2.0
     for epoch in range(6):
         transform.set_epoch(epoch)
@@ -425,7 +427,7 @@ def test_strong_colours_stay_near_and_leave_the_mask_alone(processor):
     torch.manual_seed(0)
     strong = StrongAugmentation()
     grey = torch.full((500, 3, 16, 16), 0.5)
-    means = strong.change_colours(grey, [strong.draw((16, 16)) for _ in range(500)]).mean(dim=(2, 3))
+    means = strong.change_colours(grey, [strong.sample_parameters((16, 16)) for _ in range(500)]).mean(dim=(2, 3))
     # Brightness 0.7 to 1.3 and the channel's 0.92 to 1.08 act on 0.5; contrast and saturation on grey do nothing
     # but by the channels' difference; gamma may add or take an eighth.
     assert means.min() > 0.5 * 0.7 * 0.88 * 0.75
@@ -439,7 +441,7 @@ def test_strong_colours_stay_near_and_leave_the_mask_alone(processor):
     assert example["pixel_values"][0].max() <= 1
 
 
-def test_strong_draws_depend_on_seed_epoch_and_row_alone(processor, rows):
+def test_strong_parameters_depend_on_seed_epoch_and_index_alone(processor, rows):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -473,7 +475,7 @@ def test_an_unknown_augmentation_is_refused(processor):
 
 
 @pytest.mark.parametrize("name", ["card", "strong"])
-def test_batches_are_what_the_rows_are_one_by_one(processor, rows, name):
+def test_augmenting_a_batch_equals_augmenting_each_sample(processor, rows, name):
     """Whatever shares the batch: to a grey level, since sums are taken in another order; masks to the pixel."""
     settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)]}
     one_by_one = TrainTransform(processor, **settings)
@@ -492,14 +494,14 @@ def test_batches_are_what_the_rows_are_one_by_one(processor, rows, name):
             assert torch.equal(got["labels"], expected["labels"][list(order)])
 
 
-def test_workers_draw_what_the_main_process_draws(processor, rows):
+def test_workers_and_the_main_process_sample_the_same_parameters(processor, rows):
     transform = TrainTransform(processor, seed=2, augmentation="strong", in_batches=True)
     data = rows.with_transform(transform)
     loaders = [DataLoader(data, 5, collate_fn=SegmentationCollator(), num_workers=workers) for workers in (0, 2)]
     for epoch in range(2):
         transform.set_epoch(epoch)
         for alone, shared in zip(*loaders, strict=True):
-            assert shared["draws"] == alone["draws"]
+            assert shared["augmentation_parameters"] == alone["augmentation_parameters"]
             assert torch.equal(shared["pixel_values"], alone["pixel_values"])
 
 
@@ -518,14 +520,14 @@ def test_normalisation_of_a_batch(mean):
 @pytest.mark.parametrize("augment", [BaselineAugmentation(), StrongAugmentation()])
 def test_all_of_it_runs_on_the_device_of_the_batch(augment):
     """With fake tensors of another device, which raise where two devices meet."""
-    draws = [augment.draw((SIZE, SIZE)) for _ in range(4)]
+    parameters = [augment.sample_parameters((SIZE, SIZE)) for _ in range(4)]
     if isinstance(augment, StrongAugmentation):
         # A generator of random numbers cannot be faked.
-        draws = [replace(draw, gamma=1.2, blur=1.0, noise=0.0) for draw in draws]
+        parameters = [replace(each, gamma=1.2, blur=1.0, noise=0.0) for each in parameters]
     try:
         with FakeTensorMode():
             images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device="cuda")
-            augmented, masks = augment(images, images[:, 0], draws)
+            augmented, masks = augment(images, images[:, 0], parameters)
             assert (augmented.device.type, masks.device.type) == ("cuda", "cuda")
             assert augmented.shape == (4, 3, SIZE, SIZE)
     finally:

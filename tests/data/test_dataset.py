@@ -4,9 +4,10 @@ import io
 import zlib
 
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
-from unet_kvasir_seg.data.dataset import DatasetError, choose_split, decode_image, decode_pair, load_splits
+from unet_kvasir_seg.data.dataset import DatasetError, Sample, choose_split, decode_image, load_sample, load_splits
 
 
 def frame(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
@@ -26,9 +27,14 @@ def encoded(image: Image.Image, image_format: str = "PNG") -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
+def read(image: dict, mask: dict, index: int = 0, smallest_side: int | None = None) -> Sample:
+    """`load_sample` of an encoded image and mask."""
+    return load_sample({"image": image, "mask": mask, "index": index}, smallest_side=smallest_side)
+
+
 def values(rows) -> list[int]:
     """Grey levels of the rows' images, in order."""
-    return [decode_pair(row["image"], row["mask"], row["row"])[0].getpixel((0, 0))[0] for row in rows]
+    return [load_sample(row).image.getpixel((0, 0))[0] for row in rows]
 
 
 @pytest.fixture
@@ -127,9 +133,9 @@ def test_other_files_are_named_when_they_are_ignored(folder, caplog):
 def test_columns_are_found_by_their_names(make_parquet, columns):
     pairs = {columns[0]: [frame(5), frame(6)], columns[1]: [mask(), mask()]}
     splits = load_splits(make_parquet(image_features(*columns), train=pairs, validation=pairs))
-    assert splits["train"].column_names == ["image", "mask", "row"]
+    assert splits["train"].column_names == ["image", "mask", "index"]
     assert values(splits["validation"]) == [5, 6]
-    assert splits["train"]["row"][:] == [0, 1]
+    assert splits["train"]["index"][:] == [0, 1]
 
 
 def test_columns_can_be_named(make_parquet):
@@ -182,7 +188,7 @@ def test_a_stream_has_the_same_rows_known_by_their_images(make_parquet):
     assert isinstance(splits["train"], datasets.IterableDataset)
     rows = list(splits["train"])
     assert values(rows) == list(range(6))
-    assert [row["row"] for row in rows] == [zlib.crc32(row["image"]["bytes"]) for row in rows]
+    assert [row["index"] for row in rows] == [zlib.crc32(row["image"]["bytes"]) for row in rows]
     assert isinstance(splits["validation"], datasets.Dataset)
 
 
@@ -224,21 +230,38 @@ def test_decoding_turns_upright_as_exif_says():
     exif[274] = 6  # to be turned by 90 degrees clockwise
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", exif=exif)
-    image, _ = decode_pair({"bytes": buffer.getvalue(), "path": None}, encoded(mask((8, 12))), 0)
+    image = read({"bytes": buffer.getvalue(), "path": None}, encoded(mask((8, 12)))).image
     assert image.size == (8, 12)
     assert image.getpixel((7, 0)) == (200, 0, 0)
 
 
+def test_a_sample_has_a_name_and_a_binary_ground_truth():
+    sample = load_sample({"image": encoded(frame(7)) | {"path": "folder/a.png"}, "mask": encoded(mask()), "index": 3})
+    assert sample.name == "a"
+    assert sample.image.getpixel((0, 0)) == (7, 7, 7)
+    assert sample.ground_truth.dtype == bool
+    np.testing.assert_array_equal(sample.ground_truth, np.array(mask()) == 255)
+    assert read(encoded(frame(7)), encoded(mask()), index=3).name == "row_3"
+
+
+def test_foreground_values_decide_what_is_polyp():
+    levels = np.repeat(np.uint8([[1, 2, 3]]), 4, axis=0)
+    row = {"image": encoded(frame(7, (3, 4))), "mask": encoded(Image.fromarray(levels)), "index": 3}
+    np.testing.assert_array_equal(load_sample(row, foreground_values=[2, 3]).ground_truth, levels > 1)
+    with pytest.raises(DatasetError, match=r"row 3: Cannot tell polyp from background .*--foreground_values"):
+        load_sample(row)
+
+
 def test_sizes_that_differ_are_named():
     with pytest.raises(DatasetError, match="row 4: the image measures 12x8 pixels and its mask 8x12"):
-        decode_pair(encoded(frame(1)), encoded(mask((8, 12))), 4)
+        read(encoded(frame(1)), encoded(mask((8, 12))), index=4)
 
 
 @pytest.mark.parametrize("content", [b"", b"plain text", encoded(frame(1, (64, 64)), "JPEG")["bytes"][:400]])
 def test_an_unreadable_image_is_named(content):
     cell = {"bytes": content, "path": "folder/broken.jpg"}
     with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):
-        decode_pair(cell, encoded(mask()), 0)
+        read(cell, encoded(mask()))
 
 
 @pytest.mark.parametrize(
@@ -248,19 +271,18 @@ def test_an_unreadable_image_is_named(content):
 def test_a_jpeg_image_is_read_as_small_as_is_asked_for_and_its_mask_in_full(smallest_side, size):
     ground_truth = mask((64, 48))
     for image_format in ("PNG", "JPEG"):
-        image, read_mask = decode_pair(
-            encoded(frame(100, (64, 48)), image_format), encoded(ground_truth), 0, smallest_side=smallest_side
-        )
-        assert image.size == (size if image_format == "JPEG" else (64, 48))
-        assert image.getextrema() == ((100, 100),) * 3
-        assert read_mask.tobytes() == ground_truth.tobytes()
+        image = encoded(frame(100, (64, 48)), image_format)
+        sample = read(image, encoded(ground_truth), smallest_side=smallest_side)
+        assert sample.image.size == (size if image_format == "JPEG" else (64, 48))
+        assert sample.image.getextrema() == ((100, 100),) * 3
+        np.testing.assert_array_equal(sample.ground_truth, np.array(ground_truth) == 255)
 
 
 def test_an_image_is_not_padded_to_be_reduced():
     """66 columns divide by 2 but not by 4; 65 by neither."""
     for width, expected in ((66, (33, 24)), (65, (65, 48))):
         pair = encoded(frame(1, (width, 48)), "JPEG"), encoded(mask((width, 48)))
-        assert decode_pair(*pair, 0, smallest_side=8)[0].size == expected
+        assert read(*pair, smallest_side=8).image.size == expected
 
 
 def test_a_reduced_image_is_upright_and_has_the_places_of_the_whole():
@@ -272,27 +294,27 @@ def test_a_reduced_image_is_upright_and_has_the_places_of_the_whole():
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", exif=exif)
     cell = {"bytes": buffer.getvalue(), "path": None}
-    image, _ = decode_pair(cell, encoded(mask((32, 64))), 0, smallest_side=4)
+    image = read(cell, encoded(mask((32, 64))), smallest_side=4).image
     assert image.size == (4, 8)
     assert [image.getpixel((x, y)) > 100 for y in (0, 3, 4, 7) for x in (1, 2)] == [False, True] * 2 + [False] * 4
     with pytest.raises(DatasetError, match="row 0: the image measures 32x64 pixels and its mask 64x32"):
-        decode_pair(cell, encoded(mask((64, 32))), 0, smallest_side=4)
+        read(cell, encoded(mask((64, 32))), smallest_side=4)
 
 
 def test_sizes_are_compared_in_full():
     """At 1/2 images of 64 and of 63 columns have 32 alike."""
     with pytest.raises(DatasetError, match="the image measures 64x48 pixels and its mask 63x48"):
-        decode_pair(encoded(frame(1, (64, 48)), "JPEG"), encoded(mask((63, 48))), 0, smallest_side=20)
+        read(encoded(frame(1, (64, 48)), "JPEG"), encoded(mask((63, 48))), smallest_side=20)
 
 
 def test_an_image_that_cannot_be_read_reduced_is_named(monkeypatch):
     whole = encoded(frame(1, (64, 64)), "JPEG")["bytes"]
     for content in (b"", b"plain text", whole[:400]):
         with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):
-            decode_pair({"bytes": content, "path": "folder/broken.jpg"}, encoded(mask()), 0, smallest_side=8)
+            read({"bytes": content, "path": "folder/broken.jpg"}, encoded(mask()), smallest_side=8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
     with pytest.raises(DatasetError, match=r"The image row 0 cannot be read .*too large"), pytest.warns():
-        decode_pair({"bytes": whole, "path": None}, encoded(mask((8, 8))), 0, smallest_side=8)
+        read({"bytes": whole, "path": None}, encoded(mask((8, 8))), smallest_side=8)
 
 
 def test_an_image_is_read_without_its_mask():
@@ -304,12 +326,12 @@ def test_an_image_is_read_without_its_mask():
 def test_a_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(DatasetError, match="row 0 cannot be read"):
-        decode_pair(encoded(frame(1)), encoded(mask()), 0)
+        read(encoded(frame(1)), encoded(mask()))
 
 
 def test_real_frames(kvasir_seg):
     splits = load_splits(kvasir_seg)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 800, "validation": 100}
-    row = splits["validation"][99]
-    image, ground_truth = decode_pair(row["image"], row["mask"], row["row"])
-    assert image.size == ground_truth.size == (384, 288)
+    sample = load_sample(splits["validation"][99])
+    assert sample.image.size == (384, 288)
+    assert sample.ground_truth.shape == (288, 384)

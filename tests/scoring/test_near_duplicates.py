@@ -34,7 +34,7 @@ def cell(image: Image.Image, path: str | None = None, quality: int = 95) -> dict
 def split(*cells: dict) -> datasets.Dataset:
     """Rows as `load_splits` gives them; the audit doesn't look at masks."""
     rows = datasets.Dataset.from_list([{"image": one, "mask": one} for one in cells], features=PAIR_FEATURES)
-    return rows.add_column("row", list(range(len(cells))))
+    return rows.add_column("index", list(range(len(cells))))
 
 
 def bordered(image: Image.Image) -> Image.Image:
