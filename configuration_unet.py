@@ -1,14 +1,15 @@
-"""Configuration of the U-Net: what the network is, and nothing about how it is trained."""
+"""Configuration of the U-Net: its architecture and its loss. `train.py` makes a flag of each field."""
 
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from .losses_unet import LOSSES
+
 NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
-LOSSES = ("bce_dice", "structure")
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -26,29 +27,28 @@ class UNetConfig(PretrainedConfig):
 
     Args:
         num_channels: Channels of the input image.
-        base_channels: Channels of the first level; each pooling doubles them. Unused with `channels`.
-        depth: Number of 2x2 poolings. The input must measure at least `minimum_size` pixels a side.
+        base_channels: Channels of the first level; each pooling doubles them. Ignored if `channels` is given.
+        depth: Number of 2x2 poolings. Height and width of an image must be at least `minimum_size`.
         norm: Normalisation after each 3x3 convolution: "none", "batch", "group" or "instance".
-        num_groups: Groups of the group normalisation; must divide all channels. Unused by other norms.
-        upsampling: "transpose" (2x2 transposed convolution, stride 2) or "bilinear" (1x1 convolution to
-            half the channels, then bilinear interpolation).
+        num_groups: Groups of group normalisation; must divide all channels. Ignored by other norms.
+        upsampling: "transpose" (2x2 transposed convolution, stride 2) or "bilinear" (1x1 convolution, then bilinear
+            interpolation).
         dropout: Probability of zeroing an element of the bottleneck's output ("drop-out layers at the end
             of the contracting path", section 3.1 of the paper).
-        channels: Channels of the `depth` + 1 levels, the full resolution first, where they are not
-            `base_channels` doubled by each pooling.
-        block: Encoder levels of "plain" convolutions, two a level, or of "residual" blocks (He et al., 2016,
-            https://arxiv.org/abs/1512.03385, figure 2), which halve the size by a stride in place of the
-            pooling. A residual encoder before a plain decoder is that of nnU-Net ResEnc (Isensee et al., 2024,
-            https://arxiv.org/abs/2404.09556).
-        encoder_blocks: Residual blocks of each level; None: one. Unused by plain ones.
-        stem_stride: 1, or 2 to halve the image in a first convolution, so that the levels work on a quarter
-            of the pixels; the logits are then interpolated to the input's size.
-        decoder_channels: Channels of the `depth` decoder stages, the highest resolution first; None: those
-            of the encoder's levels.
-        decoder_convs: 3x3 convolutions of a decoder stage; nnU-Net ResEnc has 1.
-        loss: What it is trained by: "bce_dice", or "structure", weighted cross-entropy and IoU that stress what lies
-            along outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392, section 2.3).
-        id2label: Names of label 0 and label 1; `label2id` follows from it.
+        channels: Channels of the `depth` + 1 levels, full resolution first. None: `base_channels`, doubled by each
+            pooling.
+        block: Encoder levels of two "plain" convolutions, or of "residual" blocks (He et al., 2016,
+            https://arxiv.org/abs/1512.03385, figure 2), which halve the size by a stride instead of a pooling. nnU-Net
+            ResEnc (Isensee et al., 2024, https://arxiv.org/abs/2404.09556) has a residual encoder too.
+        encoder_blocks: Residual blocks of each level. None: one. Not for plain levels.
+        stem_stride: 2: a first convolution halves the image, so that the levels work on a quarter of the pixels, and
+            the logits are interpolated to the input's size. 1: neither.
+        decoder_channels: Channels of the `depth` decoder stages, highest resolution first. None: those of the
+            encoder's levels.
+        decoder_convs: 3x3 convolutions of each decoder stage; nnU-Net ResEnc has 1.
+        loss: Training loss, a name in `losses_unet.LOSSES`: "bce_dice", or "structure", weighted cross-entropy and
+            IoU with more weight along outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392).
+        id2label: Names of labels 0 and 1; `label2id` is derived from it.
         kwargs: Passed to `PretrainedConfig`.
 
     Raises:
@@ -91,14 +91,14 @@ class UNetConfig(PretrainedConfig):
         self.decoder_convs = decoder_convs
         self.loss = loss
 
-        # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict: both
-        # would end up in the next checkpoint, so every instance starts from its own fresh copy.
+        # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict. Every instance
+        # starts from a fresh copy, so that neither ends up in the next checkpoint.
         kwargs.pop("auto_map", None)
         kwargs.pop("custom_pipelines", None)
         self.auto_map = dict(AUTO_MAP)
         id2label = {int(label): name for label, name in (id2label or {0: "background", 1: "polyp"}).items()}
         kwargs["label2id"] = {name: label for label, name in id2label.items()}
-        # Of the two, transformers 4 lets `id2label` win, with a warning only.
+        # If the two disagree, transformers 4 ignores `num_labels` with a mere warning.
         num_labels = kwargs.pop("num_labels", None)
         if num_labels not in (None, 2):
             raise ValueError(
@@ -110,9 +110,9 @@ class UNetConfig(PretrainedConfig):
 
     @property
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """What `pipeline()` loads with `trust_remote_code=True`, by task.
+        """By task, the class that `pipeline()` loads with `trust_remote_code=True`.
 
-        A fresh dict for each reader: `pipeline()` puts classes into it, which no `config.json` can hold.
+        A fresh dict at each access, since `pipeline()` puts classes into it, which `config.json` cannot hold.
         """
         return {
             "image-segmentation": {
@@ -122,7 +122,7 @@ class UNetConfig(PretrainedConfig):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as `config.json` holds them."""
+        """All fields, as written to `config.json`."""
         return super().to_dict() | {"custom_pipelines": self.custom_pipelines}
 
     @property
@@ -132,21 +132,21 @@ class UNetConfig(PretrainedConfig):
 
     @property
     def size_multiple(self) -> int:
-        """What divides height and width of an image that need not be padded: pixels to one of the bottleneck."""
+        """Images whose height and width are multiples of this need no padding."""
         return self.stem_stride * 2**self.depth
 
     @property
     def minimum_size(self) -> int:
         """Smallest height and width in pixels that the network takes.
 
-        Instance norm needs more than one value a channel in the bottleneck, hence one factor 2 more.
+        Twice as large with instance norm, which needs more than one value per channel in the bottleneck.
         """
         return self.size_multiple * (2 if self.norm == "instance" else 1)
 
     def check(self) -> None:
-        """Refuse what cannot give a working network.
+        """Check that the fields give a working network.
 
-        The model asks again: what `from_pretrained(..., norm="batch")` overrides is set after `__init__`.
+        The model calls this too, since `from_pretrained(..., norm="batch")` changes fields after `__init__`.
 
         Raises:
             ValueError: If a value, or a combination of values, cannot work.
@@ -155,7 +155,7 @@ class UNetConfig(PretrainedConfig):
             value = getattr(self, name)
             if not _is_count(value):
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        for name, entries, what in (
+        for name, entries, parts in (
             ("channels", self.depth + 1, "levels"),
             ("encoder_blocks", self.depth + 1, "levels"),
             ("decoder_channels", self.depth, "decoder stages"),
@@ -167,7 +167,7 @@ class UNetConfig(PretrainedConfig):
                 raise ValueError(f"`{name}` must be a list of whole numbers of at least 1, got {values!r}.")
             if len(values) != entries:
                 raise ValueError(
-                    f"`{name}` must have {entries} entries, one for each of the {what} of depth={self.depth}, got "
+                    f"`{name}` must have {entries} entries, one for each of the {parts} of depth={self.depth}, got "
                     f"{len(values)}: {values!r}."
                 )
         if self.norm not in NORMS:

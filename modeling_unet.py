@@ -19,89 +19,16 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_unet import UNetConfig
+from .losses_unet import LOSSES
 
 if TYPE_CHECKING:
-    # Never run. Saving and loading copy the files that the text of this one names: so the pipeline, which
-    # `config.json` names, goes with every model.
+    # Never executed: `save_pretrained` and the Hub copy every file named in a relative import; this ships
+    # pipeline_unet.py, which `config.json` names, with the model.
     from .pipeline_unet import UNetImageSegmentationPipeline  # noqa: F401
-
-DICE_SMOOTH = 1e-6
-
-
-def bce_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice loss (Milletari et al., 2016, https://arxiv.org/abs/1606.04797).
-
-    Dice is taken per image and averaged over the batch, so that accumulated gradients and data parallelism
-    give the gradients of one big batch. The computation is in float32 whatever the logits' dtype: a sum over
-    an image overflows float16 and loses small polyps in bfloat16.
-
-    Args:
-        logits: (B, 1, H, W), float.
-        labels: (B, 1, H, W), values in {0, 1}, any dtype.
-
-    Returns:
-        The scalar loss, float32, at least 0. An empty mask costs a Dice loss of 1 as soon as any
-        probability is predicted.
-    """
-    logits = logits.float()
-    labels = labels.float()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels)
-
-    probabilities = logits.sigmoid()
-    intersection = (probabilities * labels).sum(dim=(1, 2, 3))
-    total = probabilities.sum(dim=(1, 2, 3)) + labels.sum(dim=(1, 2, 3))
-    dice = (2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)
-    return cross_entropy + (1 - dice).mean()
-
-
-def structure_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Weighted cross-entropy plus weighted IoU (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392, 2.3).
-
-    A pixel weighs 1 to 6: 1 plus five times the distance of its label from the mean of the 31x31 pixels around it,
-    what is outside the image being background. These weights, and the 1 that is added to both sides of the IoU, are
-    those of the authors' program. Both terms are per image and averaged over the batch, in float32, as in
-    `bce_dice_loss`.
-
-    Args:
-        logits: (B, 1, H, W), float.
-        labels: (B, 1, H, W), values in {0, 1}, any dtype.
-
-    Returns:
-        The scalar loss, float32, at least 0.
-    """
-    logits = logits.float()
-    labels = labels.float()
-    weights = 1 + 5 * (box_mean(labels, 31) - labels).abs()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    cross_entropy = (weights * cross_entropy).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3))
-
-    probabilities = logits.sigmoid()
-    intersection = (weights * probabilities * labels).sum(dim=(1, 2, 3))
-    union = (weights * (probabilities + labels)).sum(dim=(1, 2, 3)) - intersection
-    iou = (intersection + 1) / (union + 1)
-    return (cross_entropy + 1 - iou).mean()
-
-
-def box_mean(masks: Tensor, side: int) -> Tensor:
-    """Mean of the `side` x `side` pixels around each, 0 outside; `side` is odd: (B, C, H, W) {0, 1} -> (B, C, H, W).
-
-    By differences of running sums, since `avg_pool2d` adds up each square anew: for 31x31 pixels of a mask of 256x256
-    that takes a CPU fifty times as long. Sums of whole numbers are exact, and on CUDA the same in every run.
-    """
-    sums = masks.to(torch.int32)
-    before, after = side // 2 + 1, side // 2
-    for axis, padding in ((2, (0, 0, before, after)), (3, (before, after, 0, 0))):
-        length = sums.shape[axis]
-        running = F.pad(sums, padding).cumsum(axis, dtype=torch.int32)
-        sums = running.narrow(axis, side, length) - running.narrow(axis, 0, length)
-    return sums / side**2
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce_dice": bce_dice_loss, "structure": structure_loss}
 
 
 def make_norm(config: UNetConfig, channels: int) -> nn.Module:
-    """The normalisation layer that `config.norm` names, for `channels` channels."""
+    """A normalisation layer of the kind `config.norm` for `channels` channels."""
     if config.norm == "batch":
         return nn.BatchNorm2d(channels)
     if config.norm == "group":
@@ -115,7 +42,7 @@ class ConvNormAct(nn.Sequential):
     """3x3 convolution, normalisation, ReLU: (B, in, H, W) -> (B, out, H/stride, W/stride)."""
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, stride: int = 1):
-        # A normalisation brings its own shift.
+        # A normalisation layer has its own shift.
         bias = config.norm == "none"
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=bias),
@@ -136,8 +63,8 @@ class DoubleConv(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (B, in, H, W) -> (B, out, H/stride, W/stride).
 
-    The basic block of He et al., 2016, https://arxiv.org/abs/1512.03385, figure 2. Where size or channels change,
-    the shortcut is an average pooling and a 1x1 convolution (ResNet-D; He et al., 2019,
+    The basic block of He et al., 2016, https://arxiv.org/abs/1512.03385, figure 2. If size or channels change, the
+    shortcut is an average pooling and a 1x1 convolution (ResNet-D; He et al., 2019,
     https://arxiv.org/abs/1812.01187, figure 2c).
     """
 
@@ -160,7 +87,7 @@ class ResidualBlock(nn.Module):
 class EncoderStage(GradientCheckpointingLayer):
     """One level of the contracting path: (B, in, H, W) -> (B, out, H/stride, W/stride).
 
-    A plain stage has the stride 1, its halving being the pooling before it.
+    Plain stages have stride 1: the pooling before them halves the size. Residual stages halve it by stride 2.
     """
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, blocks: int = 1, stride: int = 1):
@@ -200,7 +127,7 @@ class DecoderStage(GradientCheckpointingLayer):
 
 
 class UNetPreTrainedModel(PreTrainedModel):
-    """Initialisation and the conventions of `transformers` shared by U-Net models."""
+    """Initialisation of the weights and gradient checkpointing."""
 
     config_class = UNetConfig
     base_model_prefix = "unet"
@@ -214,12 +141,13 @@ class UNetPreTrainedModel(PreTrainedModel):
                 # He et al., 2015, https://arxiv.org/abs/1502.01852: keeps the variance through conv and ReLU.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             else:
-                # Each output pixel sees every input channel once, and no ReLU follows.
+                # Each output pixel is a sum over the input channels alone, and no ReLU follows.
                 nn.init.normal_(module.weight, std=module.in_channels**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.InstanceNorm2d):
-            # Unknown to `transformers`: where a checkpoint lacks them, they would stay uninitialised memory.
+            # `transformers` does not initialise these: without this they stay uninitialised memory if a
+            # checkpoint lacks them.
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         else:
@@ -228,8 +156,8 @@ class UNetPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(  # type: ignore[override]
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs
     ) -> None:
-        # The reentrant variant, the default of transformers 4, gives no gradient to a stage whose input needs
-        # none: the images need none, so nothing up to the classifier would be trained.
+        # The reentrant variant, the default of transformers 4, computes no gradients in a stage whose input needs
+        # none. The images need none, so only the classifier would be trained.
         if enable:
             gradient_checkpointing_func = partial(gradient_checkpointing_func, use_reentrant=False)
             if self.config.norm == "batch":
@@ -239,7 +167,7 @@ class UNetPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        # The recomputation in the backward pass must not update batch norm's running statistics once more.
+        # The recomputation in the backward pass must not update batch norm's running statistics a second time.
         return contextlib.nullcontext(), self._frozen_running_statistics()
 
     @contextlib.contextmanager
@@ -256,43 +184,48 @@ class UNetPreTrainedModel(PreTrainedModel):
 
 
 class UNetForSemanticSegmentation(UNetPreTrainedModel):
-    """U-Net (Ronneberger et al., 2015, figure 1) with one logit a pixel: image -> polyp or background.
+    """U-Net (Ronneberger et al., 2015, figure 1) with one logit for each pixel: image -> polyp or background.
 
-    The sigmoid of the logit is the probability of polyp; there is no second channel, so an argmax over
-    channels means nothing here. `UNetImageProcessor.post_process_semantic_segmentation` makes the masks.
+    The sigmoid of the logit is the probability of polyp. There is only one channel, so do not take an argmax over
+    channels: `UNetImageProcessor.post_process_semantic_segmentation` turns logits into masks.
     """
 
     def __init__(self, config: UNetConfig):
         super().__init__(config)
         config.check()
-        widths = config.level_channels
-        # A residual block normalises its input's sum only: the image goes through a convolution before.
-        self.stem: nn.Module = nn.Identity()
-        first = config.num_channels
-        if config.block == "residual" or config.stem_stride > 1:
-            self.stem = ConvNormAct(config, first, widths[0], config.stem_stride)
-            first = widths[0]
-        blocks = config.encoder_blocks or [1] * len(widths)
-        strides = [1] + [1 if config.block == "plain" else 2] * config.depth
-        stages = [
-            EncoderStage(config, *sizes) for sizes in zip([first, *widths[:-1]], widths, blocks, strides, strict=True)
-        ]
-        self.encoder = nn.ModuleList(stages[:-1])
-        self.pool = nn.MaxPool2d(kernel_size=2) if config.block == "plain" else nn.Identity()
-        self.bottleneck = stages[-1]
-        self.dropout = nn.Dropout(config.dropout)
+        is_residual = config.block == "residual"
+        *widths, bottleneck_width = config.level_channels
+        *blocks, bottleneck_blocks = config.encoder_blocks or [1] * (config.depth + 1)
+        decoder_widths = config.decoder_channels or widths
+        channels = config.num_channels
 
-        out_widths = list(config.decoder_channels or widths[:-1])[::-1]
-        in_widths = [widths[-1], *out_widths[:-1]]
-        self.decoder = nn.ModuleList(
-            DecoderStage(config, *sizes) for sizes in zip(in_widths, widths[-2::-1], out_widths, strict=True)
-        )
-        self.classifier = nn.Conv2d(out_widths[-1], 1, kernel_size=1)
-        self.enlarge = (
-            nn.Upsample(scale_factor=config.stem_stride, mode="bilinear", align_corners=False)
-            if config.stem_stride > 1
-            else nn.Identity()
-        )
+        self.stem: nn.Module = nn.Identity()
+        # The shortcut of a residual block must not start at the image itself.
+        if is_residual or config.stem_stride > 1:
+            self.stem = ConvNormAct(config, channels, widths[0], config.stem_stride)
+            channels = widths[0]
+
+        self.encoder = nn.ModuleList()
+        for level in range(config.depth):
+            stride = 2 if is_residual and level > 0 else 1
+            self.encoder.append(EncoderStage(config, channels, widths[level], blocks[level], stride))
+            channels = widths[level]
+        self.pool = nn.Identity() if is_residual else nn.MaxPool2d(kernel_size=2)
+
+        stride = 2 if is_residual else 1
+        self.bottleneck = EncoderStage(config, channels, bottleneck_width, bottleneck_blocks, stride)
+        self.dropout = nn.Dropout(config.dropout)
+        channels = bottleneck_width
+
+        self.decoder = nn.ModuleList()
+        for level in reversed(range(config.depth)):
+            self.decoder.append(DecoderStage(config, channels, widths[level], decoder_widths[level]))
+            channels = decoder_widths[level]
+
+        self.classifier = nn.Conv2d(channels, 1, kernel_size=1)
+        self.enlarge: nn.Module = nn.Identity()
+        if config.stem_stride > 1:
+            self.enlarge = nn.Upsample(scale_factor=config.stem_stride, mode="bilinear", align_corners=False)
         self.post_init()
 
     @can_return_tuple
@@ -304,22 +237,23 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
     ) -> SemanticSegmenterOutput:
         """Segment a batch of images.
 
-        Height and width that `config.size_multiple` does not divide are padded inside, by repeating the
-        border, and the logits are cropped back; where it divides them nothing is padded.
+        If height or width is not a multiple of `config.size_multiple`, the image is padded by repeating its border,
+        and the logits are cropped to the image's size. Otherwise nothing is padded.
 
         Args:
-            pixel_values: (B, num_channels, H, W), float, as `UNetImageProcessor` makes them.
-            labels: (B, H, W) or (B, 1, H, W), values in {0, 1}: 1 where there is polyp.
-            output_hidden_states: Return the output of each stage too.
+            pixel_values: (B, num_channels, H, W), float, as returned by `UNetImageProcessor`.
+            labels: (B, H, W) or (B, 1, H, W), values in {0, 1}: 1 is polyp.
+            output_hidden_states: Also return the output of each stage.
 
         Returns:
-            loss: Scalar float32, the one that `config.loss` names; only with `labels`.
+            loss: Scalar float32, computed by `config.loss`. None without `labels`.
             logits: (B, 1, H, W), in the dtype of the computation.
-            hidden_states: Outputs of the `depth` encoder stages, the bottleneck and the `depth` decoder
-                stages, in this order, at the padded size over `stem_stride`; only on request.
+            hidden_states: Outputs of the `depth` encoder stages, the bottleneck and the `depth` decoder stages, in
+                this order. The first and the last have the padded size divided by `stem_stride`. None unless
+                requested.
 
         Raises:
-            ValueError: If the shapes of `pixel_values` or `labels` do not fit the network.
+            ValueError: If the shape of `pixel_values` or `labels` does not fit the network.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -344,7 +278,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
         loss = None
         if labels is not None:
-            loss = LOSSES[self.config.loss](logits, self._as_logits_shape(labels, logits))
+            loss = LOSSES[self.config.loss].function(logits, self._as_logits_shape(labels, logits))
 
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=tuple(hidden_states) if output_hidden_states else None
@@ -355,7 +289,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
                 f"`pixel_values` must have the shape (batch, {channels}, height, width), got "
-                f"{tuple(pixel_values.shape)}. `UNetImageProcessor` makes such a batch from images."
+                f"{tuple(pixel_values.shape)}. `UNetImageProcessor` turns images into such a batch."
             )
         height, width = pixel_values.shape[-2:]
         if height < smallest or width < smallest:
@@ -380,8 +314,8 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             batch, _, height, width = logits.shape
             raise ValueError(
                 f"`labels` must have the shape ({batch}, {height}, {width}) to match `pixel_values`, or "
-                f"({batch}, 1, {height}, {width}), got {tuple(labels.shape)}. `UNetImageProcessor` resizes the "
-                "masks with the images where it is given them as `segmentation_maps`."
+                f"({batch}, 1, {height}, {width}), got {tuple(labels.shape)}. `UNetImageProcessor` resizes masks "
+                "together with images if they are passed as `segmentation_maps`."
             )
         return labels
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss
+from unet_kvasir_seg.losses_unet import bce_dice_loss
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from unet_kvasir_seg.benchmarks.networks import card_name, card_unet, rivals, tr
 from unet_kvasir_seg.benchmarks.plan import Plan
 from unet_kvasir_seg.common.device import choose_runtime, keep_freed_memory
 from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation, bce_dice_loss
+from unet_kvasir_seg.losses_unet import bce_dice_loss
+from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 TRAINING = "training step"
 LEARNING_RATE = 1e-4

@@ -24,7 +24,13 @@ from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 TRAIN = Path(train.__file__).resolve()
-CODE = {"configuration_unet.py", "modeling_unet.py", "image_processing_unet.py", "pipeline_unet.py"}
+CODE = {
+    "configuration_unet.py",
+    "losses_unet.py",
+    "modeling_unet.py",
+    "image_processing_unet.py",
+    "pipeline_unet.py",
+}
 PUSHED = CODE | {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results.json"}
 PUSHED |= {"figures/loss_curve.png"}
 TINY = ("--dataset_name", "synthetic", "--synthetic_rows", "8", "--image_size", "32", "--num_train_epochs", "1")

@@ -22,7 +22,13 @@ from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.pipeline_unet import UNetImageSegmentationPipeline
 
-CODE = ("configuration_unet.py", "modeling_unet.py", "image_processing_unet.py", "pipeline_unet.py")
+CODE = (
+    "configuration_unet.py",
+    "losses_unet.py",
+    "modeling_unet.py",
+    "image_processing_unet.py",
+    "pipeline_unet.py",
+)
 SIZES = [(1, 1), (31, 17), (256, 256), (1072, 1920)]  # height and width
 
 # Arguments: a folder with a model, images, and a folder to work in. Writes what the pipelines of three folders give:
