@@ -51,12 +51,37 @@ def test_the_weights_are_float32_and_small():
     assert (ROOT / "model.safetensors").stat().st_size <= 16e6
 
 
-def test_the_results_are_of_these_weights_and_the_readme_states_them():
+def test_the_results_are_of_these_weights_and_the_documents_state_them():
     results = read_results(ROOT / "results.json")
     assert results["model"]["fingerprint"] == fingerprint(UNetForSemanticSegmentation.from_pretrained(ROOT))
-    assert results_tables(results, compact=True) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert results_tables(results, compact=True) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     text = (ROOT / "results.json").read_text(encoding="utf-8")
     assert not re.search(r'"(/|~|[A-Z]:)', text)  # no path of the machine that it was measured on
+
+
+def test_the_readmes_table_holds_the_figures_of_the_results():
+    results = read_results(ROOT / "results.json")
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1].split("```")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table, flags=re.MULTILINE))
+    scores = {
+        "Dice, mean per image": ("dice_per_image_native", 3),
+        "IoU, mean per image": ("iou_per_image_native", 3),
+        "Dice, pooled": ("dice_pooled_native", 3),
+        "precision, mean per image": ("precision_per_image_native", 3),
+        "recall, mean per image": ("recall_per_image_native", 3),
+        "HD95 in pixels (lower is better)": ("hd95_native", 1),
+    }
+    expected = {"score at original size": "value", "---": "---"}
+    for name, (key, digits) in scores.items():
+        score = results["metrics"][key]
+        value, low, high = (f"{number:.{digits}f}" for number in (score["value"], *score["ci95"]))
+        expected[name] = f"{value} [{low}, {high}]"
+    lesions = results["evaluation"]["lesions"]
+    expected["polyps found (IoU of at least 0.5)"] = f"{lesions['found']} of {lesions['true']}"
+    expected["marked regions that match none"] = f"{lesions['false']} of {lesions['predicted']}"
+    assert rows == expected
+    assert results["data"]["rows"]["validation"] == 100
+    assert results["evaluation"]["native_size"] == "384x288"
 
 
 def test_the_stated_dice_is_what_the_weights_give(kvasir_seg):
