@@ -32,14 +32,11 @@ from unet_kvasir_seg.common.hub import push_files
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.data.dataset import (
     DatasetError,
-    cell_name,
     choose_split,
-    decode_pair,
     describe_data,
+    load_sample,
     load_splits,
-    row_name,
 )
-from unet_kvasir_seg.image_processing_unet import binarize_mask
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.reporting.model_card import fill_card
@@ -371,12 +368,12 @@ def describe_run(
     if isinstance(source, ModelSource):
         known = known_results(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
         weights = fingerprint(source.predictor.model)
-        if known.get("model", {}).get("fingerprint") == weights:
+        if known and known["model"].get("fingerprint") == weights:
             results["training"] = known["training"]
-        there = known_results(str(target_repo(arguments)), None) if arguments.push_to_hub else {}
+        there = known_results(str(target_repo(arguments)), None) if arguments.push_to_hub else None
         if exports := exports_of(weights, known, there):
             results["exports"] = exports
-        repository = target_repo(arguments) or known.get("model", {}).get("repository")
+        repository = target_repo(arguments) or (known["model"]["repository"] if known else None)
         results["model"] = {
             **describe_model(source.predictor.model, source.predictor.processor, source.name, repository),
             "fingerprint": weights,
@@ -409,7 +406,7 @@ def score_rows(
                             pair.ground_truth,
                             threshold=threshold,
                             tolerance=arguments.surface_tolerance,
-                            network_pair=maps.network_pair,
+                            input_pair=maps.network_pair,
                         )
                     scored.append((index, image))
                     progress.update()
@@ -438,12 +435,8 @@ def read_pair(row: dict[str, Any], foreground_values: list[int] | None) -> Pair:
     Raises:
         DatasetError: If image or mask cannot be read or used; the message names it.
     """
-    image, mask = decode_pair(row["image"], row["mask"], row["row"])
-    try:
-        ground_truth = binarize_mask(mask, foreground_values)
-    except ValueError as error:
-        raise DatasetError(f"{cell_name(row['mask'], row['row'])}: {error}") from error
-    return Pair(row_name(row["image"], row["row"]), image, ground_truth == 1)
+    sample = load_sample(row, foreground_values)
+    return Pair(sample.name, sample.image, sample.ground_truth)
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:

@@ -1,40 +1,305 @@
-"""`results.json`: what a run measured, in the form that the model card and comparisons read."""
+"""`results.json`: what a run measured. The types below are its schema; whatever reads or writes the file uses them.
+
+`schema.py` checks a file against them when it is read. The section "model" also holds fields of `UNetConfig`, which
+declares them.
+"""
 
 import importlib.metadata
 import json
 import platform
 import subprocess
+import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-import torch
-import transformers
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-from ..common.device import Runtime
 from ..common.errors import UserError
 from ..common.files import write_atomic
 from ..common.paths import PACKAGE
+from .schema import Schema
+
+if TYPE_CHECKING:
+    from ..common.device import Runtime
 
 RESULTS_SCHEMA = 1
+RENAMED_TRAINING_FIELDS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
 
 
-def read_results(path: Path, *, allow_invalid: bool = False) -> dict[str, Any]:
-    """Read a `results.json`.
+class Score(TypedDict):
+    """A score with its 95 % interval."""
+
+    value: float
+    ci95: list[float]
+
+
+class Difference(TypedDict):
+    """The mean difference of two models' scores on the same images, with its 95 % interval."""
+
+    difference: float
+    ci95: list[float]
+    p_value: float
+    images: int
+
+
+class _ModelOfAnyKind(TypedDict):
+    name: str
+    repository: str | None
+
+
+class Model(_ModelOfAnyKind, total=False):
+    """The model, with the fields of `UNetConfig` that it uses. Of masks from a folder only the name is known."""
+
+    fingerprint: str | None
+    parameters: int
+    image_size: list[int]  # height, width
+    format: str  # of an ONNX file
+    precision: str
+
+
+class Data(TypedDict):
+    """The images and masks of a run, as `data.dataset.describe_data` gives them."""
+
+    name: str
+    on_the_hub: bool
+    revision: str | None
+    split: str | None
+    rows: dict[str, int | None]  # samples of each split; None for a stream
+    fingerprint: str | None
+
+
+class _Versions(TypedDict):
+    python: str
+    torch: str
+    transformers: str
+    runtime: str
+    processes: int
+
+
+class Environment(_Versions, total=False):
+    """Versions and device of a run."""
+
+    code: str
+
+
+class _FinishedTraining(TypedDict):
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    seed: int
+    fine_tuned: bool
+    seconds: float
+    loss: list[list[float]]  # epoch, mean training loss
+    best_step: int | None
+    steps: int
+    validation: dict[str, float]
+
+
+class Training(_FinishedTraining, total=False):
+    """Settings and outcome of a training. Settings that earlier versions did not have are optional."""
+
+    data: Data
+    environment: Environment
+    warmup_steps: float
+    ema_decay: float | None
+    augmentation: str
+    progressive_sizes: list[int] | None
+    progressive_epochs: list[int] | None
+    figures: list[str]
+
+
+class Threshold(TypedDict):
+    """Above which probability a pixel is polyp."""
+
+    value: float
+    tuned_on: str | None
+    at_half: dict[str, Score] | None  # scores at 0.5, where it was tuned
+
+
+class Protocol(TypedDict):
+    """How scores were taken."""
+
+    surface_tolerance: float
+    resamples: int
+    seed: int
+    small_below: float
+    large_from: float
+    lesion_iou: float
+    test_time_augmentation: bool
+
+
+class Stratum(TypedDict):
+    """Scores of a part of the images."""
+
+    images: int
+    metrics: dict[str, Score]
+
+
+class Lesions(TypedDict):
+    """Connected regions of the ground truth that were found, and of the prediction that are false."""
+
+    true: int
+    found: int
+    predicted: int
+    false: int
+    sensitivity: Score | None
+    precision: Score | None
+    false_per_image: Score | None
+
+
+class WithoutPolyp(TypedDict):
+    """False alarms on images without polyp."""
+
+    images: int
+    false_alarms: int
+    share: Score | None
+    area_share: float | None
+
+
+class CalibrationBin(TypedDict):
+    """A bin of predicted probability."""
+
+    low: float
+    high: float
+    pixels: int
+    mean_probability: float | None
+    polyp_share: float | None
+
+
+class Calibration(TypedDict):
+    """The reliability diagram."""
+
+    bins: list[CalibrationBin]
+
+
+class ThresholdCurve(TypedDict):
+    """Mean Dice per image at each threshold."""
+
+    thresholds: list[float]
+    dice_per_image: list[float]
+
+
+Comparison = TypedDict("Comparison", {"with": str, "metrics": dict[str, Difference]})
+
+
+class DuplicatePair(TypedDict):
+    """Two near-duplicate frames: split and name of each, and the distance of their hashes in bits."""
+
+    first: list[str]
+    second: list[str]
+    distance: int
+
+
+class NearDuplicates(TypedDict):
+    """Frames of the scored split that another split holds too, and the scores without them."""
+
+    max_distance: int
+    pairs: list[DuplicatePair]
+    left_out: int
+    metrics: dict[str, Score]
+
+
+class Evaluation(TypedDict):
+    """What `evaluation.py` measured besides the metrics."""
+
+    threshold: Threshold
+    native_size: str  # of the images, width x height
+    protocol: Protocol
+    strata: dict[str, dict[str, Stratum]]
+    lesions: Lesions
+    without_polyp: WithoutPolyp
+    calibration: Calibration
+    threshold_curve: ThresholdCurve
+    comparison: Comparison | None
+    audit: NearDuplicates | None
+    figures: list[str]
+    seconds: float
+    model_seconds: float
+
+
+class _VerifiedExport(TypedDict):
+    schema_version: int
+    file: str
+    bytes: int
+    fingerprint: str
+    precision: str
+    opset: int
+    environment: dict[str, str]
+    float_layers: list[str]
+    proof: dict[str, Any]
+
+
+class Export(_VerifiedExport, total=False):
+    """An ONNX file and how it compares with PyTorch: the JSON beside the file, which `onnx_export/` describes."""
+
+    calibration: dict[str, Any]
+
+
+class _Measured(TypedDict):
+    schema_version: int
+    model: Model
+    data: Data
+    environment: Environment
+    training: Training | None
+    metrics: dict[str, Score]
+    evaluation: Evaluation | None
+
+
+class Results(_Measured, total=False):
+    """What `results.json` holds."""
+
+    exports: dict[str, Export]  # by precision
+    invalid: str  # why no score of the run means anything
+
+
+def read_results(path: Path, *, allow_invalid: bool = False) -> Results:
+    """Read a `results.json`, also of an earlier version of the project.
 
     Args:
         path: The file.
         allow_invalid: Read it also if its run was marked invalid.
 
     Raises:
-        UserError: If it is missing, is no JSON, has another schema than this version of the project writes, or
-            its run was marked invalid.
+        UserError: If it is missing, is not JSON, has another schema version, has unknown, missing or wrongly typed
+            fields, or its run was marked invalid.
     """
-    results = read_versioned(Path(path), RESULTS_SCHEMA, "the results.json of a run", "evaluation.py")
+    path = Path(path)
+    content = read_versioned(path, RESULTS_SCHEMA, "the results.json of a run", "evaluation.py")
+    results = _with_todays_fields(content)
+    try:
+        check_results(results)
+    except ValueError as error:
+        raise UserError(
+            f"{path} does not fit this version of the project: {error}. Measure again with evaluation.py, or use the "
+            "version that wrote it."
+        ) from error
     if "invalid" in results and not allow_invalid:
         raise UserError(f"{path} is of a run that is invalid: {results['invalid']}")
-    return results
+    return cast(Results, results)
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """Check the fields of a `results.json` and their types.
+
+    Raises:
+        ValueError: If a field is unknown, missing or wrongly typed; the message names it, as in "training.epochs".
+    """
+    from ..configuration_unet import UNetConfig
+
+    Schema(Results, further={Model: typing.get_type_hints(UNetConfig.__init__)}).check(results)
+
+
+def _with_todays_fields(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file with today's names of fields, and with what earlier versions left out."""
+    content = {"training": None, "evaluation": None} | content
+    if isinstance(content["training"], dict):
+        content["training"] = {
+            RENAMED_TRAINING_FIELDS.get(name, name): value for name, value in content["training"].items()
+        }
+    if isinstance(content.get("model"), dict) and "channels" in content["model"]:
+        content["model"] = {"loss": "bce_dice"} | content["model"]  # the only loss of those versions
+    return content
 
 
 def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict[str, Any]:
@@ -43,11 +308,11 @@ def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict
     Args:
         path: The file.
         schema: The version that is read.
-        expected: What the file is to be.
-        program: What writes it.
+        expected: What the file should be, for messages.
+        program: The command that writes it.
 
     Raises:
-        UserError: If it is missing, is no JSON, or has another schema.
+        UserError: If it is missing, is not JSON, or has another schema version.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -64,46 +329,61 @@ def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict
     return content
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write a `results.json`, whole or not at all."""
-    # NaN is no JSON, and no score: a ValueError here is better than a file that others cannot read.
-    write_atomic(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+def write_results(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a `results.json`, or another JSON file of measurements, atomically.
+
+    Raises:
+        ValueError: If a number is NaN or infinite. JSON has no such numbers, and no score is one.
+    """
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def known_results(model: str, revision: str | None) -> dict[str, Any]:
-    """The `results.json` beside a model, or beside the folder of an ONNX file; empty if there is none."""
+def known_results(model: str, revision: str | None) -> Results | None:
+    """The `results.json` beside a model, or beside the folder of an ONNX file; None if there is none.
+
+    Args:
+        model: A folder, an id on the Hub, or an ONNX file.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: If there is one that this version of the project cannot read.
+    """
     if model.endswith(".onnx"):
         file = Path(model).resolve().parent.parent / "results.json"
     elif Path(model).is_dir():
         file = Path(model) / "results.json"
     else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
         try:
             file = Path(hf_hub_download(model, "results.json", revision=revision))
         except (OSError, EntryNotFoundError, HFValidationError):
-            return {}
-    return read_results(file, allow_invalid=True) if file.is_file() else {}
+            return None
+    return read_results(file, allow_invalid=True) if file.is_file() else None
 
 
-def exports_of(weights: str, *known: dict[str, Any]) -> dict[str, Any]:
-    """The entries "exports" of some results, by precision, that are of these weights; the last one's where both have.
+def exports_of(weights: str, *known: Results | None) -> dict[str, Export]:
+    """The entries "exports" of some results, by precision, that are of these weights.
 
     Args:
         weights: A fingerprint.
-        known: From `known_results`.
+        known: From `known_results`; where several have an export of one precision, the last one counts.
     """
     return {
         precision: report
         for results in known
+        if results is not None
         for precision, report in results.get("exports", {}).items()
         if report["fingerprint"] == weights
     }
 
 
-def check_results_folder(folder: Path, results: dict[str, Any]) -> None:
-    """Refuse to write over what is not this run's.
+def check_results_folder(folder: Path, results: Results) -> None:
+    """Make the folder that results are written to, unless it holds something else.
 
     Raises:
-        UserError: If the folder is the project's own, cannot be made, or holds the results of another model or of
+        UserError: If the folder is the project itself, cannot be made, or holds the results of another model or of
             other data.
     """
     remedy = "Choose another --output_dir, or remove what is there."
@@ -111,12 +391,15 @@ def check_results_folder(folder: Path, results: dict[str, Any]) -> None:
         raise UserError(f"--output_dir {folder} is the project itself, whose README.md would be lost. {remedy}")
     if (folder / "results.json").exists():
         earlier = read_results(folder / "results.json", allow_invalid=True)
-        if any(earlier["model"].get(key) != results["model"][key] for key in ("name", "fingerprint")):
+        if (earlier["model"]["name"], earlier["model"].get("fingerprint")) != (
+            results["model"]["name"],
+            results["model"].get("fingerprint"),
+        ):
             raise UserError(
                 f"{folder} holds the results of another model, {earlier['model']['name']}; this one is "
                 f"{results['model']['name']}. {remedy}"
             )
-        # Of a training, the scores of its own validation stay in the section "training".
+        # A training's results have no metrics: its validation scores stay in the section "training".
         if earlier["metrics"] and earlier["data"]["fingerprint"] != results["data"]["fingerprint"]:
             raise UserError(
                 f"{folder} holds the results on other data: {earlier['data']['name']}, split "
@@ -130,8 +413,11 @@ def check_results_folder(folder: Path, results: dict[str, Any]) -> None:
         raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
 
 
-def describe_environment(runtime: Runtime, processes: int) -> dict[str, Any]:
+def describe_environment(runtime: "Runtime", processes: int) -> Environment:
     """Versions and device of a run, without names of users and hosts."""
+    import torch
+    import transformers
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -150,6 +436,6 @@ def code_version() -> str:
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--exclude=*", "--dirty=, changed"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git here, or a clone that belongs to someone else
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or the clone belongs to another user
         return version
     return f"{version} (commit {commit})"
