@@ -1,4 +1,4 @@
-"""Image files: their suffixes, reading them, and atomic writing of any file."""
+"""Image files: their suffixes, reading them, RGB of all modes; and atomic writing of any file."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import shutil
 import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import first_line
@@ -51,6 +52,29 @@ def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Im
 def _too_large(most_pixels: int | None, size: str = "") -> str:
     assert most_pixels is not None  # without a bound nothing is too large
     return f"is too large{size}: at most {most_pixels / 1e6:.1f} million pixels are decoded. Scale it down"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A copy of an image in RGB, rotated as its EXIF tag says, with the grey levels that the network sees.
+
+    Modes `I` and `I;16` are 16-bit and are scaled to 8 bits; `F` holds grey levels 0 to 255. The result equals that of
+    `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded.
+
+    Raises:
+        ValueError: For an image of mode `I` with values beyond 16 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow's `convert` would clip at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"Got an image of mode I with values from {values.min()} to {values.max()}; expected 16 bits, "
+                "0 to 65535. Scale the image to that range."
+            )
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; 128 rounds
+    elif image.mode == "F":  # Pillow's `convert` would cut off decimals
+        image = Image.fromarray(np.asarray(image).round().clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Loading a trained network with its image processor, and telling one set of weights from another."""
+"""Loads a trained network with its image processor, and describes and identifies its weights."""
 
 import hashlib
 import inspect
@@ -11,18 +11,18 @@ from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
-from .onnx_session import OnnxNetwork
+from .onnx_session import OnnxSession
 
 
 def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
-    """Load the network, in float32, and the image processor that a folder or a repo on the Hub holds.
+    """Load the network, in float32, and the image processor from a folder or a repo on the Hub.
 
     Args:
         name: A folder or an id on the Hub.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        UserError: If there is none, it is damaged, or it is another network's.
+        UserError: If there is none, it is damaged, or its weights are those of another network.
     """
     try:
         model, loading = UNetForSemanticSegmentation.from_pretrained(
@@ -49,9 +49,9 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
     return model, processor
 
 
-def fingerprint(model: UNetForSemanticSegmentation | OnnxNetwork) -> str:
-    """Hash of the weights: the same for the same values, however they are stored; of an ONNX file those exported."""
-    if isinstance(model, OnnxNetwork):
+def fingerprint(model: UNetForSemanticSegmentation | OnnxSession) -> str:
+    """Hash of the weights' names, shapes, dtypes and values; for an ONNX file, of the weights that were exported."""
+    if isinstance(model, OnnxSession):
         return model.fingerprint
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -61,12 +61,15 @@ def fingerprint(model: UNetForSemanticSegmentation | OnnxNetwork) -> str:
 
 
 def describe_model(
-    model: UNetForSemanticSegmentation | OnnxNetwork,
+    model: UNetForSemanticSegmentation | OnnxSession,
     processor: UNetImageProcessor,
     name: str,
     repository: str | None,
 ) -> dict[str, Any]:
-    """The section "model" of `results.json`: input size, and the fields of the architecture that it uses."""
+    """The section "model" of `results.json`: name, number of parameters, input size, and architecture.
+
+    Fields of the configuration that do not describe this architecture are left out.
+    """
     unused = {"id2label", "kwargs", "base_channels"} | ({"num_groups"} if model.config.norm != "group" else set())
     fields = [field for field in inspect.signature(UNetConfig).parameters if field not in unused]
     return {
@@ -76,5 +79,5 @@ def describe_model(
         "image_size": [processor.size["height"], processor.size["width"]],
         **{field: getattr(model.config, field) for field in fields},
         "channels": model.config.level_channels,
-        **({"format": "onnx", "precision": model.precision} if isinstance(model, OnnxNetwork) else {}),
+        **({"format": "onnx", "precision": model.precision} if isinstance(model, OnnxSession) else {}),
     }

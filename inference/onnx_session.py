@@ -1,61 +1,82 @@
-"""Runs an ONNX file that `export.py` wrote, in ONNX Runtime.
+"""Runs an ONNX file that `export.py` wrote, in ONNX Runtime; imports neither torch nor transformers.
 
-    network = OnnxNetwork.load("onnx/model_int8.onnx")
-    mask, probability, logits = network.run(frames, threshold=0.5)  # frames: (B, H, W, 3) uint8
+session = OnnxSession.load("onnx/model_int8.onnx")
+mask, probability, logits = session.run(frames, threshold=0.5)  # frames: (B, H, W, 3) uint8
 
-`Predictor.from_pretrained("onnx/model_int8.onnx")` has one inside, for images of all kinds, mixed sizes and lesions.
+predictor = OnnxPredictor.load("onnx/model_int8.onnx")  # images of all kinds and mixed sizes, lesions
+predictor(Image.open("frame.jpg")).mask
 """
 
 import hashlib
+import itertools
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
-from ..configuration_unet import UNetConfig
-from ..image_processing_unet import UNetImageProcessor
+from ..common.files import to_rgb
+from .prediction import FLIPS, BasePredictor, Prediction, PreparedImage
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
 
+    from ..configuration_unet import UNetConfig
+    from ..image_processing_unet import UNetImageProcessor
+
+ONNX_SUFFIX = ".onnx"
 CONTRACT_VERSION = "1"
 # Name, type and number of dimensions.
 INPUTS = {"frames": ("tensor(uint8)", 4), "threshold": ("tensor(float)", 0)}
 OUTPUTS = {"mask": ("tensor(uint8)", 3), "probability": ("tensor(float)", 3), "logits": ("tensor(float)", 4)}
+METADATA = {"fingerprint", "precision", "parameters", "config", "preprocessor"}
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 FATAL_ONLY = 4  # of ONNX Runtime's levels of logging: its errors are raised too
 
 
 @dataclass(frozen=True)
-class OnnxNetwork:
+class OnnxRuntime:
+    """Where an ONNX file computes, named as in `Runtime` of common/device.py.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        dtype: Of the maps that it gives; the network inside may compute in another, see `OnnxSession.precision`.
+    """
+
+    device: str
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.dtype}, ONNX Runtime"
+
+
+@dataclass(frozen=True)
+class OnnxSession:
     """A network in an ONNX file, with its pre- and post-processing.
 
     Attributes:
         session: ONNX Runtime's.
-        metadata: What the file says of itself, by name.
-        config: Of the network.
-        processor: The image processor that belongs to it.
-        digest: Hash of the file: two of one network, calibrated on other images, differ in it.
+        metadata: The file's own entries, by name.
+        digest: Hash of the file. Files of one network that were quantized on different images differ in it.
     """
 
     session: "InferenceSession"
     metadata: dict[str, str]
-    config: UNetConfig
-    processor: UNetImageProcessor
     digest: str
 
     @classmethod
-    def load(cls, path: str | Path, cpu_only: bool = False) -> "OnnxNetwork":
-        """Read a file; on a CPU it computes with as many threads as torch does.
+    def load(cls, path: str | Path, cpu_only: bool = False) -> "OnnxSession":
+        """Read a file.
 
         Args:
             path: The file.
-            cpu_only: Leave a GPU alone, which the package onnxruntime-gpu would take.
+            cpu_only: Compute on the CPU even if a GPU and the package onnxruntime-gpu are there.
 
         Raises:
             UserError: If it is no ONNX file, or one of another contract, whose inputs and outputs the message shows.
@@ -65,7 +86,7 @@ class OnnxNetwork:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = number_of_threads()
         present = onnxruntime.get_available_providers()
         providers = [GPU, CPU] if GPU in present and not cpu_only else [CPU]
         try:
@@ -77,22 +98,12 @@ class OnnxNetwork:
             ) from error
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         check_contract(session, metadata, path)
-        return cls(
-            session,
-            metadata,
-            UNetConfig.from_dict(json.loads(metadata["config"])),
-            UNetImageProcessor(**json.loads(metadata["preprocessor"])),
-            f"sha256:{hashlib.sha256(content).hexdigest()}",
-        )
+        return cls(session, metadata, f"sha256:{hashlib.sha256(content).hexdigest()}")
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return torch.device("cuda" if GPU in self.session.get_providers() else "cpu")
-
-    def num_parameters(self) -> int:
-        """Weights of the network that was exported."""
-        return int(self.metadata["parameters"])
+    def device(self) -> str:
+        """Where it computes: "cuda" or "cpu"."""
+        return "cuda" if GPU in self.session.get_providers() else "cpu"
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +114,29 @@ class OnnxNetwork:
     def precision(self) -> str:
         """ "fp32", "fp16" or "int8"."""
         return self.metadata["precision"]
+
+    @property
+    def processor_settings(self) -> dict[str, Any]:
+        """Settings of the image processor, as preprocessor_config.json holds them."""
+        return json.loads(self.metadata["preprocessor"])
+
+    @cached_property
+    def config(self) -> "UNetConfig":
+        """Configuration of the network; needs transformers."""
+        from ..configuration_unet import UNetConfig
+
+        return UNetConfig.from_dict(json.loads(self.metadata["config"]))
+
+    @cached_property
+    def processor(self) -> "UNetImageProcessor":
+        """The image processor that belongs to the network; needs torch and transformers."""
+        from ..image_processing_unet import UNetImageProcessor
+
+        return UNetImageProcessor(**self.processor_settings)
+
+    def num_parameters(self) -> int:
+        """Weights of the network that was exported."""
+        return int(self.metadata["parameters"])
 
     def run(self, frames: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Segment frames of one size.
@@ -118,40 +152,109 @@ class OnnxNetwork:
         mask, probability, logits = self.session.run(list(OUTPUTS), inputs)
         return mask, probability, logits
 
-    def logits(self, pixel_values: Tensor) -> Tensor:
-        """What the network says of images at its own size.
+
+class OnnxPredictor(BasePredictor):
+    """An ONNX file as a predictor: frames go into its graph at their original size, maps of that size come out."""
+
+    def __init__(self, model: OnnxSession):
+        self.model: OnnxSession = model
+        self.runtime: OnnxRuntime = OnnxRuntime(model.device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", revision: str | None = None) -> "OnnxPredictor":
+        """Read a file.
 
         Args:
-            pixel_values: (B, 3, h, w) as `processor` makes them of images of grey levels; the file takes grey levels,
-                so those between two are rounded.
-
-        Returns:
-            (B, 1, h, w) float32, on the CPU.
+            path: The file.
+            device: "auto", "cuda" or "cpu".
+            revision: None, since a file has no revisions.
 
         Raises:
-            ValueError: For images of another size than the network's.
+            UserError: As `OnnxSession.load`; for a revision; and if ONNX Runtime cannot compute on the device.
         """
-        expected = (self.processor.size["height"], self.processor.size["width"])
-        if tuple(pixel_values.shape[-2:]) != expected:
-            raise ValueError(
-                f"Got pixel_values of {tuple(pixel_values.shape[-2:])} (height, width); expected the input size, "
-                f"{expected}."
+        if revision is not None:
+            raise UserError(f"The revision {revision} is of a repo on the Hub, and {path} is a file: leave one out.")
+        predictor = cls(OnnxSession.load(path, cpu_only=device not in ("auto", "cuda")))
+        if device not in ("auto", predictor.runtime.device):
+            raise UserError(
+                f"ONNX Runtime has no device {device!r} here; it has {predictor.runtime.device}. Choose that or "
+                '"auto"; for "cuda" install onnxruntime-gpu in place of onnxruntime.'
             )
-        images = pixel_values.cpu()
-        if self.processor.do_normalize:
-            mean, std = (
-                torch.tensor(values).view(-1, 1, 1) for values in (self.processor.image_mean, self.processor.image_std)
-            )
-            images = images * std + mean
-        frames = (images / self.processor.rescale_factor).round().clamp(0, 255).to(torch.uint8)
-        return torch.from_numpy(self.run(frames.permute(0, 2, 3, 1).numpy())[2])
+        return predictor
+
+    @property
+    def processor(self) -> "UNetImageProcessor":
+        return self.model.processor
+
+    @property
+    def processor_settings(self) -> dict[str, Any]:
+        return self.model.processor_settings
+
+    @property
+    def identity(self) -> str:
+        """Hash of the file."""
+        return self.model.digest
+
+    def prepare(self, image: Any) -> PreparedImage:
+        frame = self._to_frame(image)
+        return PreparedImage(frame, (frame.shape[0], frame.shape[1]))
+
+    def _to_frame(self, image: Any) -> np.ndarray:
+        """(H, W, 3) uint8, RGB, upright."""
+        if isinstance(image, Image.Image):
+            return np.asarray(to_rgb(image))
+        # An array with 1 or 3 rows might as well have its channels first: the image processor decides.
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3:
+            height, _, channels = image.shape
+            if channels == 3 and height not in (1, 3):
+                return image
+        upright = self.processor.upright(image).permute(1, 2, 0).numpy()
+        return upright.round().clip(0, 255).astype(np.uint8)
+
+    def predict_prepared(
+        self, prepared: Sequence[PreparedImage], *, threshold: float = 0.5, tta: bool = False
+    ) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        # One call of the graph takes frames of one size.
+        for _, neighbours in itertools.groupby(prepared, key=lambda image: image.size):
+            frames = np.stack([image.pixels for image in neighbours])
+            probabilities, at_input_size = self._probabilities(frames, tta)
+            for maps in zip(probabilities, at_input_size, strict=True):
+                predictions.append(Prediction(*maps, threshold))
+        return predictions
+
+    def _probabilities(self, frames: np.ndarray, tta: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (B, H, W) at the frames' size and (B, h, w) at the network's input size."""
+        original, at_input_size = [], []
+        for axes in FLIPS if tta else FLIPS[:1]:
+            # The flips' axes count from the end of maps, (..., H, W); frames have their channels behind.
+            _, probability, logits = self.model.run(np.flip(frames, [axis - 1 for axis in axes]))
+            original.append(np.flip(probability, axes))
+            at_input_size.append(np.flip(_sigmoid(logits[:, 0]), axes))
+        return _mean(original), _mean(at_input_size)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # exp of a large number is infinity, whose sigmoid is 0, as it should be
+        return 1 / (1 + np.exp(-logits))
+
+
+def _mean(maps: Sequence[np.ndarray]) -> np.ndarray:
+    return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
+
+
+def number_of_threads() -> int:
+    """Threads to compute with: one for each core, at most OMP_NUM_THREADS as for PyTorch."""
+    cores = os.cpu_count() or 1
+    bound = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # "4,2" is 4 threads that each start 2
+    return min(cores, int(bound)) if bound.isdecimal() and int(bound) > 0 else cores
 
 
 def check_contract(session: "InferenceSession", metadata: dict[str, str], path: str | Path) -> None:
-    """Refuse a file that takes or gives something else, or does not say of which network it is.
+    """Refuse a file with other inputs or outputs, or without the description of its network.
 
     Raises:
-        UserError: The message shows what the file takes and gives.
+        UserError: The message shows the file's inputs and outputs.
     """
 
     def kinds(values: "list[NodeArg]") -> dict[str, tuple[str, int]]:
@@ -161,11 +264,11 @@ def check_contract(session: "InferenceSession", metadata: dict[str, str], path: 
         return ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
 
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    expected = {"fingerprint", "precision", "parameters", "config", "preprocessor"}
-    if kinds(inputs) != INPUTS or kinds(outputs) != OUTPUTS or not expected <= set(metadata):
+    is_described = set(metadata) >= METADATA
+    if kinds(inputs) != INPUTS or kinds(outputs) != OUTPUTS or not is_described:
         raise UserError(
             f"{path} is an ONNX file of another contract. It takes {shown(inputs)}; it gives {shown(outputs)}"
-            f"{'' if expected <= set(metadata) else '; it does not say of which network it is'}. Expected a file that "
+            f"{'' if is_described else '; it does not say of which network it is'}. Expected a file that "
             "export.py wrote, which takes frames uint8 (batch, height, width, 3) and threshold float32."
         )
     if metadata.get("contract_version") != CONTRACT_VERSION:

@@ -3,22 +3,25 @@
     draw_overlay(image, mask).save("overlay.png")
     draw_overlay(image, mask, ground_truth)  # the annotated polyp too, as a dashed contour
 
-Quick enough for video: the time goes with the area of the polyps.
+Fast enough for video: the time depends on the area of the polyps, not of the image.
 """
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ..common.files import to_rgb
+from .lesions import bounding_box
+
 Colour = tuple[int, int, int]
 
-# Colours that mucosa, blood and residue lack, and that readers with any colour blindness tell apart; the dashes tell
-# the two contours apart in print.
+# Mucosa, blood and residue lack these colours, and readers with any colour blindness can tell them apart. In black and
+# white the dashes show which contour is the ground truth.
 PREDICTION_COLOUR: Colour = (0, 229, 255)
 GROUND_TRUTH_COLOUR: Colour = (255, 235, 59)
 HALO_COLOUR: Colour = (10, 20, 40)
 
-CONTOURS_PER_SIDE = 130  # contours that would fill an image's shorter side: 2 pixels wide in 288, 8 in 1080
+CONTOURS_PER_SIDE = 130  # shorter side of an image / width of its contours: 2 pixels in 288, 8 in 1080
 
 
 def draw_overlay(
@@ -28,20 +31,20 @@ def draw_overlay(
     opacity: float = 0.35,
     width: int | None = None,
 ) -> Image.Image:
-    """Draw a mask onto its image, and the true mask if there is one.
+    """Draw a mask onto its image, and the ground truth if there is one.
 
     The contour covers the outermost pixels of the mask, a dark halo the pixels just outside; the rest of the image
-    is left as it is. Along the image's border a mask is outlined too.
+    is unchanged. A mask that touches the image's border is outlined there too.
 
     Args:
-        image: Of any mode, `I` and `I;16` being 16-bit; any EXIF rotation is applied already.
-        mask: (H, W) bool, at the image's size.
+        image: Of any mode, see `to_rgb` of common/files.py. It is not changed.
+        mask: (H, W) bool, at the size of the upright image.
         ground_truth: (H, W) bool; drawn over `mask` as a dashed contour without a tint.
         opacity: Of the tint inside `mask`, from 0 to 1.
         width: Of the contours, in pixels; by default `contour_width` of the image's size.
 
     Returns:
-        An RGB image of `image`'s size; where the masks are empty, `image` in RGB.
+        The upright image in RGB with the masks drawn in; where they are empty, just the image.
 
     Raises:
         ValueError: For masks of another size or type, and for an opacity or width out of range.
@@ -49,13 +52,13 @@ def draw_overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; expected a number from 0 to 1.")
     canvas = to_rgb(image)
-    width = contour_width(image.size) if width is None else width
+    width = contour_width(canvas.size) if width is None else width
     if width < 1:
         raise ValueError(f"width is {width}; expected at least 1 pixel.")
-    if area := _Area.of(mask, image, "mask", margin=width):
+    if area := _Area.of(mask, canvas, "mask", margin=width):
         _tint(canvas, area, opacity)
         _trace(canvas, area, width, PREDICTION_COLOUR)
-    if ground_truth is not None and (area := _Area.of(ground_truth, image, "true mask", margin=width)):
+    if ground_truth is not None and (area := _Area.of(ground_truth, canvas, "ground truth", margin=width)):
         _trace(canvas, area, width, GROUND_TRUTH_COLOUR, dash=4 * width)
     return canvas
 
@@ -65,39 +68,36 @@ def contour_width(size: tuple[int, int]) -> int:
     return max(1, round(min(size) / CONTOURS_PER_SIDE))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A copy of the image in RGB; of 16 bits the upper ones are kept."""
-    if image.mode.startswith("I"):  # Pillow would cut all values off at 255
-        image = Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
-
-
 class _Area:
-    """The part of a mask that holds polyp, so that the time to draw goes with the polyp and not with the image."""
+    """The part of a mask that holds polyp. Only this part of the image is drawn on, which saves time.
+
+    Attributes:
+        inside: (h, w) bool, with a margin around, so it may reach beyond the image.
+        corner: x and y of its first pixel in the image; may be negative.
+    """
 
     def __init__(self, inside: np.ndarray, corner: tuple[int, int]):
-        self.inside = inside  # (h, w) bool, with a margin, so it may reach out of the image
-        self.corner = corner  # x and y of its first pixel in the image; may be negative
+        self.inside = inside
+        self.corner = corner
 
     @classmethod
     def of(cls, mask: np.ndarray, image: Image.Image, name: str, margin: int) -> "_Area | None":
-        """The area of a mask that was checked against its image, or None if it is empty."""
+        """Check a mask against its image and take its area; None if it is empty."""
         if mask.shape != (image.height, image.width):
             raise ValueError(
                 f"The {name} has the shape {mask.shape} and its image, of {image.width}x{image.height} pixels, "
-                f"{(image.height, image.width)}. Resize the mask to the image; if the image is a photograph with "
-                "EXIF rotation, apply that first."
+                f"{(image.height, image.width)}. Resize the mask to the upright image."
             )
         if mask.dtype != bool:
             raise ValueError(
                 f"The {name} holds {mask.dtype}; expected booleans. Compare probabilities with a threshold, or "
                 "labels with 0."
             )
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not rows.size:
+        box = bounding_box(mask)
+        if box is None:
             return None
-        inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return cls(np.pad(inside, margin), (int(columns[0]) - margin, int(rows[0]) - margin))
+        rows, columns = box
+        return cls(np.pad(mask[box], margin), (columns.start - margin, rows.start - margin))
 
 
 def _tint(canvas: Image.Image, area: _Area, opacity: float) -> None:
@@ -110,7 +110,7 @@ def _tint(canvas: Image.Image, area: _Area, opacity: float) -> None:
 
 
 def _trace(canvas: Image.Image, area: _Area, width: int, colour: Colour, dash: int | None = None) -> None:
-    """Draw the contour, of dashes `dash` pixels long if given."""
+    """Draw the contour; with `dash`, as dashes of that length in pixels."""
     contour = area.inside & _grown(~area.inside, width)
     halo = _grown(area.inside, max(1, width // 2)) & ~area.inside
     if dash is not None:
@@ -122,7 +122,7 @@ def _trace(canvas: Image.Image, area: _Area, width: int, colour: Colour, dash: i
 
 
 def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
-    """The mask with `steps` pixels more at its outline: diamonds and squares in turn, which makes octagons."""
+    """The mask, grown by `steps` pixels: by diamonds and squares in turn, which approximates a disk by an octagon."""
     for step in range(steps):
         grown = mask.copy()
         grown[1:] |= mask[:-1]
@@ -135,7 +135,7 @@ def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _dashes(area: _Area, length: int) -> np.ndarray:
-    """Stripes (h, w) bool that cross the outline: upright ones where it is level, level ones where it is steep."""
+    """Stripes (h, w) bool across the outline: vertical where it runs horizontally, horizontal where it is steep."""
     height, width = area.inside.shape
     left, top = area.corner
     smooth = ndimage.uniform_filter(area.inside.astype(np.float32), size=2 * length - 1, mode="constant")

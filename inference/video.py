@@ -1,11 +1,11 @@
-"""A video to the same video with its polyps drawn in, and a table with a row a frame.
+"""Segments a video: writes it with its polyps drawn in, and a table with one row per frame.
 
     report = segment_video("clip.mp4", "overlay.mp4", "overlay.csv", predictor)
     print(report)    # 900 frames, 23.1 frames per second of 25 needed
 
-Frames keep their size, their times and with them the length, constant rate or not; a rotation that the file asks
-players for is applied. Audio is dropped. Decoding, network, drawing and encoding overlap, a few frames ahead of each
-other, so that memory does not grow with the video.
+Frames keep their size and their times, also at a variable frame rate. A rotation stored in the file is applied. Audio
+is dropped. Decoding, network, drawing and encoding run in parallel and prefetch a few frames, so memory does not grow
+with the length of the video.
 """
 
 import csv
@@ -21,49 +21,47 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-import torch
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from PIL import Image
-from torch import Tensor
 
 from ..common.errors import UserError
 from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_overlay
-from .predictor import Prediction, Predictor
+from .prediction import BasePredictor, Prediction, PreparedImage
 
 COLUMNS = ("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability")
 
-# In order of preference; builds of FFmpeg differ in what they hold.
+# In order of preference, with options; builds of FFmpeg have different encoders.
 ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"preset": "veryfast", "crf": "18"},
     "libopenh264": {},
     "mpeg4": {},
 }
-BITS_PER_PIXEL = 0.2  # of the encoders that are given a bit rate in place of a quality
+BITS_PER_PIXEL = 0.2  # bit rate for encoders that have no quality option
 
-BATCH_PIXELS = 2**23  # of the frames that are in one stage together: 4 of 1920x1080
-THREADS = 2  # of each stage that can take frames side by side
+BATCH_PIXELS = 2**23  # frames of this many pixels are prefetched in each stage: 4 of 1920x1080
+THREADS = 2  # of each stage that can process frames in parallel
 
-UNSPECIFIED = 2  # in H.273, of colour matrix, primaries and transfer
-KNOWN_MATRICES = (1, 5, 6, 9)  # BT.709, BT.601 for 625 and for 525 lines, BT.2020, by their numbers in H.273
+UNSPECIFIED = 2  # in H.273, for colour matrix, primaries and transfer
+KNOWN_MATRICES = (1, 5, 6, 9)  # in H.273: BT.709, BT.601 for 625 and for 525 lines, BT.2020
 LIMITED_RANGE = 1
 
 
 class VideoError(ValueError):
-    """The video cannot be used; the message says why."""
+    """A video that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What became of a video.
+    """What `segment_video` did.
 
     Attributes:
-        frames: Frames that were segmented.
+        frames: Number of frames that were segmented.
         seconds: The time it took.
         rate: Frames per second of the video.
-        notes: Where the overlay differs from the video in more than the overlay.
-        problem: Why the frames are not all of the video's; None if they are.
+        notes: Differences between the written video and its source, overlays apart.
+        problem: Why some frames are missing; None if all were segmented.
     """
 
     frames: int
@@ -79,12 +77,12 @@ class VideoReport:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as it is to be seen.
+    """A decoded frame, upright.
 
     Attributes:
         index: Its number, from 0.
-        ticks, duration: When it is shown and for how long, in the video's time base, from the first frame on.
-        seconds: When it is shown.
+        ticks, duration: When it is shown, counted from the first frame, and for how long; in the video's time base.
+        seconds: When it is shown, in seconds.
         image: RGB.
     """
 
@@ -97,10 +95,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Drawn:
-    """An overlay, and its frame's row of the table."""
+    """A frame's overlay and row of the table.
+
+    Attributes:
+        frame: The frame.
+        pixels: (H, W, 3) uint8, the overlay; H and W are even.
+        row: Values of the table's `COLUMNS`.
+    """
 
     frame: Frame
-    pixels: np.ndarray  # (H, W, 3) uint8, both sides even
+    pixels: np.ndarray
     row: tuple[Any, ...]
 
 
@@ -108,7 +112,7 @@ def segment_video(
     source: str | Path,
     overlay: str | Path,
     table: str | Path,
-    predictor: Predictor,
+    predictor: BasePredictor,
     *,
     threshold: float = 0.5,
     tta: bool = False,
@@ -118,39 +122,38 @@ def segment_video(
 ) -> VideoReport:
     """Segment a video frame by frame.
 
-    The table has the columns `COLUMNS`: when the frame is shown in seconds, how many lesions its mask has, their area
-    in per cent of the frame, the highest probability in the frame, and the mean probability in the mask, which is
-    left empty where there is no lesion.
+    Columns of the table: the frame's number, its time in seconds, the number of lesions in its mask, their area in per
+    cent of the frame, the highest probability in the frame, and the mean probability in the mask (empty if there is
+    no lesion).
 
     Args:
         source: The video.
-        overlay: The mp4 file to write, replaced if it is there.
-        table: The CSV file to write, replaced if it is there.
+        overlay: The mp4 file to write; an existing file is replaced.
+        table: The CSV file to write; an existing file is replaced.
         predictor: Computes the probability map P of each frame.
         threshold, tta: As for a call of the predictor.
-        smoothing: s of S = s * (S of the frame before) + (1 - s) * P, the map that is thresholded, in [0, 1); the
-            first frame's S is its P. It counts frames, not seconds.
-        batch_size: Frames that go through the network together, fewer if they are large.
+        smoothing: s in [0, 1). The thresholded map is S = s * (S of the previous frame) + (1 - s) * P, and P for the
+            first frame. The effect depends on the number of frames, not on seconds.
+        batch_size: Frames that go through the network together; fewer if they are large.
         on_frame: Called after each frame.
 
     Raises:
-        VideoError: If no frame can be read. Where reading fails later, what was read is kept, and reported.
-        UserError: If the network gives no number somewhere.
+        VideoError: If no frame can be read. If reading fails later, the frames before are kept and
+            `VideoReport.problem` says why.
+        UserError: If the network gives NaN.
         OSError: If `overlay` or `table` cannot be written.
     """
     started = time.perf_counter()
     with VideoReader(source) as video:
         together = max(1, min(batch_size, BATCH_PIXELS // (video.width * video.height)))
-        options = {"threshold": threshold, "tta": tta}
 
-        def prepare(frame: Frame) -> tuple[Frame, Tensor]:
-            return frame, predictor.prepare(frame.image)[0]
+        def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
+            return frame, predictor.prepare(frame.image)
 
-        def predicted(prepared: Iterable[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Prediction]]:
+        def predicted(prepared: Iterable[tuple[Frame, PreparedImage]]) -> Iterator[tuple[Frame, Prediction]]:
             for batch in _batches(prepared, together):
-                pixel_values = torch.cat([pixels for _, pixels in batch])
-                sizes = [(video.height, video.width)] * len(batch)
-                predictions = predictor.from_pixels(pixel_values, sizes, **options)  # type: ignore[arg-type]
+                images = [image for _, image in batch]
+                predictions = predictor.predict_prepared(images, threshold=threshold, tta=tta)
                 for (frame, _), prediction in zip(batch, predictions, strict=True):
                     if not prediction.is_valid:
                         raise UserError(
@@ -167,7 +170,7 @@ def segment_video(
 
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
-            # Their threads must end before the files that they read and write are closed, also after an error.
+            # `closing` ends the threads before the files that they read and write are closed, also after an error.
             with closing(prefetch(video.frames(), ahead=together)) as frames:
                 prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
                 smooth = smoothed(predicted(prepared), smoothing)
@@ -197,7 +200,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def smoothed(predictions: Iterable[tuple[Frame, Prediction]], smoothing: float) -> Iterator[tuple[Frame, Prediction]]:
-    """Replace each probability map P by S = smoothing * (S before) + (1 - smoothing) * P."""
+    """Replace each probability map P by S = smoothing * (previous S) + (1 - smoothing) * P."""
     before: np.ndarray | None = None
     for frame, prediction in predictions:
         if smoothing and before is not None:
@@ -208,7 +211,7 @@ def smoothed(predictions: Iterable[tuple[Frame, Prediction]], smoothing: float) 
 
 
 def draw(frame: Frame, prediction: Prediction) -> Drawn:
-    """The overlay of a frame, and its row."""
+    """Draw the overlay of a frame and compute its row of the table."""
     mask = prediction.mask
     pixels = np.asarray(draw_overlay(frame.image, mask))
     height, width = mask.shape
@@ -231,21 +234,21 @@ class VideoReader:
 
     Attributes:
         width, height: Of an upright frame, in pixels.
-        rate: Frames per second, on the average.
-        time_base: Seconds of a tick.
-        matrix: Number of the colour matrix in H.273; None if it is not told.
-        frames_told: Frames that the file says it has; None if it does not say.
-        decoded: Frames that were read so far.
-        problem: Why they are not all, known when the last one was read.
-        notes: What of the file has no part in the overlay.
+        rate: Average number of frames per second.
+        time_base: Seconds per tick.
+        matrix: Number of the colour matrix in H.273; None if the file does not state one.
+        frames_stated: Number of frames that the file states; None if it states none.
+        decoded: Number of frames that were read so far.
+        problem: Why frames are missing; set after the last frame was read, None if none are missing.
+        notes: Parts of the file that are dropped, such as audio.
 
     Raises:
-        VideoError: If there is no frame to be read.
+        VideoError: If no frame can be read.
     """
 
     def __init__(self, path: str | Path):
         try:
-            # With the protocol's name a colon in the file's name is just that.
+            # Without "file:", FFmpeg takes what stands before a colon in the file's name for a protocol.
             self.container = av.open(f"file:{path}")
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(f"is no video that can be read ({describe(error)})") from error
@@ -264,7 +267,7 @@ class VideoReader:
         self.time_base = _fraction(self.stream.time_base) or 1 / self.rate
         matrix = self.stream.codec_context.colorspace
         self.matrix = matrix if matrix in KNOWN_MATRICES else None
-        self.frames_told = self.stream.frames or None
+        self.frames_stated = self.stream.frames or None
         self.notes = ["audio dropped"] if self.container.streams.audio else []
         self.problem: str | None = None
         self.decoded = 0
@@ -274,9 +277,9 @@ class VideoReader:
         if first is None:
             raise VideoError(f"has no frame that can be read ({self.problem or 'it is empty'})")
         self.first_frame = first
-        # Frames of another size later on are scaled to the first one's.
+        # Later frames of another size are scaled to this one.
         self.raw_size = (first.width, first.height)
-        self.turns = round(first.rotation / 90) % 4  # quarters, counterclockwise
+        self.turns = round(first.rotation / 90) % 4  # quarter turns, counterclockwise
         self.width, self.height = self.raw_size[::-1] if self.turns % 2 else self.raw_size
 
     def __enter__(self) -> "VideoReader":
@@ -286,13 +289,13 @@ class VideoReader:
         self.container.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Each frame once; sets `problem` after the last one."""
+        """Decode each frame once; sets `problem` after the last one."""
         step = max(1, round(1 / self.rate / self.time_base))
         start = last = duration = None
         longest = step
         raw: av.VideoFrame | None = self.first_frame
         while raw is not None:
-            # Streams without times, or with times that go back, get the rate's.
+            # Frames without a time, or with one before the previous frame's, get times from the frame rate.
             start = start if start is not None else raw.pts or 0
             ticks = 0 if last is None else raw.pts - start if raw.pts is not None else last + (duration or step)
             ticks = ticks if last is None else max(ticks, last + 1)
@@ -317,24 +320,29 @@ class VideoReader:
                 try:
                     yield from packet.decode()  # type: ignore[misc]
                 except av.error.InvalidDataError as error:
-                    # A player would go on after a damaged packet too.
+                    # Go on after a damaged packet, as players do.
                     self.damaged += 1
                     self.problem = f"{self.damaged} packets cannot be decoded ({describe(error)})"
         except (av.error.FFmpegError, OSError) as error:
             self.problem = f"reading it failed after {self.decoded} frames ({describe(error)})"
 
     def _describe_missing(self, last: int, tolerance: int) -> str | None:
-        """Whether the file says that it goes on for longer than the tolerance after the last frame, both in ticks."""
-        told, seconds = self._seconds_told(), float(last * self.time_base)
-        # An edit list may leave frames out on purpose, and a last frame may be shown for long: only where neither
-        # explains the difference the file is cut off.
-        if told <= 1.01 * seconds + float(tolerance * self.time_base) or (
-            self.frames_told is not None and self.decoded >= self.frames_told
+        """Say if the file is cut off; None if it is complete.
+
+        Args:
+            last: Time of the last frame, in ticks.
+            tolerance: The stated length may exceed it by so many ticks, since the last frame may be shown for long.
+        """
+        stated, seconds = self._seconds_stated(), float(last * self.time_base)
+        # An edit list may leave out frames on purpose: then the number of frames is complete, but not the seconds.
+        if stated <= 1.01 * seconds + float(tolerance * self.time_base) or (
+            self.frames_stated is not None and self.decoded >= self.frames_stated
         ):
             return None
-        return f"it is cut off: {seconds:.2f} of {told:.2f} seconds could be read"
+        return f"it is cut off: {seconds:.2f} of {stated:.2f} seconds could be read"
 
-    def _seconds_told(self) -> float:
+    def _seconds_stated(self) -> float:
+        """Length of the video according to the file; 0 if it states none."""
         if self.stream.duration is not None:
             return float(self.stream.duration * self.time_base)
         matroska = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", self.stream.metadata.get("DURATION", ""))
@@ -347,10 +355,14 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An mp4 file with the times, the colours and the pixel shape of another video.
+    """Writes an mp4 file with the times, colours and pixel aspect ratio of another video.
+
+    Args:
+        path: The file to write.
+        like: The other video.
 
     Attributes:
-        notes: Where it differs from the other video.
+        notes: Differences from the other video.
     """
 
     def __init__(self, path: str | Path, like: VideoReader):
@@ -396,11 +408,11 @@ class VideoWriter:
             self.container.close()
 
     def encode(self, frame: Frame, pixels: np.ndarray) -> None:
-        """Append an overlay.
+        """Append a picture.
 
         Args:
-            frame: Says when it is shown.
-            pixels: (H, W, 3) uint8, both sides even.
+            frame: The frame whose time it is shown at.
+            pixels: (H, W, 3) uint8; H and W are even.
         """
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=self.matrix, dst_color_range=LIMITED_RANGE
@@ -418,10 +430,10 @@ def _has_encoder(name: str) -> bool:
 
 
 def _fraction(value: Any) -> Fraction | None:
-    """A ratio of any version of PyAV; None if it is not set."""
+    """A ratio as a Fraction, whatever type this version of PyAV gives; None if it is not set."""
     return Fraction(value.numerator, value.denominator) if value else None
 
 
 def describe(error: Exception) -> str:
-    """What FFmpeg says, without the number and the file's name, which it adds."""
+    """FFmpeg's message without the error number and the file's name."""
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)

@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageOps
 
+from ..common.files import to_rgb
 from ..inference.overlay import (
     GROUND_TRUTH_COLOUR,
     HALO_COLOUR,
     PREDICTION_COLOUR,
     contour_width,
     draw_overlay,
-    to_rgb,
 )
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).

@@ -99,7 +99,7 @@ def test_the_tint_follows_the_opacity(opacity, inside):
     assert draw_overlay(plain(5, 5), mask, opacity=opacity).getpixel((2, 2)) == inside
 
 
-def test_an_empty_mask_changes_nothing_and_the_image_is_left_alone():
+def test_an_empty_mask_changes_nothing_and_the_image_is_not_changed():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     empty, full = np.zeros((7, 9), bool), np.ones((7, 9), bool)
@@ -109,7 +109,7 @@ def test_an_empty_mask_changes_nothing_and_the_image_is_left_alone():
     np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_lengths_follow_the_shorter_side():
+def test_contours_are_as_wide_as_the_shorter_side_asks():
     sizes = ((1, 1), (384, 288), (288, 384), (480, 640), (1920, 1080))
     assert [contour_width(size) for size in sizes] == [1, 2, 2, 4, 8]
     mask = np.zeros((288, 384), bool)
@@ -139,7 +139,7 @@ def test_the_contour_is_as_wide_all_around(width):
     assert is_colour(overlay, MUCOSA)[distance > 1.1 * halo_width + 0.5].all()
 
 
-def test_the_true_mask_is_a_dashed_contour_without_a_tint():
+def test_the_ground_truth_is_a_dashed_contour_without_a_tint():
     ground_truth = disk(80, 30)
     overlay = draw_overlay(plain(80, 80), np.zeros((80, 80), bool), ground_truth)
     rim = ground_truth & ~ndimage.binary_erosion(ground_truth)
@@ -152,7 +152,7 @@ def test_the_true_mask_is_a_dashed_contour_without_a_tint():
     assert number >= 188 / 12
 
 
-def test_all_sides_of_a_true_mask_are_dashed():
+def test_all_sides_of_the_ground_truth_are_dashed():
     ground_truth = np.zeros((60, 80), bool)
     ground_truth[10:50, 20:80] = True
     dashes = is_colour(draw_overlay(plain(60, 80), np.zeros_like(ground_truth), ground_truth), GROUND_TRUTH_COLOUR)
@@ -163,7 +163,7 @@ def test_all_sides_of_a_true_mask_are_dashed():
         assert len(changes) >= len(side) // 4 - 1
 
 
-def test_in_the_gaps_of_the_true_mask_the_prediction_is_seen():
+def test_the_prediction_shows_in_the_gaps_of_the_ground_truth():
     mask = disk(80, 30)
     overlay = draw_overlay(plain(80, 80), mask, mask)
     rim = mask & ~ndimage.binary_erosion(mask)
@@ -197,18 +197,28 @@ def test_masks_in_any_memory_order():
     assert draw_overlay(plain(20, 30), np.asfortranarray(mask), mask[::-1, ::-1][::-1, ::-1]).tobytes() == expected
 
 
+def test_exif_rotation_is_applied_before_drawing():
+    image = plain(6, 9)
+    image.getexif()[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    mask = np.zeros((9, 6), bool)
+    mask[2, 3] = True
+    overlay = draw_overlay(image, mask)
+    assert overlay.size == (6, 9)
+    assert overlay.getpixel((3, 2)) == PREDICTION_COLOUR
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"mask": np.ones((4, 6), bool)}, r"mask has the shape \(4, 6\) and its image, of 5x4 pixels, \(4, 5\)"),
         ({"mask": np.ones((1, 4, 5), bool)}, r"mask has the shape \(1, 4, 5\)"),
-        ({"ground_truth": np.ones((5, 4), bool)}, r"true mask has the shape \(5, 4\)"),
+        ({"ground_truth": np.ones((5, 4), bool)}, r"ground truth has the shape \(5, 4\)"),
         ({"mask": np.full((4, 5), 0.2)}, "mask holds float64; expected booleans. Compare probabilities"),
         ({"opacity": 35}, "opacity is 35; expected a number from 0 to 1"),
         ({"opacity": float("nan")}, "opacity is nan"),
         ({"width": 0}, "width is 0; expected at least 1"),
     ],
 )
-def test_what_bad_input_gets(arguments, message):
+def test_invalid_input_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_overlay(plain(4, 5), **({"mask": np.zeros((4, 5), bool)} | arguments))

@@ -1,4 +1,4 @@
-"""Predictions against the same steps written out with torch and scipy."""
+"""Predictions against the same steps written out with torch."""
 
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.inference.predictor import Lesion, Prediction, Predictor
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 
@@ -30,17 +30,17 @@ def frame(height: int, width: int) -> Image.Image:
 
 
 def by_hand(predictor: Predictor, image: Image.Image) -> np.ndarray:
-    """The probability map at the image's own size, of an upright RGB image."""
+    """The probability map at the original size of an upright RGB image."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, (32, 48), mode="bilinear", antialias=True).round() / 255
     with torch.no_grad():
         logits = predictor.model(resized).logits
-    native = F.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
-    return native.sigmoid()[0, 0].numpy()
+    original_size = F.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
+    return original_size.sigmoid()[0, 0].numpy()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 17), (32, 48), (256, 256), (1072, 1920)])
-def test_maps_have_the_images_own_size_and_the_steps_values(predictor, size):
+def test_maps_have_the_original_size_and_the_values_of_the_steps(predictor, size):
     image = frame(*size)
     prediction = predictor(image)
     expected = by_hand(predictor, image)
@@ -52,14 +52,14 @@ def test_maps_have_the_images_own_size_and_the_steps_values(predictor, size):
     assert prediction.network_probability.shape == (32, 48)
 
 
-def test_a_batch_of_mixed_sizes_is_its_images_one_by_one(predictor):
+def test_a_batch_of_mixed_sizes_equals_its_images_one_by_one(predictor):
     images = [frame(40, 56), frame(9, 7), Image.new("L", (20, 30), 90)]
     for together, image in zip(predictor.batch(images), images, strict=True):
         alone = predictor(image)
         np.testing.assert_allclose(together.probability, alone.probability, atol=1e-6)
 
 
-def test_an_image_is_seen_as_its_exif_tag_says(predictor, tmp_path):
+def test_exif_rotation_is_applied(predictor, tmp_path):
     upright = frame(40, 56)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
@@ -88,27 +88,14 @@ def test_tta_is_the_mean_over_the_flips_of_the_image(predictor):
     assert not np.allclose(averaged.probability, maps[0], atol=1e-4)
 
 
-def test_lesions_by_hand():
-    probability = np.zeros((4, 10), dtype=np.float32)
-    probability[0, 0] = 0.75
-    probability[1:3, 1] = 1.0  # touches the first at a corner: one lesion of 3 pixels
-    probability[3, 8] = 0.625
-    prediction = Prediction(probability, probability, threshold=0.5)
-    assert prediction.lesions == [
-        Lesion((0, 0, 2, 3), (2 / 3, 1.0), 3, 3 / 40, pytest.approx(2.75 / 3)),
-        Lesion((8, 3, 9, 4), (8.0, 3.0), 1, 1 / 40, pytest.approx(0.625)),
-    ]
-    assert Prediction(probability, probability, threshold=1.0).lesions == []
-
-
-def test_the_threshold_is_the_calls(predictor):
+def test_the_threshold_of_a_call_is_applied(predictor):
     image = frame(40, 56)
     probability = predictor(image).probability
     middle = float(np.median(probability))
     assert predictor(image, threshold=middle).mask.sum() == (probability > middle).sum() > 0
 
 
-def test_a_folder_is_loaded_and_what_is_none_is_explained(predictor, tmp_path):
+def test_a_folder_is_loaded_and_errors_name_what_is_missing(predictor, tmp_path):
     predictor.model.save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=r"no usable image processor .* preprocessor_config.json"):
         Predictor.from_pretrained(str(tmp_path / "model"))
@@ -121,8 +108,8 @@ def test_a_folder_is_loaded_and_what_is_none_is_explained(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_compiled_or_where_that_fails_without_the_values_are_the_same(predictor, monkeypatch, capsys, works):
-    """A compiler that cannot work is one whose C++ compiler is missing, as on many machines."""
+def test_values_are_the_same_compiled_or_if_compiling_fails(predictor, monkeypatch, capsys, works):
+    """Compiling fails if there is no C++ compiler, as on many machines."""
     if works and shutil.which("g++") is None:
         pytest.skip("compiling needs a C++ compiler")
     if not works:
