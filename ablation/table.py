@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any
 
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.reporting.model_card import update_readme
 from unet_kvasir_seg.reporting.results import read_versioned
+from unet_kvasir_seg.reporting.tables import update_document
 
 ABLATION_SCHEMA = 1
 SCORE = "dice_per_image_native"
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
             read_versioned(file, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")["rounds"]
             for file in arguments.ablations
         ]
-        update_readme(arguments.readme, tables(*screenings), MARKERS)
+        update_document(arguments.readme, tables(*screenings), MARKERS)
         print(f"Put the tables of {', '.join(map(str, arguments.ablations))} into {arguments.readme}.")
 
 

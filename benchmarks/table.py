@@ -1,10 +1,12 @@
-"""Put the tables of a benchmark into a README, between `<!-- speed: begin -->` and `<!-- speed: end -->`.
+"""The tables of a benchmark as Markdown.
 
-python benchmarks/table.py outputs/benchmarks/benchmarks.json README.md
+    python benchmarks/table.py outputs/benchmarks/benchmarks.json docs/speed.md
+
+puts them into a Markdown file, between its lines `<!-- speed: begin -->` and `<!-- speed: end -->`.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from unet_kvasir_seg.benchmarks.measurement import (
     speed_up,
 )
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.reporting.model_card import update_readme
+from unet_kvasir_seg.reporting.tables import table, update_document
 
 SPEED_MARKERS = ("<!-- speed: begin -->", "<!-- speed: end -->")
 HEADER = (
@@ -38,7 +40,7 @@ LEGEND = (
     "the process, which does not count a data loader's workers, or of the GPU's allocator."
 )
 NOTHING = "-"
-DETAILS = ("scaling", "gradient checkpointing")  # parts whose names begin so are folded away in a README
+DETAILS = ("scaling", "gradient checkpointing")  # parts whose names begin so are folded away in a document
 
 
 def tables(environment: dict[str, Any], measurements: Sequence[Measurement], fold: bool = False) -> str:
@@ -46,7 +48,7 @@ def tables(environment: dict[str, Any], measurements: Sequence[Measurement], fol
 
     Args:
         environment, measurements: Of a benchmark.
-        fold: Whether how time and memory grow is shown only to a reader who asks for it.
+        fold: Whether the tables of time and memory against size, batch and width are folded away.
     """
     contests = dict.fromkeys((one.part, one.device) for one in measurements if one.part != MATRIX_MULTIPLY)
     rows = {
@@ -57,7 +59,7 @@ def tables(environment: dict[str, Any], measurements: Sequence[Measurement], fol
         ]
         for part, device in contests
     }
-    parts = {title: _table([title, *HEADER], cells) for title, cells in rows.items()}
+    parts = {title: _without_empty_columns([title, *HEADER], cells) for title, cells in rows.items()}
     folded = [parts.pop(title) for title in list(parts) if fold and title.startswith(DETAILS)]
     if folded:
         summary = (
@@ -114,15 +116,10 @@ def _digits(value: float | None, unit: float = 1.0) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _table(header: Sequence[str], rows: list[list[str]]) -> str:
-    """Markdown, without the columns in which there is nothing."""
+def _without_empty_columns(header: Sequence[str], rows: list[list[str]]) -> str:
+    """A table of the columns that hold something."""
     kept = [column for column in range(len(header)) if any(row[column] != NOTHING for row in rows)]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(_line(line[column] for column in kept) for line in lines)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return table([header[column] for column in kept], ([row[column] for column in kept] for row in rows))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -131,12 +128,12 @@ def main(argv: list[str] | None = None) -> None:
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("benchmarks", type=Path, help="benchmarks.json that speed.py wrote")
-    parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
+    parser.add_argument("document", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
     with user_errors(program):
         environment, measurements = read_benchmarks(arguments.benchmarks)
-        update_readme(arguments.readme, tables(environment, measurements, fold=True), SPEED_MARKERS)
-        print(f"Put the tables of {arguments.benchmarks} into {arguments.readme}.")
+        update_document(arguments.document, tables(environment, measurements, fold=True), SPEED_MARKERS)
+        print(f"Put the tables of {arguments.benchmarks} into {arguments.document}.")
 
 
 if __name__ == "__main__":

@@ -29,12 +29,11 @@ from ..inference.overlay import (
     contour_width,
     draw_overlay,
 )
+from ..losses_unet import LOSSES
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"
 CARD_LOSSES = ((1, 1.10), (10, 0.90), (20, 0.70), (30, 0.51), (40, 0.19), (50, 0.075))
-
-LOSS_TERMS = {"bce_dice": "BCE + Dice", "structure": "weighted BCE + IoU"}
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
 PALE_BLUE, INK, GREY, PALE_GREY = "#9CC9E3", "#222222", "#767676", "#E4E4E4"
@@ -216,7 +215,7 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = 
         raise ValueError("There are no training losses to show; leave the picture out.")
     epochs, values = zip(*losses, strict=True)
     figure = _figure(f"Training loss, n = {_number(epochs[-1], 'epoch')}")
-    axes = _axes(figure, "epoch", f"mean loss ({LOSS_TERMS[loss]})")
+    axes = _axes(figure, "epoch", f"mean loss ({LOSSES[loss].short_name})")
     marker = "o" if len(values) < 30 else None
     axes.plot(epochs, values, color=BLUE, linewidth=2.4, marker=marker, markersize=5, label="this training")
     if loss == CARD_LOSS:

@@ -16,8 +16,8 @@ from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import fingerprint
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.reporting.model_card import results_tables
 from unet_kvasir_seg.reporting.results import read_results
+from unet_kvasir_seg.reporting.tables import results_tables
 
 LOAD = """
 import sys

@@ -169,13 +169,13 @@ def test_an_example_is_image_ground_truth_probability_and_contours(tmp_path):
     assert texts(figure)[:7] == [
         "Image, ground truth and prediction, n = 2 images",
         "image",
-        "ground_truth",
+        "ground truth",
         "prediction",
         "contours",
         "best: 0.98",
         "worst: 0.01",
     ]
-    assert texts(figure)[7:] == ["0", "probability", "1", "prediction", "ground_truth"]
+    assert texts(figure)[7:] == ["0", "probability", "1", "prediction", "ground truth"]
     pixels = sheet(tmp_path / "x.png")
     cell_height = CELL_WIDTH * 36 // 48
     lefts = [MARGIN + column * (CELL_WIDTH + GAP) for column in range(4)]

@@ -1,51 +1,18 @@
-"""The model card and the README's table give back the figures they were filled with; the documents hold together."""
+"""The model card gives back the figures it was filled with; the documents hold together."""
 
-import copy
-import itertools
-import json
-import os
 import re
-import stat
 
 import pytest
 import yaml
 from conftest import ROOT
+from example_results import SCORE, VALIDATION, cells, evaluated_results, section, trained_results
 from huggingface_hub import ModelCard
-from unet_kvasir_seg import configuration_unet, modeling_unet
-from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.reporting.figures import LOSS_TERMS
-from unet_kvasir_seg.reporting.model_card import (
-    AUGMENTATIONS,
-    LOSS_NAMES,
-    PICTURES,
-    RESULTS_MARKERS,
-    fill_card,
-    main,
-    results_tables,
-    update_readme,
-)
+from unet_kvasir_seg.losses_unet import LOSSES
+from unet_kvasir_seg.reporting.model_card import AUGMENTATIONS, PICTURES, fill_card
+from unet_kvasir_seg.reporting.results import check_results
+from unet_kvasir_seg.reporting.tables import results_tables
 
-BEGIN, END = RESULTS_MARKERS
-VALIDATION = {
-    "loss": 0.51,
-    "dice_per_image": 0.71234567,
-    "iou_per_image": 0.6,
-    "dice_pooled": 0.81,
-    "precision": 0.9,
-    "recall": 0.75,
-}
-METRICS = (
-    *(
-        f"{score}_{size}"
-        for size in ("native", "network")
-        for score in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
-    ),
-    *("dice_256_thresholds_native", "dice_256_thresholds_minmax_native", "precision_per_image_native"),
-    *("recall_per_image_native", "f2_per_image_native", "accuracy_per_image_native", "precision_pooled_native"),
-    *("recall_pooled_native", "f2_pooled_native", "mae_native", "s_measure_native", "e_measure_native"),
-    *("weighted_f_native", "hd95_native", "nsd_native", "ece_native"),
-)
 # The row of the card's table and the column (1: native, 2: network) that each figure must stand in.
 ROWS = {
     "dice_per_image": "Dice, mean per image",
@@ -74,159 +41,19 @@ SECTIONS = (
     *("Failure pictures", "Calibration", "ONNX", "Limitations and bias", "Environment and cost"),
     *("Licence", "Citation"),
 )
-SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 
 
 @pytest.fixture
 def results() -> dict:
-    """Results of a training, with figures that no other run has."""
-    data = {
-        "name": "team/polyps",
-        "on_the_hub": True,
-        "revision": "abc123",
-        "split": None,
-        "rows": {"train": 801, "validation": 99},
-        "fingerprint": "sha256:" + "d" * 64,
-    }
-    environment = {
-        "python": "3.11.7",
-        "torch": "2.14.1",
-        "transformers": "5.23.0",
-        "runtime": "cpu, float32, channels_last",
-        "processes": 2,
-        "code": "0.1.0 (commit abc1234)",
-    }
-    return {
-        "schema_version": 1,
-        "model": {
-            "name": "unet-x",
-            "repository": "team/unet-x",
-            "parameters": 1234567,
-            "image_size": [192, 256],
-            "channels": [12, 24, 48, 96],
-            "depth": 3,
-            "norm": "batch",
-            "upsampling": "bilinear",
-            "dropout": 0.0,
-            "block": "residual",
-            "decoder_channels": None,
-            "fingerprint": "sha256:" + "e" * 64,
-        },
-        "data": data,
-        "environment": environment,
-        "training": {
-            "data": copy.deepcopy(data),
-            "environment": copy.deepcopy(environment),
-            "epochs": 7,
-            "batch_size": 16,
-            "learning_rate": 0.00025,
-            "schedule": "cosine",
-            "weight_decay": 0.0,
-            "seed": 43,
-            "augmentation": "card",
-            "ema_decay": 0.9876,
-            "warmup_steps": 1500.0,
-            "progressive_sizes": None,
-            "fine_tuned": False,
-            "seconds": 1620.0,
-            "loss": [[1.0, 1.25], [2.0, 0.75]],
-            "best_step": 300,
-            "steps": 350,
-            "validation": VALIDATION,
-        },
-        "metrics": {},
-        "evaluation": None,
-    }
+    """Results of a training."""
+    return trained_results()
 
 
 @pytest.fixture
-def evaluated(results) -> dict:
-    """Results of the training and of an evaluation on another data set, no two figures of which are alike."""
-    ladder = itertools.count(1)
-
-    def score() -> dict:
-        value = 0.1 + 0.00831 * next(ladder)
-        return {"value": value, "ci95": [value - 0.0213, value + 0.0317]}
-
-    def stratum(images: int) -> dict:
-        names = ("dice_per_image_native", "iou_per_image_native", "recall_per_image_native")
-        return {"images": images, "metrics": {name: score() for name in names} if images else {}}
-
-    def difference(p_value: float) -> dict:
-        return {"difference": 0.0456, "ci95": [-0.0123, 0.0987], "p_value": p_value, "images": 61}
-
-    metrics = {name: score() for name in METRICS}
-    metrics["hd95_native"] = {"value": 45.67, "ci95": [40.12, 51.28]}
-    results["data"] = {
-        "name": "other/frames",
-        "on_the_hub": True,
-        "revision": "def456",
-        "split": "test",
-        "rows": {"test": 61},
-        "fingerprint": "sha256:" + "f" * 64,
-    }
-    results["environment"] = results["environment"] | {"processes": 1, "runtime": "cuda, bfloat16, channels_last"}
-    results["metrics"] = metrics
-    results["evaluation"] = {
-        "threshold": {
-            "value": 98.5 / 255,
-            "tuned_on": "validation",
-            "at_half": {"dice_per_image_native": score(), "iou_per_image_native": score()},
-        },
-        "native_size": "384x288",
-        "protocol": {
-            "surface_tolerance": 3.0,
-            "resamples": 5432,
-            "seed": 17,
-            "small_below": 0.04,
-            "large_from": 0.23,
-            "lesion_iou": 0.55,
-            "test_time_augmentation": False,
-        },
-        "seconds": 12.3,
-        "model_seconds": 4.5,
-        "strata": {
-            "size": {"small": stratum(21), "medium": stratum(33), "large": stratum(0)},
-            "polyps": {"one": stratum(41), "two": stratum(11), "three or more": stratum(2)},
-        },
-        "lesions": {
-            "true": 69,
-            "found": 48,
-            "predicted": 77,
-            "false": 29,
-            "sensitivity": score(),
-            "precision": score(),
-            "false_per_image": score(),
-        },
-        "without_polyp": {"images": 7, "false_alarms": 5, "share": score(), "area_share": 0.0321},
-        "calibration": {
-            "bins": [
-                {
-                    "low": i / 15,
-                    "high": (i + 1) / 15,
-                    "pixels": 0 if i == 8 else 12345 + i,
-                    "mean_probability": None if i == 8 else (i + 0.47) / 15,
-                    "polyp_share": None if i == 8 else (i + 0.21) / 15,
-                }
-                for i in range(15)
-            ]
-        },
-        "threshold_curve": {"thresholds": [(k - 0.5) / 255 for k in range(1, 256)], "dice_per_image": [0.5] * 255},
-        "comparison": {
-            "with": "their-net",
-            "metrics": {"dice_per_image_native": difference(0.0321), "iou_per_image_native": difference(1 / 5433)},
-        },
-        "audit": {
-            "max_distance": 6,
-            "pairs": [
-                {"first": ["train", "mary-smith.png"], "second": ["test", "b.png"], "distance": 2},
-                {"first": ["train", "c.png"], "second": ["test", "d.png"], "distance": 0},
-            ],
-            "left_out": 2,
-            "metrics": {"dice_per_image_native": score(), "iou_per_image_native": score()},
-        },
-        "figures": sorted(PICTURES),
-    }
+def evaluated() -> dict:
+    """Results of the training and of an evaluation on another data set, with all pictures."""
+    results = evaluated_results()
+    results["evaluation"]["figures"] = sorted(PICTURES)
     return results
 
 
@@ -252,17 +79,6 @@ def variant(request, evaluated) -> dict:
     if request.param == "nothing":
         return evaluated | nothing_measured | {"training": None}
     return evaluated
-
-
-def section(text: str, name: str) -> str:
-    """What stands under the heading `## name`."""
-    return re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)[1]
-
-
-def cells(text: str, first: str) -> list[str]:
-    """The cells of the only table row that begins with `first`, without it."""
-    (row,) = (line for line in text.splitlines() if line.startswith(f"| {first} |"))
-    return [cell.strip() for cell in row.strip("|").split("|")][1:]
 
 
 def test_the_metadata_of_a_training_gives_the_same_figures_back(results):
@@ -441,7 +257,7 @@ def test_calibration_and_cost_are_stated(evaluated):
     assert "12.3 s, the model 4.5 s of them" in cost
 
 
-def test_the_audit_is_stated_without_the_names_of_frames(evaluated):
+def test_near_duplicates_are_stated_without_the_names_of_frames(evaluated):
     text = section(fill_card(evaluated), "Data and splits")
     assert "at most 6 bits apart): 2 between train and test." in text
     duplicate_free = evaluated["evaluation"]["audit"]["metrics"]["iou_per_image_native"]["value"]
@@ -463,6 +279,7 @@ def test_pictures_are_shown_once_with_a_caption(evaluated):
 
 
 def test_every_section_is_there_and_no_figure_is_missing(variant):
+    check_results(variant)
     text = fill_card(variant)
     assert re.findall(r"^## (.*)", text, flags=re.MULTILINE) == list(SECTIONS)
     for slip in ("None", "nan", "{{", "{%", "Undefined", "\n\n\n"):
@@ -524,11 +341,10 @@ def test_the_augmentation_is_the_one_that_is_stated(results):
     assert cells(fill_card(results), "augmentation") == ["not recorded"]
 
 
-def test_the_loss_is_the_one_that_is_stated(results):
-    assert "| loss | binary cross-entropy plus per-image Dice |" in fill_card(results)
-    results["model"]["loss"] = "structure"
-    assert f"| loss | {LOSS_NAMES['structure']} |" in fill_card(results)
-    assert LOSS_NAMES.keys() == LOSS_TERMS.keys() == modeling_unet.LOSSES.keys() == set(configuration_unet.LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_is_the_one_that_is_stated(name, results):
+    results["model"]["loss"] = name
+    assert f"| loss | {LOSSES[name].long_name} |" in fill_card(results)
 
 
 def test_local_and_synthetic_data_are_no_hub_data(results):
@@ -550,86 +366,6 @@ def test_an_invalid_run_gets_no_card(evaluated, write):
     evaluated["invalid"] = "frame 17 has logits that are not finite."
     with pytest.raises(ValueError, match="marked invalid: frame 17 has logits"):
         write(evaluated)
-
-
-@pytest.fixture
-def readme(tmp_path):
-    """A README with the markers, umlauts and Windows lines, which must stay."""
-    file = tmp_path / "README.md"
-    file.write_bytes(f"# Größe\r\n\r\n{BEGIN}\nold\n{END}\r\n\r\nEnde".encode())
-    file.chmod(0o640)
-    return file
-
-
-def test_the_readmes_table_is_made_by_a_command(evaluated, readme, tmp_path, capsys):
-    (tmp_path / "results.json").write_text(json.dumps(evaluated))
-    for _ in range(2):  # a second time changes nothing
-        main([str(tmp_path / "results.json"), str(readme)])
-        text = readme.read_bytes().decode()
-        assert text == f"# Größe\r\n\r\n{BEGIN}\n\n{results_tables(evaluated, compact=True)}\n\n{END}\r\n\r\nEnde"
-    assert sorted(os.listdir(tmp_path)) == ["README.md", "results.json"]
-    assert stat.S_IMODE(readme.stat().st_mode) == 0o640
-    assert "README.md" in capsys.readouterr().out
-
-
-def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
-    text = results_tables(evaluated, compact=True)
-    assert len(text.splitlines()) <= 30
-    assert text.startswith(
-        "`unet-x` on 61 images of the test split of other/frames, 384x288 pixels; threshold 0.386275"
-    )
-    assert cells(text, "score") == ["original size 384x288", "input size 256x192"]
-    dice = evaluated["metrics"]["dice_per_image_native"]
-    assert cells(text, "Dice, mean per image")[0].startswith(f"{dice['value']:.3f} [")
-    assert cells(text, "small: polyp on under 4 % of the image")[0] == "21"
-    assert "#" not in text
-
-
-def test_a_readme_without_markers_is_left_alone(readme):
-    for text in (
-        "no markers",
-        BEGIN,
-        END,
-        f"{END}\n{BEGIN}",
-        f"{BEGIN}\n{END}\n{BEGIN}\n{END}",
-        f"{BEGIN}{BEGIN}{END}",
-    ):
-        readme.write_text(text)
-        with pytest.raises(UserError, match="must have the line <!-- results: begin --> once"):
-            update_readme(readme, "table")
-        assert readme.read_text() == text
-
-
-@pytest.mark.parametrize(
-    ("results_file", "readme_file", "message"),
-    [
-        ("absent.json", "README.md", "absent.json cannot be read"),
-        ("results.json", "absent.md", "absent.md cannot be read or written"),
-        ("other.json", "README.md", "schema version 99"),
-        ("invalid.json", "README.md", "invalid: frame 17."),
-    ],
-)
-def test_mistakes_end_with_one_line(results, readme, tmp_path, capsys, results_file, readme_file, message):
-    for name, change in {
-        "results.json": {},
-        "other.json": {"schema_version": 99},
-        "invalid.json": {"invalid": "frame 17."},
-    }.items():
-        (tmp_path / name).write_text(json.dumps(results | change))
-    before = readme.read_bytes()
-    with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / results_file), str(tmp_path / readme_file)])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
-    assert readme.read_bytes() == before
-
-
-def test_the_help_names_the_markers(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert BEGIN in capsys.readouterr().out
 
 
 def test_the_readme_opens_with_the_hubs_metadata():

@@ -1,0 +1,370 @@
+"""The tables of a run as Markdown, made from its results: no figure is typed by hand.
+
+    python -m unet_kvasir_seg.reporting.tables results.json docs/results.md
+
+puts the main scores of `results.json` into a Markdown file, between its lines `<!-- results: begin -->` and
+`<!-- results: end -->`.
+"""
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..common.errors import UserError, user_errors
+from ..common.files import write_atomic
+from .results import Data, Difference, Evaluation, Results, Score, read_results
+
+RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
+NOT_MEASURED = "Not measured."
+
+# Titles of scores, whose names end in the size that they were taken at.
+TITLES = {
+    "dice_per_image": "Dice, mean per image",
+    "iou_per_image": "IoU, mean per image",
+    "dice_pooled": "Dice, pooled",
+    "iou_pooled": "IoU, pooled",
+    "dice_256_thresholds": "Dice, mean over 256 thresholds",
+    "dice_256_thresholds_minmax": "Dice, mean over 256 thresholds, min-max (PraNet's)",
+    "precision_per_image": "precision, mean per image",
+    "recall_per_image": "recall, mean per image",
+    "f2_per_image": "F2, mean per image",
+    "accuracy_per_image": "accuracy, mean per image",
+    "precision_pooled": "precision, pooled",
+    "recall_pooled": "recall, pooled",
+    "f2_pooled": "F2, pooled",
+    "mae": "mean absolute error (lower is better)",
+    "s_measure": "S-measure",
+    "e_measure": "E-measure",
+    "weighted_f": "weighted F",
+    "hd95": "HD95 in pixels (lower is better)",
+    "nsd": "normalised surface Dice",
+    "ece": "calibration error (lower is better)",
+    # The training's own validation names no size, and its precision and recall are pooled.
+    "precision": "precision, pooled",
+    "recall": "recall, pooled",
+    "loss": "loss",
+}
+MAIN_SCORES = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
+COMPACT = (*MAIN_SCORES, "precision_per_image", "recall_per_image", "hd95", "ece")
+STRATUM_SCORES = ("dice_per_image", "iou_per_image", "recall_per_image")
+# Digits after the point; three for the others.
+DIGITS = {"hd95": 1, "mae": 4, "ece": 4}
+
+
+def results_tables(results: Results, compact: bool = False) -> str:
+    """The scores, each with its 95 % interval and the size that it was taken at.
+
+    Args:
+        results: What `results.json` holds.
+        compact: Only the main scores and where the model fails, without headings, as fits a document.
+
+    Returns:
+        If the run has no metrics, the validation scores of its training; without these either, "Not measured."
+
+    Raises:
+        UserError: If the run is marked invalid.
+    """
+    refuse_invalid(results)
+    evaluation = results.get("evaluation")
+    if evaluation is None or not results["metrics"]:
+        return _validation_table(results)
+    strata, lesions = _strata_table(evaluation), _lesion_table(evaluation)
+    if compact:
+        opening = f"`{results['model']['name']}` on {scored_images(results)}; {_how_scored(evaluation)}"
+        return "\n\n".join([opening, _score_table(results, COMPACT), strata, lesions])
+    scored = scored_images(results)
+    parts = [
+        f"{scored[:1].upper()}{scored[1:]}; {_how_scored(evaluation)}",
+        _score_table(results),
+        _threshold_table(results, evaluation),
+        f"### By size and number of polyps\n\n{strata}",
+        f"### Polyps found and false alarms\n\n{lesions}",
+        f"### Against another model\n\n{_comparison_table(evaluation)}",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def update_document(document: Path, text: str, markers: tuple[str, str] = RESULTS_MARKERS) -> None:
+    """Put `text` between two markers of a Markdown file, atomically; the rest stays as it is, byte for byte.
+
+    Raises:
+        UserError: If the file cannot be read or written, or does not have both markers once, in order.
+    """
+    begin, end = markers
+    document = document.resolve()
+    try:
+        content = document.read_bytes()
+        before, _, rest = content.partition(begin.encode())
+        _, ended, after = rest.partition(end.encode())
+        if not ended or any(content.count(mark.encode()) != 1 for mark in markers):
+            raise UserError(
+                f"{document.name} must have the line {begin} once and, below it, the line {end} once. "
+                "Put them where the table belongs."
+            )
+        write_atomic(document, before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
+    except OSError as error:
+        raise UserError(f"{document.name} cannot be read or written: {error.strerror}.") from error
+
+
+def refuse_invalid(results: Results) -> None:
+    """Refuse to present a run that is marked invalid.
+
+    Raises:
+        UserError: If it is; the message says why.
+    """
+    if results.get("invalid"):
+        raise UserError(
+            f"These results are marked invalid: {results['invalid']} Correct that and measure again; no card or "
+            "table is made of them."
+        )
+
+
+def calibration_table(results: Results) -> str:
+    """Bins of predicted probability that hold pixels; empty where nothing was measured."""
+    evaluation = results.get("evaluation")
+    if evaluation is None or not results["metrics"]:
+        return ""
+    return table(
+        ["predicted probability", "pixels", "mean prediction", "share that is polyp"],
+        (
+            [
+                f"{one['low']:.3f} to {one['high']:.3f}",
+                f"{one['pixels']:,}",
+                "-" if one["mean_probability"] is None else number(one["mean_probability"]),
+                "-" if one["polyp_share"] is None else number(one["polyp_share"]),
+            ]
+            for one in evaluation["calibration"]["bins"]
+            if one["pixels"]
+        ),
+    )
+
+
+def exports_table(results: Results) -> str:
+    """A row for each ONNX file, of what `export.py` measured; empty where nothing was exported."""
+    rows = []
+    for export in results.get("exports", {}).values():
+        verified = export["proof"]
+        dice = verified["dice"]
+        rows.append(
+            [
+                f"`onnx/{export['file']}`",
+                export["precision"],
+                f"{export['bytes'] / 1e6:.2f}",
+                f"{dice['mean_difference']:+.4f}" if dice else "-",
+                f"{dice['worst_image']:+.4f}" if dice else "-",
+                f"{100 * verified['equal_mask_pixels']:.3f} %",
+                "all" if export["precision"] == "fp32" else ", ".join(export["float_layers"]) or "none",
+                f"{verified['images']} images: {verified['data']}",
+            ]
+        )
+    header = ["file", "precision", "MB", "Dice minus PyTorch's: mean", "worst image", "equal mask pixels"]
+    return table([*header, "layers in float32", "compared on"], rows) if rows else ""
+
+
+def near_duplicates_table(results: Results, evaluation: Evaluation) -> str:
+    """The scores of all images beside those without near-duplicates; empty where there are none."""
+    found = evaluation["audit"]
+    if not found or not found["left_out"] or not found["metrics"]:
+        return ""
+    return table(
+        [
+            f"at original size {evaluation['native_size']}",
+            "all images",
+            f"without the {found['left_out']} that have a duplicate",
+        ],
+        (
+            [_title(key), interval(results["metrics"].get(key)), interval(without)]
+            for key, without in found["metrics"].items()
+        ),
+    )
+
+
+def _how_scored(evaluation: Evaluation) -> str:
+    tuned_on = evaluation["threshold"]["tuned_on"]
+    tuned = f"tuned on the {tuned_on} split" if tuned_on else "not tuned"
+    flips = "; mean over the image and its flips" if evaluation["protocol"]["test_time_augmentation"] else ""
+    return f"threshold {threshold_text(evaluation)} ({tuned}){flips}. In brackets: 95 % bootstrap intervals."
+
+
+def _score_table(results: Results, names: Sequence[str] | None = None) -> str:
+    """All scores, or those of some names, a column for each size."""
+    metrics, evaluation = results["metrics"], results["evaluation"]
+    assert evaluation is not None
+    columns = {"native": f"original size {evaluation['native_size']}"}
+    if any(key.endswith("_network") for key in metrics):
+        columns["network"] = f"input size {width_x_height(results['model'].get('image_size'))}"
+    present = dict.fromkeys(key.rsplit("_", maxsplit=1)[0] for key in metrics)
+    return table(
+        ["score", *columns.values()],
+        (
+            [TITLES.get(name, name), *(interval(metrics.get(f"{name}_{size}"), name) for size in columns)]
+            for name in present
+            if names is None or name in names
+        ),
+    )
+
+
+def _threshold_table(results: Results, evaluation: Evaluation) -> str:
+    """Scores at the tuned threshold and at 0.5; empty where it was not tuned."""
+    at_half = evaluation["threshold"]["at_half"]
+    if not at_half:
+        return ""
+    return table(
+        [f"threshold, at original size {evaluation['native_size']}", *(_title(key) for key in at_half)],
+        [
+            [f"{threshold_text(evaluation)} (tuned)", *(interval(results["metrics"][key]) for key in at_half)],
+            ["0.5", *(interval(score) for score in at_half.values())],
+        ],
+    )
+
+
+def _strata_table(evaluation: Evaluation) -> str:
+    small = percent(evaluation["protocol"]["small_below"])
+    large = percent(evaluation["protocol"]["large_from"])
+    titles = {
+        ("size", "small"): f"small: polyp on under {small} of the image",
+        ("size", "medium"): f"medium: {small} to under {large}",
+        ("size", "large"): f"large: {large} or more",
+        ("polyps", "one"): "one polyp",
+        ("polyps", "two"): "two polyps",
+        ("polyps", "three or more"): "three or more polyps",
+    }
+    rows = []
+    for (kind, name), title in titles.items():
+        stratum = evaluation["strata"][kind][name]
+        scores = (interval(stratum["metrics"].get(f"{score}_native")) for score in STRATUM_SCORES)
+        rows.append([title, str(stratum["images"]), *scores])
+    heading = f"images with polyp, at original size {evaluation['native_size']}"
+    return table([heading, "number", *(TITLES[score] for score in STRATUM_SCORES)], rows)
+
+
+def _lesion_table(evaluation: Evaluation) -> str:
+    lesions, without = evaluation["lesions"], evaluation["without_polyp"]
+    right = lesions["predicted"] - lesions["false"]
+    rows = [
+        ["polyps found", f"{lesions['found']} of {lesions['true']}", interval(lesions["sensitivity"])],
+        ["marked regions that match a polyp", f"{right} of {lesions['predicted']}", interval(lesions["precision"])],
+        ["marked regions that match none, per image", str(lesions["false"]), interval(lesions["false_per_image"])],
+        [
+            "images without polyp that get a false alarm",
+            f"{without['false_alarms']} of {without['images']}",
+            interval(without["share"]) if without["images"] else "not measured: there is no such image",
+        ],
+    ]
+    if without["area_share"] is not None:
+        rows.append(["share of the image that such an alarm covers, mean", "", percent(without["area_share"])])
+    heading = f"found: IoU of at least {evaluation['protocol']['lesion_iou']:g} with a marked region, at original size"
+    return table([heading, "number", "share or rate"], rows)
+
+
+def _comparison_table(evaluation: Evaluation) -> str:
+    comparison = evaluation["comparison"]
+    if not comparison:
+        return NOT_MEASURED
+    compared = f"this model minus {comparison['with']}, at original size {evaluation['native_size']}"
+    rows = (
+        [_title(key), _difference(score), f"{score['p_value']:.2g}", str(score["images"])]
+        for key, score in comparison["metrics"].items()
+    )
+    return table([compared, "difference", "p", "images"], rows) + (
+        "\n\nThe same images for both. Intervals: paired bootstrap; p: two-sided permutation test that flips the "
+        "signs of the differences."
+    )
+
+
+def _validation_table(results: Results) -> str:
+    training = results.get("training")
+    if not training:
+        return NOT_MEASURED
+    return table(
+        ["score on the validation split", f"input size {width_x_height(results['model']['image_size'])}"],
+        ([TITLES.get(name, name), number(value, name)] for name, value in training["validation"].items()),
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return table_rows([header, ["---"] * len(header), *rows])
+
+
+def table_rows(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of a Markdown table, without its header."""
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def scored_images(results: Results) -> str:
+    """Which images the scores are of, and how large they are; empty where nothing was scored."""
+    evaluation = results.get("evaluation")
+    if evaluation is None or not results["metrics"]:
+        return ""
+    data = results["data"]
+    count = data["rows"].get(data["split"] or "")
+    which = f"the {data['split']} split of {data['name']}" if data["split"] else data["name"]
+    return f"{f'{count:,} images' if count else 'the images'} of {which}, {evaluation['native_size']} pixels"
+
+
+def data_name(data: Data) -> str:
+    """Name, revision and rows: "team/polyps at revision 1a2b; rows: 800 train, 100 validation"."""
+    revision = f" at revision {data['revision']}" if data["revision"] else ""
+    rows = [f"{'streamed' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items()]
+    return f"{data['name']}{revision}" + (f"; rows: {', '.join(rows)}" if rows else "")
+
+
+def threshold_text(evaluation: Evaluation | None) -> str:
+    """The threshold of the scores; the default where nothing was scored."""
+    return f"{evaluation['threshold']['value']:.6g}" if evaluation else "0.5"
+
+
+def interval(score: Score | None, name: str = "") -> str:
+    """Value and 95 % interval: "0.712 [0.689, 0.735]"; "-" without a score.
+
+    Args:
+        score: With its interval.
+        name: Of the score, which decides the number of digits.
+    """
+    if not score:
+        return "-"
+    low, high = (number(bound, name) for bound in score["ci95"])
+    return f"{number(score['value'], name)} [{low}, {high}]"
+
+
+def number(value: float, name: str = "") -> str:
+    """A value with the digits of the score `name`."""
+    return f"{value:.{DIGITS.get(name, 3)}f}" if math.isfinite(value) else "not finite"
+
+
+def percent(share: float) -> str:
+    """A share as "12.3 %"."""
+    return f"{100 * share:.3g} %"
+
+
+def width_x_height(image_size: Sequence[int] | None) -> str:
+    """A size (height, width) as "width x height", which is how the Hub and cameras state it."""
+    return f"{image_size[1]}x{image_size[0]}" if image_size else ""
+
+
+def _difference(score: Difference) -> str:
+    low, high = score["ci95"]
+    return f"{score['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _title(key: str) -> str:
+    return TITLES[key.removesuffix("_native")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    program = "python -m unet_kvasir_seg.reporting.tables"
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("results", type=Path, help="results.json that evaluation.py or train.py wrote")
+    parser.add_argument("document", type=Path, help="Markdown file that has the two lines")
+    arguments = parser.parse_args(argv)
+    with user_errors(program):
+        update_document(arguments.document, results_tables(read_results(arguments.results), compact=True))
+        print(f"Put the scores of {arguments.results} into {arguments.document}.")
+
+
+if __name__ == "__main__":
+    main()

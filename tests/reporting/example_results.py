@@ -1,0 +1,190 @@
+"""Results of a training and of an evaluation, no two figures of which are alike; finding figures in Markdown."""
+
+import copy
+import itertools
+import re
+
+VALIDATION = {
+    "loss": 0.51,
+    "dice_per_image": 0.71234567,
+    "iou_per_image": 0.6,
+    "dice_pooled": 0.81,
+    "precision": 0.9,
+    "recall": 0.75,
+}
+METRICS = (
+    *(
+        f"{score}_{size}"
+        for size in ("native", "network")
+        for score in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
+    ),
+    *("dice_256_thresholds_native", "dice_256_thresholds_minmax_native", "precision_per_image_native"),
+    *("recall_per_image_native", "f2_per_image_native", "accuracy_per_image_native", "precision_pooled_native"),
+    *("recall_pooled_native", "f2_pooled_native", "mae_native", "s_measure_native", "e_measure_native"),
+    *("weighted_f_native", "hd95_native", "nsd_native", "ece_native"),
+)
+SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
+
+
+def trained_results() -> dict:
+    """Results of a training, with figures that no other run has."""
+    data = {
+        "name": "team/polyps",
+        "on_the_hub": True,
+        "revision": "abc123",
+        "split": None,
+        "rows": {"train": 801, "validation": 99},
+        "fingerprint": "sha256:" + "d" * 64,
+    }
+    environment = {
+        "python": "3.11.7",
+        "torch": "2.14.1",
+        "transformers": "5.23.0",
+        "runtime": "cpu, float32, channels_last",
+        "processes": 2,
+        "code": "0.1.0 (commit abc1234)",
+    }
+    return {
+        "schema_version": 1,
+        "model": {
+            "name": "unet-x",
+            "repository": "team/unet-x",
+            "parameters": 1234567,
+            "image_size": [192, 256],
+            "channels": [12, 24, 48, 96],
+            "depth": 3,
+            "norm": "batch",
+            "upsampling": "bilinear",
+            "dropout": 0.0,
+            "block": "residual",
+            "decoder_channels": None,
+            "loss": "bce_dice",
+            "fingerprint": "sha256:" + "e" * 64,
+        },
+        "data": data,
+        "environment": environment,
+        "training": {
+            "data": copy.deepcopy(data),
+            "environment": copy.deepcopy(environment),
+            "epochs": 7,
+            "batch_size": 16,
+            "learning_rate": 0.00025,
+            "schedule": "cosine",
+            "weight_decay": 0.0,
+            "seed": 43,
+            "augmentation": "card",
+            "ema_decay": 0.9876,
+            "warmup_steps": 1500.0,
+            "progressive_sizes": None,
+            "fine_tuned": False,
+            "seconds": 1620.0,
+            "loss": [[1.0, 1.25], [2.0, 0.75]],
+            "best_step": 300,
+            "steps": 350,
+            "validation": VALIDATION,
+        },
+        "metrics": {},
+        "evaluation": None,
+    }
+
+
+def evaluated_results() -> dict:
+    """Results of the training and of an evaluation on another data set, no two figures of which are alike."""
+    results = trained_results()
+    ladder = itertools.count(1)
+
+    def score() -> dict:
+        value = 0.1 + 0.00831 * next(ladder)
+        return {"value": value, "ci95": [value - 0.0213, value + 0.0317]}
+
+    def stratum(images: int) -> dict:
+        names = ("dice_per_image_native", "iou_per_image_native", "recall_per_image_native")
+        return {"images": images, "metrics": {name: score() for name in names} if images else {}}
+
+    def difference(p_value: float) -> dict:
+        return {"difference": 0.0456, "ci95": [-0.0123, 0.0987], "p_value": p_value, "images": 61}
+
+    metrics = {name: score() for name in METRICS}
+    metrics["hd95_native"] = {"value": 45.67, "ci95": [40.12, 51.28]}
+    results["data"] = {
+        "name": "other/frames",
+        "on_the_hub": True,
+        "revision": "def456",
+        "split": "test",
+        "rows": {"test": 61},
+        "fingerprint": "sha256:" + "f" * 64,
+    }
+    results["environment"] = results["environment"] | {"processes": 1, "runtime": "cuda, bfloat16, channels_last"}
+    results["metrics"] = metrics
+    results["evaluation"] = {
+        "threshold": {
+            "value": 98.5 / 255,
+            "tuned_on": "validation",
+            "at_half": {"dice_per_image_native": score(), "iou_per_image_native": score()},
+        },
+        "native_size": "384x288",
+        "protocol": {
+            "surface_tolerance": 3.0,
+            "resamples": 5432,
+            "seed": 17,
+            "small_below": 0.04,
+            "large_from": 0.23,
+            "lesion_iou": 0.55,
+            "test_time_augmentation": False,
+        },
+        "seconds": 12.3,
+        "model_seconds": 4.5,
+        "strata": {
+            "size": {"small": stratum(21), "medium": stratum(33), "large": stratum(0)},
+            "polyps": {"one": stratum(41), "two": stratum(11), "three or more": stratum(2)},
+        },
+        "lesions": {
+            "true": 69,
+            "found": 48,
+            "predicted": 77,
+            "false": 29,
+            "sensitivity": score(),
+            "precision": score(),
+            "false_per_image": score(),
+        },
+        "without_polyp": {"images": 7, "false_alarms": 5, "share": score(), "area_share": 0.0321},
+        "calibration": {
+            "bins": [
+                {
+                    "low": i / 15,
+                    "high": (i + 1) / 15,
+                    "pixels": 0 if i == 8 else 12345 + i,
+                    "mean_probability": None if i == 8 else (i + 0.47) / 15,
+                    "polyp_share": None if i == 8 else (i + 0.21) / 15,
+                }
+                for i in range(15)
+            ]
+        },
+        "threshold_curve": {"thresholds": [(k - 0.5) / 255 for k in range(1, 256)], "dice_per_image": [0.5] * 255},
+        "comparison": {
+            "with": "their-net",
+            "metrics": {"dice_per_image_native": difference(0.0321), "iou_per_image_native": difference(1 / 5433)},
+        },
+        "audit": {
+            "max_distance": 6,
+            "pairs": [
+                {"first": ["train", "mary-smith.png"], "second": ["test", "b.png"], "distance": 2},
+                {"first": ["train", "c.png"], "second": ["test", "d.png"], "distance": 0},
+            ],
+            "left_out": 2,
+            "metrics": {"dice_per_image_native": score(), "iou_per_image_native": score()},
+        },
+        "figures": [],
+    }
+    return results
+
+
+def section(text: str, name: str) -> str:
+    """What stands under the heading `## name`."""
+    return re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)[1]
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the only table row that begins with `first`, without it."""
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")][1:]

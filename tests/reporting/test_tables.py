@@ -1,0 +1,104 @@
+"""The tables of a run, and the command that puts them into a document."""
+
+import json
+import os
+import stat
+
+import pytest
+from example_results import cells, evaluated_results, trained_results
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.reporting.tables import RESULTS_MARKERS, main, results_tables, update_document
+
+BEGIN, END = RESULTS_MARKERS
+
+
+@pytest.fixture
+def results() -> dict:
+    """Results of a training."""
+    return trained_results()
+
+
+@pytest.fixture
+def evaluated() -> dict:
+    """Results of the training and of an evaluation on another data set."""
+    return evaluated_results()
+
+
+@pytest.fixture
+def readme(tmp_path):
+    """A README with the markers, umlauts and Windows lines, which must stay."""
+    file = tmp_path / "README.md"
+    file.write_bytes(f"# Größe\r\n\r\n{BEGIN}\nold\n{END}\r\n\r\nEnde".encode())
+    file.chmod(0o640)
+    return file
+
+
+def test_the_readmes_table_is_made_by_a_command(evaluated, readme, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(evaluated))
+    for _ in range(2):  # a second time changes nothing
+        main([str(tmp_path / "results.json"), str(readme)])
+        text = readme.read_bytes().decode()
+        assert text == f"# Größe\r\n\r\n{BEGIN}\n\n{results_tables(evaluated, compact=True)}\n\n{END}\r\n\r\nEnde"
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "results.json"]
+    assert stat.S_IMODE(readme.stat().st_mode) == 0o640
+    assert "README.md" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
+    text = results_tables(evaluated, compact=True)
+    assert len(text.splitlines()) <= 30
+    assert text.startswith(
+        "`unet-x` on 61 images of the test split of other/frames, 384x288 pixels; threshold 0.386275"
+    )
+    assert cells(text, "score") == ["original size 384x288", "input size 256x192"]
+    dice = evaluated["metrics"]["dice_per_image_native"]
+    assert cells(text, "Dice, mean per image")[0].startswith(f"{dice['value']:.3f} [")
+    assert cells(text, "small: polyp on under 4 % of the image")[0] == "21"
+    assert "#" not in text
+
+
+def test_a_readme_without_markers_is_left_alone(readme):
+    for text in (
+        "no markers",
+        BEGIN,
+        END,
+        f"{END}\n{BEGIN}",
+        f"{BEGIN}\n{END}\n{BEGIN}\n{END}",
+        f"{BEGIN}{BEGIN}{END}",
+    ):
+        readme.write_text(text)
+        with pytest.raises(UserError, match="must have the line <!-- results: begin --> once"):
+            update_document(readme, "table")
+        assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("results_file", "readme_file", "message"),
+    [
+        ("absent.json", "README.md", "absent.json cannot be read"),
+        ("results.json", "absent.md", "absent.md cannot be read or written"),
+        ("other.json", "README.md", "schema version 99"),
+        ("invalid.json", "README.md", "invalid: frame 17."),
+    ],
+)
+def test_mistakes_end_with_one_line(results, readme, tmp_path, capsys, results_file, readme_file, message):
+    for name, change in {
+        "results.json": {},
+        "other.json": {"schema_version": 99},
+        "invalid.json": {"invalid": "frame 17."},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(results | change))
+    before = readme.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / results_file), str(tmp_path / readme_file)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert readme.read_bytes() == before
+
+
+def test_the_help_names_the_markers(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert BEGIN in capsys.readouterr().out
