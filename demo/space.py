@@ -1,4 +1,4 @@
-"""Pushes the page of app.py as a Hugging Face Space: what it needs, in one commit, and nothing else."""
+"""Pushes the page of app.py as a Hugging Face Space: the files that it needs, in one commit, and no others."""
 
 import ast
 import re
@@ -16,11 +16,20 @@ from ..common.paths import PACKAGE
 
 PROJECT = "unet_kvasir_seg"
 
-# What the page imports; gradio is named in the Space's README.
+# The packages that the page imports, for requirements.txt; the README states gradio's version.
 PACKAGES = (
-    *("av", "huggingface_hub", "numpy", "pillow", "safetensors", "scipy", "torch", "torchvision", "tqdm"),
+    "av",
+    "huggingface_hub",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchvision",
+    "tqdm",
     "transformers",
 )
+STYLE = "demo/style.css"
 WEIGHTS = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 LAUNCHER = '''"""Serves the page, on the address that a Space shows."""
@@ -46,44 +55,76 @@ Upload a colonoscopy image or a short video, and see the polyps that {model} fin
 
 
 def needed_modules(first: str) -> list[str]:
-    """The project's modules that one of them imports, itself and those that they import included; not this one."""
+    """The modules of the project that one of them needs to run: itself and all that it imports, directly or not.
+
+    Imports inside functions count; those for type checkers do not. This module is left out: a Space does not need it.
+
+    Args:
+        first: Path of a module in the project, such as "app.py".
+
+    Returns:
+        Paths in the project, sorted.
+    """
     needed: set[str] = set()
     waiting = [first]
     while waiting:
         module = waiting.pop()
-        if module in needed:
+        if module in needed or module == "demo/space.py":
             continue
         needed.add(module)
-        for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.module is None:
-                continue
-            parts = node.module.split(".")
-            if node.level:
-                parts = [*Path(module).parts[: -node.level], *parts]
-            elif parts.pop(0) != PROJECT:
-                continue
-            if parts != ["demo", "space"]:
-                waiting.append("/".join(parts) + ".py")
+        packages = [f"{folder}/__init__.py" for folder in Path(module).parents]
+        waiting += [package for package in packages if (PACKAGE / package).is_file()]
+        finder = _ImportFinder()
+        finder.visit(ast.parse((PACKAGE / module).read_text(encoding="utf-8")))
+        for node in finder.imports:
+            waiting += _modules_of(node, module)
     return sorted(needed)
+
+
+class _ImportFinder(ast.NodeVisitor):
+    """Collects the statements "from ... import ..." of a module that may be executed."""
+
+    def __init__(self) -> None:
+        self.imports: list[ast.ImportFrom] = []
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self.imports.append(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        is_for_type_checkers = ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.orelse if is_for_type_checkers else [*node.body, *node.orelse]:
+            self.visit(statement)
+
+
+def _modules_of(node: ast.ImportFrom, module: str) -> list[str]:
+    """Paths of the project's modules that an import in `module` names, before or after the word "import"."""
+    parts = node.module.split(".") if node.module else []
+    if node.level:
+        parts = [*Path(module).parts[: -node.level], *parts]
+    elif parts.pop(0) != PROJECT:
+        return []
+    named = "/".join(parts)
+    candidates = [f"{named}.py", *(f"{named}/{alias.name}.py" for alias in node.names)]
+    return [candidate for candidate in candidates if (PACKAGE / candidate).is_file()]
 
 
 def push_space(space: str, model: str, revision: str | None, name: str) -> str:
     """Upload a Space; returns the URL of the commit.
 
     Args:
-        space: Id of the Space, made if it is not there.
-        model: A folder, whose weights are uploaded with it, or an id on the Hub, which it loads.
-        revision: Of an id on the Hub.
-        name: Of the model.
+        space: Id of the Space; it is created if it does not exist.
+        model: A folder, whose weights are uploaded too, or an id on the Hub, which the Space loads.
+        revision: Branch, tag or commit of an id on the Hub.
+        name: Name of the model.
 
     Raises:
-        UserError: If a file of the model is missing, or the Hub refuses or cannot be reached.
+        UserError: If the model is an ONNX file, one of its files is missing, or the Hub refuses or cannot be reached.
     """
     folder = Path(tempfile.mkdtemp(prefix="unet-space-"))
     files = write_space(folder, model, revision, name)
     try:
         created = HfApi().create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
-    except Exception as error:  # whatever the HTTP client and the Hub raise
+    except Exception as error:  # the HTTP client's and the Hub's errors have no common base
         shutil.rmtree(folder)
         raise UserError(
             f"The Space {space} cannot be made: {first_line(error)}. Expected OWNER/NAME, and a login that may write: "
@@ -95,9 +136,20 @@ def push_space(space: str, model: str, revision: str | None, name: str) -> str:
 
 
 def write_space(folder: Path, model: str, revision: str | None, name: str) -> list[Path]:
-    """Write the files of a Space into a folder; returns them. The arguments are those of `push_space`."""
-    # A folder beside the Space's app.py, so that nothing is to be installed.
-    files = {f"unet_kvasir_seg/{module}": (PACKAGE / module).read_bytes() for module in needed_modules("app.py")}
+    """Write the files of a Space into a folder; returns their paths.
+
+    Args:
+        folder: An empty folder.
+        model, revision, name: As for `push_space`.
+
+    Raises:
+        UserError: If the model is an ONNX file, or one of its files is missing.
+    """
+    if model.endswith(".onnx"):
+        raise UserError(f"A Space cannot show {model}: expected a folder or an id on the Hub, with the weights.")
+    # The package lies beside the Space's app.py and is imported from there, without being installed.
+    code = [*needed_modules("app.py"), STYLE]
+    files = {f"{PROJECT}/{file}": (PACKAGE / file).read_bytes() for file in code}
     metadata = SpaceCardData(
         title="Polyp segmentation",
         sdk="gradio",
@@ -111,22 +163,22 @@ def write_space(folder: Path, model: str, revision: str | None, name: str) -> li
         for file in WEIGHTS:
             if not (Path(model) / file).is_file():
                 raise UserError(f"{model} holds no {file}. A Space takes a folder with {', '.join(WEIGHTS)}.")
-        there = [file for file in (*WEIGHTS, "results.json") if (Path(model) / file).is_file()]
-        files |= {f"model/{file}": (Path(model) / file).read_bytes() for file in there}
+        present = [file for file in (*WEIGHTS, "results.json") if (Path(model) / file).is_file()]
+        files |= {f"model/{file}": (Path(model) / file).read_bytes() for file in present}
         arguments = '"--model", str(FOLDER / "model")'
     else:
         metadata.models = [model]
         arguments = f'"--model", {model!r}' + (f', "--model_revision", {revision!r}' if revision else "")
-    files |= {
-        "README.md": README.format(metadata=metadata.to_yaml(), model=name).encode(),
-        "app.py": LAUNCHER.format(arguments=arguments).encode(),
-        # As they were seen to work together; a local build's suffix, such as +cpu, is in no registry.
-        "requirements.txt": "".join(
-            f"{package}=={re.sub(r'[+].*', '', version(package))}\n" for package in PACKAGES
-        ).encode(),
-    }
+    files["README.md"] = README.format(metadata=metadata.to_yaml(), model=name).encode()
+    files["app.py"] = LAUNCHER.format(arguments=arguments).encode()
+    files["requirements.txt"] = "".join(f"{package}=={published_version(package)}\n" for package in PACKAGES).encode()
     for file, content in files.items():
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     return [folder / file for file in files]
+
+
+def published_version(package: str) -> str:
+    """The installed version without a local build's suffix, such as +cpu, which registries do not have."""
+    return re.sub(r"[+].*", "", version(package))

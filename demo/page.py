@@ -1,0 +1,304 @@
+"""The page of app.py, made with gradio: its layout, what it does on each event, and serving it.
+
+page = build_page(predictor, name, parameters, results, example_images, folder)
+address = launch(page, "127.0.0.1", 7860)
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..common.errors import UserError
+from ..inference.prediction import BasePredictor
+from ..reporting.results import Results
+from .examples import write_examples
+from .render import (
+    ACCENT,
+    INK,
+    NO_IMAGE,
+    NO_VIDEO,
+    OVERLAY,
+    SIDE_BY_SIDE,
+    SegmentedImage,
+    image_html,
+    model_html,
+    problem_html,
+    stylesheet,
+    video_html,
+)
+from .uploads import (
+    MAX_FILE_MEBIBYTES,
+    MAX_PIXELS,
+    MAX_VIDEO_SECONDS,
+    segment_clip,
+    segment_image,
+    uploaded_path,
+)
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+THREADS = 4  # one for images, one for videos, two for drawing; each may keep memory of its own
+SESSIONS = 40  # visitors whose last answers gradio remembers, some 0.5 MB each; forgotten ones get a new session
+MAX_WAITING = 100  # visitors in each queue; further ones are asked to come back
+HELD_BYTES = 2**28  # for the images that are held to be redrawn: 24 visitors' frames of 1920x1080
+FILE_SECONDS = 600  # uploads and videos are deleted when they are this old
+CLEANING_SECONDS = 60  # time between two searches for such files
+
+# gradio gives the pictures of the examples no names for screen readers, and draws them again at any time.
+NAME_EXAMPLES = """() => {
+    const name = () => document.querySelectorAll("#examples button").forEach(
+        (button, index) => button.setAttribute("aria-label", `Synthetic example ${index + 1}`));
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    name();
+}"""
+
+
+class HeldImages:
+    """The last segmented image of each visitor, so that sliders redraw it without another inference.
+
+    If all images together take too much memory, those that were not used for the longest time are dropped. A
+    `gradio.State` would stay for an hour after its visitor left, and only the number of them is bounded.
+    """
+
+    def __init__(self, max_bytes: int = HELD_BYTES):
+        self.max_bytes = max_bytes
+        self._held: OrderedDict[str, SegmentedImage] = OrderedDict()  # the longest unused first
+        self._lock = threading.Lock()
+
+    def keep(self, visitor: str, image: SegmentedImage) -> None:
+        """Hold an image in place of the visitor's earlier one."""
+        with self._lock:
+            self._held.pop(visitor, None)
+            self._held[visitor] = image
+            while len(self._held) > 1 and sum(held.bytes for held in self._held.values()) > self.max_bytes:
+                self._held.popitem(last=False)
+
+    def get(self, visitor: str) -> SegmentedImage | None:
+        """The visitor's image; None if none is held."""
+        with self._lock:
+            if visitor in self._held:
+                self._held.move_to_end(visitor)
+            return self._held.get(visitor)
+
+    def forget(self, visitor: str) -> None:
+        with self._lock:
+            self._held.pop(visitor, None)
+
+
+def build_page(
+    predictor: BasePredictor,
+    name: str,
+    parameters: int,
+    results: Results | None,
+    examples: Sequence[Image.Image],
+    folder: Path,
+) -> "gr.Blocks":
+    """Build the page.
+
+    Args:
+        predictor: Segments the images and videos.
+        name: Name of the model.
+        parameters: Number of its weights.
+        results: Its results.json, if it has one.
+        examples: Images for visitors to try.
+        folder: For uploads, examples and videos. The caller deletes it.
+    """
+    # Both are read when gradio is imported; with analytics, that alone calls its makers' servers.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    import gradio as gr
+
+    example_files, clip = write_examples(examples, folder)
+    with gr.Blocks(
+        title="Polyp segmentation", analytics_enabled=False, delete_cache=(CLEANING_SECONDS, FILE_SECONDS)
+    ) as page:
+        gr.HTML(model_html(name, parameters, results))
+        with gr.Tab("Image"), gr.Row():
+            _add_image_tab(page, predictor, example_files, folder)
+        with gr.Tab("Video"), gr.Row():
+            _add_video_tab(predictor, clip, folder)
+        gr.HTML(
+            f'<p class="hint">At most {MAX_FILE_MEBIBYTES} MiB a file, {MAX_PIXELS / 1e6:.1f} million pixels and '
+            f"{MAX_VIDEO_SECONDS} seconds of video. What you upload is deleted {FILE_SECONDS // 60} minutes later.</p>"
+        )
+    return page.queue(max_size=MAX_WAITING)
+
+
+def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: Sequence[Path], folder: Path) -> None:
+    import gradio as gr
+
+    held = HeldImages()
+
+    def on_image(upload: dict[str, Any] | None, threshold: float, opacity: float, view: str, request: gr.Request):
+        """Segment an image. Returns the input, emptied if the image cannot be used, and the result."""
+        visitor = request.session_hash or ""
+        if upload is None:
+            return gr.skip(), NO_IMAGE
+        try:
+            image = segment_image(uploaded_path(upload, folder), predictor)
+        except UserError as error:
+            earlier = held.get(visitor)
+            still_shown = image_html(earlier, threshold, opacity, view) if earlier else ""
+            return None, problem_html(str(error)) + still_shown
+        held.keep(visitor, image)
+        return gr.skip(), image_html(image, threshold, opacity, view)
+
+    def on_setting(threshold: float, opacity: float, view: str, request: gr.Request) -> str:
+        """Redraw the image that is held."""
+        image = held.get(request.session_hash or "")
+        return NO_IMAGE if image is None else image_html(image, threshold, opacity, view)
+
+    def on_leave(request: gr.Request) -> None:
+        held.forget(request.session_hash or "")
+
+    def on_clear(request: gr.Request) -> str:
+        on_leave(request)
+        return NO_IMAGE
+
+    with gr.Column(scale=2, min_width=280):
+        image = gr.Image(
+            label="Image",
+            sources=["upload", "clipboard", "webcam"],
+            height=300,
+            buttons=[],
+            webcam_options=gr.WebcamOptions(mirror=False),
+            elem_id="image",
+        )
+        examples = gr.Examples(
+            [[str(file)] for file in example_files], [image], label="Examples (synthetic)", elem_id="examples"
+        )
+        threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[], elem_id="threshold")
+        opacity = gr.Slider(0, 1, 0.35, step=0.05, label="Overlay opacity", buttons=[], elem_id="opacity")
+        view = gr.Radio([OVERLAY, SIDE_BY_SIDE], value=OVERLAY, label="View", elem_id="view")
+    with gr.Column(scale=3, min_width=280):
+        shown = gr.HTML(NO_IMAGE, elem_id="result")
+
+    settings: list[Any] = [threshold, opacity, view]
+    # Images are segmented one at a time, with all cores; drawing and videos have queues of their own and need not
+    # wait for them.
+    segmentation: dict[str, Any] = {
+        "fn": on_image,
+        "inputs": [image, *settings],
+        "outputs": [image, shown],
+        "preprocess": False,  # gradio's own would decode the image before its size is checked
+        "concurrency_id": "images",
+        "concurrency_limit": 1,
+        "show_progress_on": shown,
+        "scroll_to_output": True,  # on a phone it is far below
+    }
+    # Not the event `input`: when an image is removed, that comes with the removed image.
+    image.upload(**segmentation, api_name="segment")
+    image.clear(on_clear, None, shown, concurrency_id="drawing", show_progress="hidden", api_visibility="private")
+    examples.load_input_event.then(**segmentation, api_visibility="private")
+    gr.on(
+        [threshold.input, opacity.input, view.input],
+        on_setting,
+        settings,
+        shown,
+        concurrency_id="drawing",
+        concurrency_limit=2,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_name="redraw",
+    )
+    page.unload(on_leave)
+
+
+def _add_video_tab(predictor: BasePredictor, clip: Path, folder: Path) -> None:
+    import gradio as gr
+
+    def on_video(path: str | None, threshold: float, smoothing: float, progress=gr.Progress()):  # noqa: B008 - gradio's way
+        """Segment a video. Returns the overlay and the text beside it."""
+        if path is None:
+            return None, NO_VIDEO
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            try:
+                segmented = segment_clip(Path(path), predictor, Path(scratch), threshold, smoothing, progress)
+            except UserError as error:
+                return None, problem_html(str(error))
+            # gradio deletes a file of `folder` that an event returns, when it is old.
+            kept = Path(tempfile.mkdtemp(dir=folder)) / segmented.overlay.name
+            shutil.move(segmented.overlay, kept)
+        return str(kept), video_html(segmented)
+
+    with gr.Column(scale=2, min_width=280):
+        video = gr.File(label="Video", file_types=["video"], height=150, elem_id="video")
+        gr.Examples([[str(clip)]], [video], label="Example (synthetic)")
+        # Or it would be deleted as an upload is; gradio keeps the images of examples by itself.
+        video.keep_in_cache.add(str(clip))
+        threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[])
+        smoothing = gr.Slider(0, 0.9, 0.6, step=0.1, label="Smoothing over time", buttons=[])
+        start = gr.Button("Segment video", variant="primary")
+    with gr.Column(scale=3, min_width=280):
+        text = gr.HTML(NO_VIDEO, elem_id="told")
+        player = gr.Video(label="Polyps drawn in", interactive=False, elem_id="player")
+    start.click(
+        on_video,
+        [video, threshold, smoothing],
+        [player, text],
+        concurrency_id="videos",
+        concurrency_limit=1,
+        show_progress_on=text,
+        api_name="segment_video",
+    )
+
+
+def launch(page: "gr.Blocks", host: str, port: int) -> str:
+    """Serve the page in threads; returns its address.
+
+    Raises:
+        UserError: If the address cannot be used.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            ssr_mode=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_threads=THREADS,
+            state_session_capacity=SESSIONS,
+            max_file_size=MAX_FILE_MEBIBYTES * 2**20,
+            run_history=False,
+            footer_links=["settings"],
+            theme=_theme(),
+            css=stylesheet(),
+            js=NAME_EXAMPLES,
+        )
+    except OSError as error:
+        raise UserError(
+            f"The page cannot be served on port {port} of {host}: it is in use, or no address of this machine. "
+            "Choose another --port or --host."
+        ) from error
+    return address
+
+
+def _theme() -> "gr.themes.Base":
+    """gradio's plain theme with the overlay's colours and the system's fonts, so that none is fetched."""
+    import gradio as gr
+
+    fonts = ["system-ui", "sans-serif"]
+    theme = gr.themes.Base(
+        primary_hue="cyan", secondary_hue="cyan", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+    accented = (
+        "button_primary_background_fill",
+        "button_primary_background_fill_hover",
+        "slider_color",
+        "checkbox_background_color_selected",
+        "checkbox_border_color_selected",
+    )
+    for mode in ("", "_dark"):
+        theme.set(**{f"{name}{mode}": ACCENT for name in accented})
+        theme.set(**{f"button_primary_text_color{mode}": INK})
+    theme.set(color_accent=ACCENT)
+    return theme

@@ -1,0 +1,125 @@
+"""What visitors upload: bounds, checks, and the segmentation of an image or a video."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import UserError, first_line
+from ..common.files import image_from_bytes, to_rgb
+from ..inference.prediction import BasePredictor
+from ..inference.video import VideoError, VideoReader, segment_video
+from .render import SegmentedImage, SegmentedVideo
+
+MAX_FILE_MEBIBYTES = 100  # a 16-bit TIFF of MAX_PIXELS, or MAX_VIDEO_SECONDS at 25 Mbit/s
+MAX_PIXELS = 2**24  # of an image or a frame: two 4K frames; a phone's photograph has 12 million
+MAX_VIDEO_SECONDS = 30  # a few minutes of work for two cores
+MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS  # for files that do not state their length
+PREVIEW_SIDE = 1280  # longest side in pixels of the pictures in the page, so that they are redrawn at once
+
+
+def uploaded_path(upload: dict[str, Any], folder: Path) -> Path:
+    """The file of an upload.
+
+    Args:
+        upload: The page's description of the upload; a visitor can forge it.
+        folder: The folder of all uploads.
+
+    Raises:
+        UserError: If the file is not in that folder.
+    """
+    path = Path(upload["path"]).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError("That file was not uploaded here.")
+    return path
+
+
+def segment_image(path: Path, predictor: BasePredictor) -> SegmentedImage:
+    """Read an uploaded image and segment it.
+
+    Raises:
+        UserError: If the file is no image, is damaged or too large, or the model gives NaN.
+    """
+    name = path.name
+    try:
+        image = image_from_bytes(path.read_bytes(), MAX_PIXELS)
+        started = time.perf_counter()
+        prediction = predictor(image)
+        seconds = time.perf_counter() - started
+    except OSError as error:
+        raise UserError(f"{name} is no longer there. Upload it again.") from error
+    except ValueError as error:
+        raise UserError(f"{name} {first_line(error)}.") from error
+    if not prediction.is_valid:
+        raise UserError(f"The model gives NaN for {name}: start the program with --dtype float32.")
+    picture = to_rgb(image)
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), reducing_gap=2)
+    return SegmentedImage(name, picture, prediction, seconds)
+
+
+def segment_clip(
+    path: Path,
+    predictor: BasePredictor,
+    folder: Path,
+    threshold: float,
+    smoothing: float,
+    on_progress: Callable[[float], Any],
+) -> SegmentedVideo:
+    """Segment an uploaded video.
+
+    Args:
+        path: The video.
+        predictor: Segments its frames.
+        folder: Where to write the overlay.
+        threshold, smoothing: As for `video.segment_video`.
+        on_progress: Called after each frame with the share of the video that is done; an estimate if the file does
+            not state its length.
+
+    Raises:
+        UserError: If the file is no video, is damaged from the start, too large or too long, or the model gives NaN.
+    """
+    name = path.name
+    overlay, table = folder / f"{path.stem}-overlay.mp4", folder / "frames.csv"
+    done = 0
+
+    def on_frame() -> None:
+        nonlocal done
+        done += 1
+        if done > MAX_VIDEO_FRAMES:
+            raise VideoError(f"is too long: at most {MAX_VIDEO_FRAMES} frames are segmented here. Use predict.py")
+        on_progress(min(done / frames, 1.0))
+
+    try:
+        frames = expected_frames(path)
+        report = segment_video(
+            path, overlay, table, predictor, threshold=threshold, smoothing=smoothing, on_frame=on_frame
+        )
+    except VideoError as error:
+        raise UserError(f"{name} {first_line(error)}.") from error
+    return SegmentedVideo(name, overlay, table.read_bytes(), report)
+
+
+def expected_frames(path: Path) -> int:
+    """Number of frames of a video, at least 1; the most that are accepted if the file does not state its length.
+
+    Raises:
+        VideoError: If it cannot be read, is too long or too large.
+    """
+    with VideoReader(path) as video:
+        if video.width * video.height > MAX_PIXELS:
+            raise VideoError(f"is too large ({video.width}x{video.height} pixels). Scale it down")
+        frames, rate = video.frames_stated, float(video.rate)
+        microseconds = video.container.duration
+    if microseconds:
+        seconds = microseconds / 1e6
+        frames = frames or round(seconds * rate)
+    elif frames:
+        seconds = frames / rate
+    else:
+        return MAX_VIDEO_FRAMES
+    if seconds > MAX_VIDEO_SECONDS + 0.5:
+        raise VideoError(
+            f"is too long ({seconds:.0f} seconds): at most {MAX_VIDEO_SECONDS} are segmented here. Cut it, or use "
+            "predict.py"
+        )
+    return max(frames, 1)

@@ -1,0 +1,96 @@
+"""The page of app.py as its visitors' requests reach it: held results, redrawing, examples, the address."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
+pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
+
+from conftest import save_tiny_model
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.demo.page import HeldImages, build_page, launch
+from unet_kvasir_seg.demo.render import OVERLAY, SIDE_BY_SIDE, SegmentedImage
+from unet_kvasir_seg.inference.prediction import BasePredictor, Prediction
+from unet_kvasir_seg.inference.predictor import load_predictor
+
+OPACITY = 0.35
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> BasePredictor:
+    checkpoint = save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
+    return load_predictor(str(checkpoint), dtype="float32")
+
+
+@pytest.fixture
+def examples() -> list[Image.Image]:
+    return [row["image"] for row in generate(3, (288, 384), seed=0)]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_images_are_held_within_a_bound_of_memory():
+    def segmented() -> SegmentedImage:
+        """10x10 pixels: 400 bytes of probabilities, 300 of the picture."""
+        probability = np.zeros((10, 10), np.float32)
+        return SegmentedImage("frame.png", Image.new("RGB", (10, 10)), Prediction(probability, probability, 0.5), 0.25)
+
+    images = {name: segmented() for name in "abc"}
+    held = HeldImages(max_bytes=1400)
+    held.keep("a", images["a"])
+    held.keep("b", images["b"])
+    assert held.get("a") is images["a"]  # now b is the one that was not used for the longest time
+    held.keep("c", images["c"])
+    assert [held.get(name) for name in "abc"] == [images["a"], None, images["c"]]
+    held.forget("a")
+    assert held.get("a") is None
+
+
+def test_moving_a_slider_runs_no_second_inference(predictor, examples, tmp_path, monkeypatch):
+    from gradio_client import Client, handle_file
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(
+        BasePredictor,
+        "batch",
+        lambda self, *args, batch=BasePredictor.batch, **options: calls.append(1) or batch(self, *args, **options),
+    )
+    next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
+    page = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
+    address = launch(page, "127.0.0.1", free_port())
+    try:
+        second = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
+        with pytest.raises(UserError, match=r"--port"):  # it is in use now
+            launch(second, "127.0.0.1", page.server_port)
+        client = Client(address, verbose=False)
+        _, html = client.predict(handle_file(tmp_path / "frame.png"), 0.5, OPACITY, OVERLAY, api_name="/segment")
+        assert "frame.png: polyps outlined where the probability is above 0.50" in html
+        html = client.predict(0.2, OPACITY, SIDE_BY_SIDE, api_name="/redraw")
+        assert "above 0.20" in html
+        assert len(calls) == 1
+        other = Client(address, verbose=False)
+        assert "No image is held here" in other.predict(0.2, OPACITY, OVERLAY, api_name="/redraw")
+    finally:
+        page.close(verbose=False)
+
+
+def test_examples_are_not_deleted_with_the_uploads(predictor, examples, tmp_path: Path):
+    from gradio.route_utils import delete_files_created_by_app
+
+    page = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
+    delete_files_created_by_app(page, age=None)  # as for uploads that are older than any
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"synthetic-{number}.jpg" for number in (1, 2, 3)),
+        "synthetic.mp4",
+    ]

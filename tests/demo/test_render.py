@@ -1,0 +1,104 @@
+"""The HTML of results: what it says, its pictures and its downloads, and the description of the model."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from downloads import download_of
+from PIL import Image
+
+pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
+
+from unet_kvasir_seg.demo.render import (
+    OVERLAY,
+    SIDE_BY_SIDE,
+    SegmentedImage,
+    SegmentedVideo,
+    image_html,
+    model_html,
+    stylesheet,
+    video_html,
+)
+from unet_kvasir_seg.inference.prediction import Prediction
+from unet_kvasir_seg.inference.video import VideoReport
+
+OPACITY = 0.35
+
+
+def result_of(probability: np.ndarray, name: str = "frame.png", seconds: float = 0.25) -> SegmentedImage:
+    height, width = probability.shape
+    picture = Image.new("RGB", (width, height), (200, 120, 100))
+    return SegmentedImage(name, picture, Prediction(probability, probability, 0.5), seconds)
+
+
+def test_a_result_is_drawn_at_any_threshold():
+    probability = np.zeros((40, 60), np.float32)
+    probability[10:20, 5:25] = 0.9  # 200 pixels
+    probability[30:32, 50:55] = 0.4  # 10 pixels
+    result = result_of(probability)
+    html = image_html(result, 0.5, OPACITY, OVERLAY)
+    assert "<strong>1 region</strong>, 8.33 % of the image. Inference: 0.25 s." in html  # 200 of 2400 pixels
+    mask = np.asarray(Image.open(io.BytesIO(download_of(html, "Download mask (PNG)"))))
+    np.testing.assert_array_equal(mask, np.where(probability > 0.5, 255, 0))
+    assert html.count("<img ") == 1
+
+    html = image_html(result, 0.3, OPACITY, SIDE_BY_SIDE)
+    assert "<strong>2 regions</strong>, 8.75 % of the image." in html
+    rows = list(csv.DictReader(io.StringIO(download_of(html, "Download lesion table (CSV)").decode())))
+    assert [(row["left"], row["top"], row["right"], row["bottom"], row["area_pixels"]) for row in rows] == [
+        ("5", "10", "25", "20", "200"),
+        ("50", "30", "55", "32", "10"),
+    ]
+    assert html.count("<img ") == 2
+
+    assert "No polyp found" in image_html(result, 0.95, OPACITY, OVERLAY)
+
+
+def test_file_names_are_escaped():
+    html = image_html(result_of(np.ones((8, 8), np.float32), '<b>"x".png'), 0.5, OPACITY, OVERLAY)
+    assert "<b>" not in html
+    assert 'download="&lt;b&gt;&quot;x&quot;-mask.png"' in html
+
+
+def test_the_table_shows_the_largest_lesions_and_counts_the_others():
+    probability = np.zeros((40, 60), np.float32)
+    probability[::2, ::4] = 0.9  # 20 x 15 lesions of one pixel
+    probability[:3, :3] = 0.9
+    html = image_html(result_of(probability), 0.5, OPACITY, OVERLAY)
+    assert html.count('<th scope="row">') == 12
+    found = int(re.findall(r"<strong>(\d+) regions", html)[0])
+    assert f"; {found - 12} more in the CSV" in html
+    assert download_of(html, "Download lesion table (CSV)").count(b"\n") == 1 + found
+    assert '<th scope="row">1</th><td>9</td><td>0.38</td><td>0.900</td>' in html  # 9 of 2400 pixels
+
+
+def test_a_video_with_damage_is_described(tmp_path):
+    report = VideoReport(frames=50, seconds=2.0, rate=25.0, notes=["audio dropped"], problem="cut off at frame 50")
+    html = video_html(SegmentedVideo("<a>.mp4", tmp_path / "overlay.mp4", b"frame,area\n", report))
+    assert "Not all of it could be read: cut off at frame 50." in html
+    assert "50 frames, 25.0 frames per second of 25 needed; audio dropped." in html
+    assert 'download="&lt;a&gt;-frames.csv"' in html
+    assert "<a>" not in html
+    assert download_of(html, "Download table of frames (CSV)") == b"frame,area\n"
+
+
+def test_the_head_shows_the_model_and_its_dice():
+    results = {
+        "data": {"name": "a & b", "split": "test", "rows": {"test": 120}},
+        "metrics": {"dice_per_image_native": {"value": 0.8125, "ci95": [0.7, 0.9]}},
+    }
+    head = model_html("tiny", 3_361_665, results)
+    assert "<strong>tiny</strong>, a U-Net of 3.4 million parameters." in head
+    assert "0.812</strong> (95 % interval 0.700 to 0.900)" in head
+    assert "on the 120 images of the test split of a &amp; b" in head
+    assert "not measured" in model_html("tiny", 1000, None)
+    assert "not measured" in model_html("tiny", 1000, {**results, "metrics": {}})  # of a training
+    for html in (head, model_html("tiny", 1000, None)):
+        assert "Research use only. Not a medical device" in html
+
+
+def test_the_colours_of_the_page_are_those_of_the_overlay():
+    assert ".gradio-container { --accent: #00e5ff; }" in stylesheet()
+    assert ".downloads a:hover { border-color: var(--accent); }" in stylesheet()

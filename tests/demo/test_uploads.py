@@ -1,0 +1,131 @@
+"""What visitors upload: images and videos of all kinds, and those that are refused."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
+
+from conftest import save_tiny_model
+from downloads import download_of
+from unet_kvasir_seg import predict
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.demo import uploads
+from unet_kvasir_seg.demo.examples import write_examples
+from unet_kvasir_seg.demo.render import OVERLAY, encode_mask, image_html, lesion_csv
+from unet_kvasir_seg.inference.prediction import BasePredictor
+from unet_kvasir_seg.inference.predictor import load_predictor
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny network."""
+    return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint) -> BasePredictor:
+    return load_predictor(str(checkpoint), dtype="float32")
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """A video of 50 frames in 2 seconds."""
+    image = next(generate(1, (288, 384), seed=0))["image"]
+    return write_examples([image], tmp_path)[1]
+
+
+def test_table_and_mask_are_those_of_predict(checkpoint, predictor, tmp_path):
+    next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
+    prediction = uploads.segment_image(tmp_path / "frame.png", predictor).prediction
+    assert 0 < prediction.mask.mean() < 1
+    options = ["--model", str(checkpoint), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
+    predict.main([str(tmp_path / "frame.png"), *options])
+    table = lesion_csv("frame.png", prediction)
+    assert table.count(b"\n") > 1
+    assert table == (tmp_path / "out" / "predictions.csv").read_bytes()
+    mask = np.asarray(Image.open(io.BytesIO(encode_mask(prediction.mask))))
+    np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / "out" / "masks" / "frame.png")))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I;16", "P", "LA", "1"])
+def test_images_of_all_modes_are_handled(predictor, tmp_path, mode):
+    grey = np.linspace(0, 255, 40 * 30).reshape(30, 40)
+    image = (
+        Image.fromarray((grey * 257).astype(np.uint16))
+        if mode == "I;16"
+        else Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    )
+    file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(file)
+    result = uploads.segment_image(file, predictor)
+    assert result.picture.mode == "RGB"
+    assert result.prediction.mask.shape == (30, 40)
+
+
+def test_a_photograph_is_turned_upright_and_its_preview_is_small(predictor, tmp_path):
+    image = Image.new("RGB", (2600, 100))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn it clockwise by a quarter
+    image.save(tmp_path / "phone.jpg", exif=exif)
+    result = uploads.segment_image(tmp_path / "phone.jpg", predictor)
+    assert result.prediction.probability.shape == (2600, 100)
+    assert result.picture.size == (49, 1280)
+    mask = download_of(image_html(result, 0.5, 0.35, OVERLAY), "Download mask (PNG)")
+    assert Image.open(io.BytesIO(mask)).size == (100, 2600)
+
+
+def test_unusable_images_are_refused_with_a_reason(predictor, tmp_path):
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 99)]
+    frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
+    Image.effect_noise((64, 64), 50).save(tmp_path / "complete.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:1500])
+    Image.new("1", (5000, 4000)).save(tmp_path / "large.png")
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "bomb.png")  # more than Pillow itself opens
+    (tmp_path / "empty.png").touch()
+    for name, message in {
+        "animated.gif": "holds 2 images",
+        "cut.png": "is damaged",
+        "large.png": r"is too large \(5000x4000 pixels\): at most 16.8 million pixels",
+        "bomb.png": "is too large: at most 16.8 million pixels",
+        "empty.png": "is empty",
+        "gone.png": "is no longer there",
+    }.items():
+        with pytest.raises(UserError, match=f"^{name} {message}"):
+            uploads.segment_image(tmp_path / name, predictor)
+
+
+def test_only_uploads_are_read(tmp_path):
+    inside, outside = tmp_path / "uploads" / "a" / "frame.png", tmp_path / "secret.png"
+    assert uploads.uploaded_path({"path": str(inside)}, tmp_path / "uploads") == inside
+    for path in (outside, tmp_path / "uploads" / ".." / "secret.png"):
+        with pytest.raises(UserError, match="was not uploaded"):
+            uploads.uploaded_path({"path": str(path)}, tmp_path / "uploads")
+
+
+def test_long_videos_are_refused_before_they_are_segmented(predictor, clip, tmp_path, monkeypatch):
+    shares: list[float] = []
+    made = uploads.segment_clip(clip, predictor, tmp_path, 0.5, 0.0, shares.append)
+    assert made.overlay.stat().st_size > 0
+    assert made.report.frames == 50
+    assert made.table.count(b"\n") == 1 + 50
+    assert (len(shares), shares[-1]) == (50, 1.0)
+    monkeypatch.setattr(uploads, "MAX_VIDEO_SECONDS", 1)
+    with pytest.raises(UserError, match=r"synthetic.mp4 is too long \(2 seconds\): at most 1 are segmented here"):
+        uploads.segment_clip(clip, predictor, tmp_path, 0.5, 0.0, shares.append)
+    monkeypatch.setattr(uploads, "MAX_VIDEO_SECONDS", 30)
+    monkeypatch.setattr(uploads, "MAX_VIDEO_FRAMES", 20)
+    with pytest.raises(UserError, match="is too long: at most 20 frames"):
+        uploads.segment_clip(clip, predictor, tmp_path, 0.5, 0.0, shares.append)
+
+
+def test_a_video_damaged_from_the_start_is_refused(predictor, clip, tmp_path):
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(clip.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"^damaged\.mp4 is no video that can be read"):
+        uploads.segment_clip(damaged, predictor, tmp_path, 0.5, 0.0, lambda share: None)
+    assert not (tmp_path / "damaged-overlay.mp4").exists()
