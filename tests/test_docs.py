@@ -8,6 +8,7 @@ import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")
 PAGES = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 GENERATED = re.compile(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", flags=re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-# Their flags are known without work: `main(["--help"])` prints them.
+# The commands that the documents show, and their modules.
 MODULES = {
     **{f"{name}.py": name for name in ("train", "evaluation", "predict", "export", "convert", "app")},
     "ablation/screen.py": "ablation.screen",
@@ -75,8 +76,9 @@ def commands(document: Path) -> list[tuple[str, list[str]]]:
 def known_flags(module: str) -> set[str]:
     """The flags that a command lists in its --help."""
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
-        importlib.import_module(f"unet_kvasir_seg.{module}").main(["--help"])
+    main = importlib.import_module(f"unet_kvasir_seg.{module}").main
+    with patch("sys.argv", [module, "--help"]), contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+        main()
     lines = [line for line in output.getvalue().splitlines() if re.match(r"  (-\w[, ]|--)", line)]
     return {flag for line in lines for flag in re.findall(r"--[\w-]+", line)}
 
