@@ -1,15 +1,16 @@
-"""What a screening tries: a recipe, single changes to it, and rounds of rising budget."""
+"""The plan of a screening: a recipe, single changes to it, and rounds of rising budget."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from unet_kvasir_seg.common.command_line import unknown
 from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.training.arguments import flag_values
 
-Flags = dict[str, Any]
+Flags = dict[str, Any]  # of train.py; fields of the network among them
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Round:
 
     Attributes:
         name: Shown in the table.
-        flags: Of `train.py`, the same for all of its runs.
-        seeds: Each candidate is trained with each.
-        keep: How many candidates go on to the next round.
+        flags: Of `train.py`, for all runs of the round.
+        seeds: Each candidate is trained once with each seed.
+        keep: How many candidates, the best ones, go on to the next round.
     """
 
     name: str
@@ -34,9 +35,9 @@ class Plan:
     """A screening by successive halving (Jamieson and Talwalkar, 2016, https://arxiv.org/abs/1502.07943).
 
     Attributes:
-        recipe: Flags that all begin with.
+        recipe: Flags of all runs, unless a round or a candidate overrides them.
         rounds: In order.
-        candidates: What each changes, by name.
+        candidates: The flags that each candidate changes, by its name.
     """
 
     recipe: Flags
@@ -44,33 +45,32 @@ class Plan:
     candidates: dict[str, Flags]
 
     def flags_of(self, candidate: str, part: Round, seed: int) -> Flags:
-        """All flags of one training, but the data set and the folder."""
+        """All flags of one training, except data set and output folder."""
         flags = {**self.recipe, **part.flags, **self.candidates[candidate], "seed": seed}
         return {name: value for name, value in flags.items() if name not in ("dataset_name", "output_dir")}
 
 
 def slug(name: str) -> str:
-    """A name as a folder: letters and digits, joined by hyphens."""
+    """A name that can be a folder's: its letters and digits, joined by hyphens."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
 
 
 def read_plan(file: Path, root: Path, known_flags: Collection[str]) -> Plan:
-    """Read a YAML file with `recipe` (a file, seen from `root`), `rounds` and `candidates`.
+    """Read a YAML file with `recipe`, `rounds` and `candidates`.
 
     Args:
-        file, root: Where.
-        known_flags: Those of `train.py`.
+        file: The plan.
+        root: Folder that the path of the recipe is relative to.
+        known_flags: The flags of `train.py`.
 
     Raises:
         UserError: If it cannot be read, does not have this form, or names an unknown flag.
     """
     found = _read_yaml(file)
     try:
-        plan = Plan(
-            recipe=_read_yaml(root / found["recipe"]),
-            rounds=[Round(**part) for part in found["rounds"]],
-            candidates={str(name): dict(flags) for name, flags in found["candidates"].items()},
-        )
+        recipe_file = root / found["recipe"]
+        rounds = [Round(**part) for part in found["rounds"]]
+        candidates = {str(name): dict(flags) for name, flags in found["candidates"].items()}
     except KeyError as error:
         raise UserError(f"{file} lacks {error}: expected recipe, rounds and candidates.") from error
     except (TypeError, ValueError, AttributeError) as error:
@@ -78,20 +78,29 @@ def read_plan(file: Path, root: Path, known_flags: Collection[str]) -> Plan:
             f"{file} does not have the form of a plan ({error}): each round has name, flags, seeds and keep, each "
             "candidate its flags; {} where there are none."
         ) from error
-    for part in plan.rounds:
+    for part in rounds:
         if not (isinstance(part.flags, dict) and _is_count(part.keep) and _are_seeds(part.seeds)):
             raise UserError(
                 f"{file}: round {part.name!r} needs `flags`, {{}} where there are none, `keep` of at least 1, and "
                 f"`seeds` that differ, as [1, 2]; got {part.flags!r}, {part.keep!r} and {part.seeds!r}."
             )
-    folders = [slug(name) for name in plan.candidates]
-    if not plan.rounds or not all(folders) or len(set(folders)) != len(folders) or not folders:
+    folders = [slug(name) for name in candidates]
+    if not rounds or not all(folders) or len(set(folders)) != len(folders) or not folders:
         raise UserError(f"{file} needs a round, and candidates whose names differ in letters or digits.")
-    for name, flags in [(part.name, part.flags) for part in plan.rounds] + [*plan.candidates.items()]:
-        for flag in flags:
-            if flag not in known_flags:
-                raise UserError(f"{file}: {name!r} has an " + unknown("flag", str(flag), known_flags))
-    return plan
+    return Plan(
+        recipe=flag_values(_read_yaml(recipe_file), str(recipe_file)),
+        rounds=[replace(part, flags=_checked(part.flags, part.name, file, known_flags)) for part in rounds],
+        candidates={name: _checked(flags, name, file, known_flags) for name, flags in candidates.items()},
+    )
+
+
+def _checked(flags: Flags, name: str, file: Path, known_flags: Collection[str]) -> Flags:
+    """The flags of a round or a candidate, those of its mapping `model` beside the others."""
+    checked = flag_values(flags, f"{file}: {name!r}")
+    for flag in checked:
+        if flag not in known_flags:
+            raise UserError(f"{file}: {name!r} has an " + unknown("flag", str(flag), known_flags))
+    return checked
 
 
 def _is_count(value: object) -> bool:

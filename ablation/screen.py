@@ -1,4 +1,4 @@
-"""Find what pays: train many set-ups at a small budget, those that do best at more, the last few in full.
+"""Find out which changes pay: train many candidates at a small budget, the best at a larger one, the last few in full.
 
     pip install -e ".[evaluation]"
     python ablation/screen.py --dataset_name path/to/kvasir-seg                # ablation/plan.yaml
@@ -7,8 +7,8 @@
     python ablation/table.py outputs/ablation/ablation.json README.md
 
 Each run is `python train.py` and then `python evaluation.py --split validation`, in a folder with its recipe and its
-log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A screening
-that was stopped goes on where it was. ablation.json holds what was measured, from the runs' results.json.
+log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A stopped
+screening continues where it was when it is started again. The scores of all runs are written to ablation.json.
 """
 
 import os
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -26,13 +26,14 @@ from typing import Any
 import yaml
 from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
 from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
-from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.command_line import FlagParser, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.reporting.results import read_results, write_results
-from unet_kvasir_seg.train import flag_parser, is_complete
+from unet_kvasir_seg.training.arguments import flag_parser
+from unet_kvasir_seg.training.resume import is_complete
 
-# What says which rows there are: the same for train.py and evaluation.py.
+# These flags of train.py and evaluation.py define the samples.
 DATA_FLAGS = (
     "dataset_name",
     "dataset_revision",
@@ -46,15 +47,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass
 class ScreenArguments:
-    """What is tried, on what."""
+    """The plan of a screening, its data and its output."""
 
-    dataset_name: str = field(
-        default="Angelou0516/kvasir-seg", metadata={"help": "As for train.py; its validation split selects."}
+    dataset_name: str = flag(
+        "Angelou0516/kvasir-seg", "As for train.py; candidates are ranked on its validation split."
     )
-    plan: str = field(default=str(ROOT / "ablation" / "plan.yaml"), metadata={"help": "What is tried."})
-    rounds: int | None = field(default=None, metadata={"help": "Only so many of the plan's rounds."})
-    at_once: int = field(default=1, metadata={"help": "Runs side by side, which share the cores."})
-    output_dir: str = field(default="outputs/ablation", metadata={"help": "Folder of the runs."})
+    plan: str = flag(str(ROOT / "ablation" / "plan.yaml"), "YAML file with recipe, rounds and candidates.")
+    rounds: int | None = flag(None, "Run only the first rounds of the plan.")
+    at_once: int = flag(1, "Runs side by side, which share the cores.")
+    output_dir: str = flag("outputs/ablation", "Folder of the runs.")
 
     def __post_init__(self) -> None:
         if self.at_once < 1 or (self.rounds is not None and self.rounds < 1):
@@ -66,10 +67,10 @@ class Run:
     """One training and its evaluation.
 
     Attributes:
-        folder: Its recipe, log, model and evaluation.
-        candidate: Which of the plan's.
+        folder: Holds its recipe, log, model and evaluation.
+        candidate: Name of the candidate in the plan.
         seed: Of the training.
-        flags: All of `train.py`'s, but the folder.
+        flags: All flags of `train.py`, except the output folder.
     """
 
     folder: Path
@@ -108,7 +109,7 @@ class Run:
         self.recipe.write_text(yaml.safe_dump(self.flags, sort_keys=False), encoding="utf-8")
 
     def finish(self, at_once: int) -> dict[str, Any]:
-        """Train and evaluate as far as that is not done; returns the run's entry in ablation.json."""
+        """Train and evaluate, unless that is done already; returns the run's entry in ablation.json."""
         who = f"  {self.candidate}, seed {self.seed}"
         print(f"{who} ...", flush=True)
         entry: dict[str, Any] = {"candidate": self.candidate, "seed": self.seed}
@@ -118,7 +119,7 @@ class Run:
             results = read_results(self.results)
         except (RunError, UserError) as error:
             print(f"{who} failed: {error}", flush=True)
-            # The reason stays in the log: it may name paths, and the table goes into a README.
+            # The reason stays in the log: it may contain paths, and ablation.json is published.
             return entry | {"failed": True}
         scores = results["metrics"]
         print(f"{who}: Dice {scores[SCORE]['value']:.4f}", flush=True)
@@ -136,7 +137,7 @@ class Run:
             return
         resume = any(is_complete(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
         if not resume and self.model.exists():
-            shutil.rmtree(self.model)  # stopped before its first checkpoint
+            shutil.rmtree(self.model)  # it was stopped before its first checkpoint
         flags = ["--output_dir", str(self.model), *(["--resume_from_checkpoint"] if resume else [])]
         self._call("train.py", [str(self.recipe), *flags], at_once)
 
@@ -153,7 +154,7 @@ class Run:
         self._call("evaluation.py", words, at_once)
 
     def _call(self, program: str, words: Sequence[str], at_once: int) -> None:
-        """Run one of the project's commands; what it prints goes into the log.
+        """Run one of the project's commands, with its output in the log.
 
         Raises:
             RunError: If it fails.
@@ -178,7 +179,7 @@ class RunError(Exception):
 
 
 def screen(plan: Plan, arguments: ScreenArguments) -> None:
-    """Run the rounds, and after each write ablation.json.
+    """Run the rounds, and write ablation.json after each.
 
     Raises:
         UserError: If a folder holds a run with other flags, or all runs of a round fail.
@@ -210,7 +211,7 @@ def screen(plan: Plan, arguments: ScreenArguments) -> None:
 
 
 def ranked(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """The candidates none of whose runs failed, the best mean Dice over the seeds first."""
+    """The candidates without a failed run, in order of their mean Dice over the seeds, the best first."""
     failed = {entry["candidate"] for entry in entries if "failed" in entry}
     scores: dict[str, list[float]] = {}
     for entry in entries:
@@ -227,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         screen(read_plan(Path(arguments.plan), ROOT, flag_parser().names), arguments)
-        print(f"What was measured is in {Path(arguments.output_dir) / 'ablation.json'}.")
+        print(f"The scores are in {Path(arguments.output_dir) / 'ablation.json'}.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ LEGEND = (
 
 
 def tables(*screenings: list[dict[str, Any]]) -> str:
-    """Markdown: a table for each round of each screening, the best first, the failures last."""
+    """Markdown: a table for each round of each screening, the best candidate first, failed ones last."""
     numbered = [part for rounds in screenings for part in enumerate(rounds, start=1)]
     return "\n\n".join([*(_table(number, part) for number, part in numbered), LEGEND])
 

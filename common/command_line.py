@@ -124,7 +124,8 @@ class FlagParser(argparse.ArgumentParser):
         Raises:
             UserError: For an unknown flag, or a value that the flag cannot have.
         """
-        actions = {action.dest: action for action in self._actions}
+        # Of --x and --no_x, which set the same value, the first has its type.
+        actions = {action.dest: action for action in reversed(self._actions)}
         for name, value in values.items():
             if name not in actions:
                 raise UserError(f"{source}: " + unknown("key", str(name), self.names))

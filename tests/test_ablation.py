@@ -1,4 +1,4 @@
-"""Screening: a real one of tiny runs, and its table against values worked out by hand."""
+"""Screening: one of tiny runs from end to end, and its table against values computed by hand."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ from unet_kvasir_seg.ablation.plan import read_plan
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data.transforms import TrainTransform
-from unet_kvasir_seg.train import build_model, flag_parser, parse_arguments, progressive_sizes
+from unet_kvasir_seg.training.arguments import flag_parser, parse_arguments
+from unet_kvasir_seg.training.building import build_model, progressive_sizes
 
 ROOT = Path(screen.__file__).resolve().parent.parent
 KNOWN = flag_parser().names
@@ -75,7 +76,7 @@ def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     assert results["data"]["split"] == "validation"
     assert results["training"]["seed"] == 2
 
-    # Once more: what is finished is not trained again; what was stopped before its first checkpoint is, to the same.
+    # Once more: finished runs are kept; one that was stopped before its first checkpoint gets equal scores.
     weights = tmp_path / "out" / "round-1" / "as-it-is-1" / "model" / "model.safetensors"
     written = weights.stat().st_mtime_ns
     (folder / "model" / "results.json").unlink()
@@ -120,8 +121,8 @@ def test_the_table_is_sorted_and_shows_seeds_intervals_and_failures():
     assert rows[4] == "| c | - | - | failed (seed 1) |"
 
 
-def test_the_projects_plan_is_one_that_train_takes(tmp_path):
-    """Flags, architecture and augmentation of every candidate in every round."""
+def test_train_accepts_the_projects_plan(tmp_path):
+    """Flags, architecture and augmentation of every candidate in every round, built as `train.py` builds them."""
     found = read_plan(ROOT / "ablation" / "plan.yaml", ROOT, KNOWN)
     for part in found.rounds:
         for name in found.candidates:

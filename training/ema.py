@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights during a training with `transformers.Trainer`."""
+"""Exponential moving average (EMA) of the weights during a training with `transformers.Trainer`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-# Beside a checkpoint's model.safetensors, which then holds the average.
+# The weights that resuming continues from. The model.safetensors beside it holds their average.
 TRAINING_WEIGHTS = "training_weights.safetensors"
 
 
 class ExponentialMovingAverage(TrainerCallback):
-    """Averages the weights over the steps; the average is what is evaluated, saved and, at the end, left in the model.
+    """Averages the weights over the steps. The average is evaluated and saved, and is in the model at the end.
 
     After each step average = d * average + (1 - d) * weights (Tarvainen and Valpola, 2017,
-    https://arxiv.org/abs/1703.01780, equation 1), batch norm's running statistics included. At step n, counted from
-    1, d is at most (1 + n) / (10 + n), so that the average does not drag the first weights along (TensorFlow's
+    https://arxiv.org/abs/1703.01780, equation 1), for batch norm's running statistics too. At step n, counted from 1,
+    d is at most (1 + n) / (10 + n), so that the average soon forgets the initial weights (as TensorFlow's
     `ExponentialMovingAverage` with `num_updates`).
 
     Args:
         decay: d, at least 0 and below 1.
-        checkpoint: The checkpoint that the training goes on from, if it does: `Trainer` has loaded the average from
-            there, and this callback puts the weights themselves in place.
+        checkpoint: The checkpoint to resume from, if any. `Trainer` loads the average from it into the model; at the
+            start of the training this callback replaces it by the weights.
 
     Raises:
         ValueError: If `decay` is out of range.
@@ -35,7 +35,9 @@ class ExponentialMovingAverage(TrainerCallback):
             raise ValueError(f"`decay` must be at least 0 and below 1, got {decay}.")
         self.decay = decay
         self.checkpoint = checkpoint
-        self.average: dict[str, Tensor] = {}  # filled while training
+        # `torch.optim.swa_utils.AveragedModel` would take more code: it copies at its first update, averages integer
+        # buffers, and counts its updates itself, on the device, so that a resumed run must correct all three.
+        self.average: dict[str, Tensor] = {}  # empty before and after the training
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         model = kwargs["model"]
@@ -54,7 +56,7 @@ class ExponentialMovingAverage(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         model = kwargs["model"]
-        # The best checkpoint, where it is taken, has its average in the model already.
+        # If the best checkpoint was loaded, the model holds its average already.
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             for name, tensor in _averaged_tensors(model).items():
                 tensor.copy_(self.average[name])
@@ -62,7 +64,7 @@ class ExponentialMovingAverage(TrainerCallback):
 
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """The average is the model's while this lasts; does nothing before and after the training."""
+        """Put the average into the model while this lasts. Before and after the training this does nothing."""
         tensors = _averaged_tensors(model) if self.average else {}
         weights = {name: tensor.clone() for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
@@ -74,12 +76,12 @@ class ExponentialMovingAverage(TrainerCallback):
                 tensor.copy_(weights[name])
 
     def save_training_weights(self, model: nn.Module, folder: Path) -> None:
-        """Write what the training goes on from, where the model's own file holds the average."""
+        """Save the weights that resuming continues from, during a training."""
         if self.average:
             tensors = {name: tensor.contiguous() for name, tensor in _averaged_tensors(model).items()}
             save_file(tensors, folder / TRAINING_WEIGHTS, metadata={"format": "pt"})
 
 
 def _averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of real numbers, without their gradients: copying into them changes the model."""
+    """Floating-point parameters and buffers, detached but not copied: writing into them changes the model."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""The moving average of the weights: by hand, in place and back, and through `train.py` with a restart."""
+"""The EMA of the weights: by hand, put into the model and taken out again, and in `train.py` with a restart."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from unet_kvasir_seg.data.transforms import EvalTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.train import is_complete
 from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
+from unet_kvasir_seg.training.resume import is_complete
 
 # A network with batch norm that changes size, on few steps: an epoch has four.
 RUN = (

@@ -1,0 +1,79 @@
+"""Resuming: after a crash to the same weights, from complete checkpoints alone, and only with the same run."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+from conftest import ROOT
+from training_runs import FP32, TINY, error_of, largest_difference, weights
+from unet_kvasir_seg.training.resume import is_complete
+
+
+def test_resuming_skips_an_incomplete_checkpoint(run_train, tmp_path):
+    run_train(*TINY, *FP32, "--num_train_epochs", 3, "--save_total_limit", 5, "--output_dir", "run")
+    complete = tmp_path / "complete"
+    shutil.copytree(tmp_path / "run", complete)
+    for name in ("model.safetensors", "results.json", "README.md"):
+        (tmp_path / "run" / name).unlink()
+    last = tmp_path / "run" / "checkpoint-6"
+    content = (last / "model.safetensors").read_bytes()
+    (last / "model.safetensors").write_bytes(content[: len(content) // 2])
+    assert not is_complete(last)
+    arguments = (*TINY, *FP32, "--num_train_epochs", 3, "--save_total_limit", 5, "--output_dir", "run")
+    done = run_train(*arguments, "--resume_from_checkpoint")
+    assert "checkpoint-6 is incomplete: skipped" in done.stdout
+    assert largest_difference(tmp_path / "run" / "checkpoint-6", complete / "checkpoint-6") == 0
+
+
+def test_resuming_with_another_network_or_other_data_is_refused(run_train, tmp_path):
+    run_train(*TINY, "--num_train_epochs", 1, "--output_dir", "run")
+    before = weights(tmp_path / "run")
+    resume = ("--num_train_epochs", 2, "--output_dir", "run", "--resume_from_checkpoint")
+    message = error_of(run_train(*TINY, "--depth", 3, *resume, check=False))
+    assert "checkpoint-2 is of another network (" in message
+    assert "depth 4 there, 3 here" in message
+    message = error_of(run_train(*TINY, "--image_size", 64, *resume, check=False))
+    assert "(image_size [32, 32] there, [64, 64] here)" in message
+    message = error_of(run_train(*TINY, "--synthetic_rows", 12, *resume, check=False))
+    samples = "(8 train, 2 validation, 2 test samples there, 12 train, 3 validation, 3 test here)"
+    assert f"checkpoint-2 was trained on other data {samples}" in message
+    assert "--dataset_name" in message
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    seconds = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["seconds"]
+    run_file = tmp_path / "run" / "checkpoint-2" / "run.json"
+    earlier = json.loads(run_file.read_text())
+    # As earlier versions wrote it.
+    del earlier["model"]["loss"]
+    for old, new in (("smaller_sizes", "progressive_sizes"), ("smaller_until", "progressive_epochs")):
+        earlier["training"][old] = earlier["training"].pop(new)
+    run_file.write_text(json.dumps(earlier))
+    run_train(*TINY, *resume)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training"]["steps"] == 4
+    assert results["training"]["seconds"] > seconds  # with those before the stop
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
+    """kill -9 in the middle of an epoch, after a checkpoint in the middle of an epoch: the weights are equal."""
+    arguments = (*TINY, *FP32, "--num_train_epochs", 6, "--learning_rate", "1e-3", "--save_total_limit", 99)
+    arguments += ("--per_device_train_batch_size", 1, "--save_strategy", "steps", "--save_steps", 5)
+    arguments += ("--eval_strategy", "steps", "--eval_steps", 5)
+    run_train(*arguments, "--output_dir", "whole")
+
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--output_dir", "killed"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not is_complete(tmp_path / "killed" / "checkpoint-10") and time.monotonic() < deadline:
+        assert running.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "killed" / "checkpoint-48").exists()
+
+    run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint", fresh_process=True)
+    assert largest_difference(tmp_path / "whole" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0

@@ -1,0 +1,261 @@
+"""The arguments of a training: flags, recipes, and the flags of the architecture, which are made from `UNetConfig`.
+
+Imports of transformers only what `TrainingArguments` needs, so that --help comes quickly.
+"""
+
+import argparse
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import HubStrategy
+
+from ..common.command_line import DataFlags, FlagParser, flag, unknown
+from ..common.device import Runtime, choose_runtime
+from ..common.errors import UserError
+from ..common.paths import PACKAGE, RECIPES
+from ..configuration_unet import UNetConfig
+
+# Fields of UNetConfig that a training cannot choose: images are RGB, and there is one foreground class.
+FIXED_FIELDS = ("num_channels", "id2label", "kwargs")
+RENAMED_FLAGS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
+
+
+@dataclass
+class StartFlags:
+    """What the network starts from, and at which size it sees the images."""
+
+    model_name_or_path: str | None = flag(None, "Fine-tune this checkpoint: a folder or an id on the Hub.")
+    model_revision: str | None = flag(None, "Branch, tag or commit of --model_name_or_path on the Hub.")
+    image_size: int | None = flag(None, "Side in pixels that images are resized to; None: 256, or the checkpoint's.")
+
+
+@dataclass
+class ModelArguments(StartFlags):
+    """The network.
+
+    Attributes:
+        config_fields: The fields of `UNetConfig` that were given. Others are the defaults, or the checkpoint's.
+        image_size_is_the_recipes: Whether `image_size` comes from the recipe, not from the command line.
+    """
+
+    config_fields: dict[str, Any] = dataclass_field(default_factory=dict)
+    image_size_is_the_recipes: bool = False
+
+
+@dataclass
+class DataArguments(DataFlags):
+    """The images and masks, and their augmentation."""
+
+    streaming: bool = flag(False, "Stream the training samples of a Hub data set instead of downloading them first.")
+    cache_megabytes: int = flag(1024, "Memory in each process for resized training samples; 0: none.")
+    augmentation: str = flag("card", "card (flips, 30 degrees, brightness) or strong (for long trainings).")
+    progressive_sizes: list[int] | None = flag(
+        None, "Progressive resizing: image sides in pixels to begin with, as 128 192."
+    )
+    progressive_epochs: list[int] | None = flag(
+        None, "Epoch until which each of --progressive_sizes is used, as 100 200."
+    )
+    augment_in_batches: bool | None = flag(
+        None,
+        "Augment whole batches on the training device, not single samples in the data loader; by default on a CUDA "
+        "GPU.",
+    )
+
+
+@dataclass
+class UNetTrainingArguments(TrainingArguments):
+    """All flags of `transformers.TrainingArguments`, with the card's values as defaults."""
+
+    output_dir: str = flag("outputs/unet-kvasir-seg", "Folder of the run.")
+    num_train_epochs: float = flag(50, "Epochs to train.")
+    per_device_train_batch_size: int = flag(4, "Training batch per device.")
+    learning_rate: float = flag(1e-4, "Initial learning rate of AdamW.")
+    eval_strategy: str = flag("epoch", "When to evaluate: epoch, steps or no.")
+    save_strategy: str = flag("epoch", "When to save a checkpoint.")
+    logging_strategy: str = flag("epoch", "When to log the training loss.")
+    save_total_limit: int | None = flag(2, "Checkpoints to keep.")
+    load_best_model_at_end: bool = flag(True, "End with the checkpoint of the best validation Dice.")
+    metric_for_best_model: str | None = flag("dice_per_image", "Validation score that selects the best checkpoint.")
+    report_to: str = flag("none", "Tracker: tensorboard, trackio, ... or none.")
+    hub_strategy: str = flag("end", "When to push: only at the end.")
+    bf16: bool | None = dataclass_field(  # type: ignore[assignment]
+        default=None,
+        metadata={"nargs": "?", "const": True, "help": "bfloat16 autocast; by default if the hardware supports it."},
+    )
+    ema_decay: float | None = flag(
+        None,
+        "Evaluate and save an exponential moving average (EMA) of the weights with this decay, such as 0.998.",
+    )
+    resume_from_checkpoint: str | None = dataclass_field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": "auto",
+            "help": "Resume from this checkpoint or, without a value, from the last complete one of --output_dir.",
+        },
+    )
+
+    def __post_init__(self):
+        dtype = "float16" if self.fp16 else {None: "auto", True: "bfloat16", False: "float32"}[self.bf16]
+        runtime = choose_runtime("cpu" if self.use_cpu else "auto", dtype)
+        self.use_cpu = runtime.device.type == "cpu"
+        self.bf16 = runtime.dtype == torch.bfloat16
+        # The transforms need columns that the model does not take.
+        self.remove_unused_columns = False
+        super().__post_init__()
+        assert isinstance(self.accelerator_config, AcceleratorConfig)  # by now
+        if self.accelerator_config.dispatch_batches is None:
+            # Each process reads its own part of a stream, instead of the first process reading for all.
+            self.accelerator_config.dispatch_batches = False
+
+    @property
+    def dispatches_batches(self) -> bool:
+        """Whether the first process reads a stream for all. It can send tensors only."""
+        return bool(getattr(self.accelerator_config, "dispatch_batches", False))
+
+    @property
+    def runtime(self) -> Runtime:
+        """Device and precision of this run."""
+        dtype = "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+        return choose_runtime(self.device.type, dtype)
+
+
+def config_fields() -> dict[str, inspect.Parameter]:
+    """The fields of `UNetConfig` that are flags, and keys of a recipe's `model:`."""
+    fields = inspect.signature(UNetConfig).parameters
+    return {name: field for name, field in fields.items() if name not in FIXED_FIELDS}
+
+
+def described_arguments(docstring: str) -> dict[str, str]:
+    """The section "Args" of a docstring: what it says of each argument, in one line."""
+    arguments = inspect.cleandoc(docstring).split("\nArgs:\n")[1].split("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def flag_parser(description: str | None = None) -> FlagParser:
+    """All flags of a training."""
+    parser = FlagParser(
+        [StartFlags, DataArguments, UNetTrainingArguments],
+        program="train.py",
+        description=description,
+        usage="%(prog)s [recipe.yaml] [flags]",
+        # transformers knows how its own arguments become flags.
+        parents=[HfArgumentParser(typing.cast(Any, UNetTrainingArguments), add_help=False)],
+    )
+    hints = typing.get_type_hints(UNetConfig.__init__)
+    helps = described_arguments(UNetConfig.__doc__ or "")
+    for name, field in config_fields().items():
+        text = f"{helps[name]} (default: {field.default}, or the checkpoint's)".replace("%", "%%")
+        # Without a default only the fields that were given are in the parsed namespace.
+        parser.add_flag(name, hints[name], argparse.SUPPRESS, text)
+    return parser
+
+
+def parse_arguments(
+    argv: Sequence[str], description: str | None = None
+) -> tuple[ModelArguments, DataArguments, UNetTrainingArguments]:
+    """Read the flags and, if the first argument is a YAML file, the recipe whose values they override.
+
+    Raises:
+        UserError: For unknown flags or keys, and for values that do not fit.
+    """
+    parser = flag_parser(description)
+    flags = list(argv)
+    recipe = flags.pop(0) if flags and flags[0].endswith((".yaml", ".yml")) else None
+    _refuse_renamed([word.split("=")[0] for word in flags if word.startswith("--")], source="The command line")
+    on_the_command_line, _ = parser.parse_known_args(flags)
+    if recipe is not None:
+        parser.set_values(read_recipe(Path(recipe)), source=recipe)
+    values, _ = parser.parse_known_args(flags)
+    _refuse_tokens(values)
+
+    start, data_arguments, training_arguments = parser.parse(flags)
+    given = [name for name in config_fields() if hasattr(values, name)]
+    model_arguments = ModelArguments(
+        **vars(start),
+        config_fields={name: getattr(values, name) for name in given},
+        image_size_is_the_recipes=start.image_size is not None and on_the_command_line.image_size is None,
+    )
+    _check_training_arguments(training_arguments)
+    return model_arguments, data_arguments, training_arguments
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a recipe by the names of their flags. A recipe is looked for here, then among the project's own.
+
+    Raises:
+        UserError: If there is none, or it cannot be used.
+    """
+    file = next((place for place in (path, PACKAGE / path) if place.is_file()), None)
+    if file is None:
+        shipped = ", ".join(f"recipes/{recipe.name}" for recipe in sorted(RECIPES.glob("*.yaml")))
+        raise UserError(f"There is no recipe {path}; the project has {shipped}.")
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path} must hold lines of `flag: value`, got {type(recipe).__name__}.")
+    return flag_values(recipe, str(path))
+
+
+def flag_values(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A recipe with the fields of its mapping `model` beside its other keys: all by the names of their flags.
+
+    Args:
+        recipe: `model` holds fields of `UNetConfig`; the other keys are flags.
+        source: What to call it in an error, such as its path.
+
+    Raises:
+        UserError: If `model` is no mapping or has an unknown field, or a key is given twice or has a new name.
+    """
+    flags = {name: value for name, value in recipe.items() if name != "model"}
+    model = recipe.get("model") or {}
+    if not isinstance(model, dict):
+        raise UserError(f"{source}: `model` must hold fields of the network, as `depth: 4`, got {model!r}.")
+    known = config_fields()
+    for name in model:
+        if name not in known:
+            raise UserError(f"{source}: `model` has an " + unknown("field", str(name), known))
+        if name in flags:
+            raise UserError(f"{source} gives {name} twice, in `model` and outside of it: remove one of them.")
+    _refuse_renamed(flags, source)
+    return flags | model
+
+
+def _refuse_renamed(names: Iterable[str], source: str) -> None:
+    for name in names:
+        plain = str(name).removeprefix("--").replace("-", "_")
+        if plain in RENAMED_FLAGS:
+            raise UserError(f"{source} gives {name}, which is now called {RENAMED_FLAGS[plain]}: rename it.")
+
+
+def _refuse_tokens(values: argparse.Namespace) -> None:
+    # Trainer writes the token in plain text into training_args.bin. transformers 4 has the second name too.
+    if any(getattr(values, name, None) is not None for name in ("hub_token", "push_to_hub_token")):
+        raise UserError(
+            "--hub_token is refused: it would be written into files of the run, and stays in your shell's "
+            "history. Run `hf auth login`, or set the environment variable HF_TOKEN."
+        )
+
+
+def _check_training_arguments(arguments: UNetTrainingArguments) -> None:
+    if arguments.push_to_hub and arguments.hub_strategy != "end":
+        raise UserError(
+            f"--hub_strategy {HubStrategy(arguments.hub_strategy).value} is refused: pushes in the middle of a run "
+            "leave out the model's code. Leave it at end."
+        )
+    decay = arguments.ema_decay
+    if decay is not None and not 0.0 <= decay < 1.0:
+        raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")

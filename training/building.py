@@ -1,0 +1,141 @@
+"""Builds what a training needs from its arguments: the network with its image processor, and the data sets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import IterableDataset
+from transformers.trainer_utils import has_length
+
+from ..common.errors import UserError
+from ..configuration_unet import UNetConfig
+from ..data.dataset import Split, choose_split
+from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
+from ..image_processing_unet import UNetImageProcessor
+from ..inference.checkpoint import load_checkpoint
+from ..modeling_unet import UNetForSemanticSegmentation
+from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
+
+
+def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    """A new network of the given architecture, or a checkpoint to fine-tune, with its image processor.
+
+    Raises:
+        UserError: If the architecture cannot work or the checkpoint cannot be loaded.
+    """
+    if arguments.model_name_or_path is None:
+        try:
+            config = UNetConfig(**arguments.config_fields)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor()
+    else:
+        model, processor = _load_to_fine_tune(arguments.model_name_or_path, arguments)
+    if arguments.image_size is not None:
+        processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    smallest = model.config.minimum_size
+    if min(processor.size["height"], processor.size["width"]) < smallest:
+        raise UserError(
+            f"--image_size {arguments.image_size} is too small: depth={model.config.depth} with "
+            f"norm={model.config.norm} needs at least {smallest}. Raise it or lower --depth."
+        )
+    return model, processor
+
+
+def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    # The loss is no part of the architecture: fine-tuning may change it.
+    architecture = [field for field in arguments.config_fields if field != "loss"]
+    if architecture:
+        flags = ", ".join(f"--{field}" for field in architecture)
+        raise UserError(
+            f"The checkpoint {name} brings its architecture: remove {flags}, "
+            "or train from scratch without --model_name_or_path."
+        )
+    model, processor = load_checkpoint(name, arguments.model_revision)
+    size, checkpoint_size = arguments.image_size, (processor.size["height"], processor.size["width"])
+    if arguments.image_size_is_the_recipes and (size, size) != checkpoint_size:
+        raise UserError(
+            f"The recipe is written for images of {size}x{size} pixels, the checkpoint {name} for "
+            f"{checkpoint_size[0]}x{checkpoint_size[1]}: give --image_size {size} to train at the recipe's size, or "
+            "remove image_size from the recipe."
+        )
+    model.config.loss = arguments.config_fields.get("loss", model.config.loss)
+    try:
+        model.config.check()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return model, processor
+
+
+def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:
+    """The image sizes that a training begins with, each with the epoch until which it is used.
+
+    Progressive resizing, as in EfficientNetV2 (Tan and Le, 2021, https://arxiv.org/abs/2104.00298, section 4), but
+    with the same augmentation throughout.
+
+    Raises:
+        UserError: If the two flags do not fit together, or a size is below the network's minimum.
+    """
+    sizes, epochs = arguments.progressive_sizes or [], arguments.progressive_epochs or []
+    if len(sizes) != len(epochs) or epochs != sorted(set(epochs)):
+        raise UserError(
+            f"--progressive_sizes {sizes} and --progressive_epochs {epochs} do not fit: give one epoch for each size, "
+            "in rising order."
+        )
+    if sizes and min(sizes) < smallest:
+        raise UserError(
+            f"--progressive_sizes {min(sizes)} is too small for the network, which needs at least {smallest}."
+        )
+    return list(zip(sizes, epochs, strict=True))
+
+
+def build_datasets(
+    splits: Mapping[str, Split],
+    processor: UNetImageProcessor,
+    data_arguments: DataArguments,
+    training_arguments: UNetTrainingArguments,
+    minimum_size: int,
+) -> tuple[Any, Any, TrainTransform]:
+    """The training set with augmentation, the validation set without, and the training set's transform.
+
+    Raises:
+        UserError: If the arguments do not fit together, or the length of a stream is not known.
+    """
+    train_split = choose_split(splits, "train")
+    is_stream = isinstance(train_split, IterableDataset)
+    in_batches = data_arguments.augment_in_batches
+    if in_batches is None:
+        in_batches = training_arguments.device.type == "cuda" and not training_arguments.dispatches_batches
+    try:
+        transform = TrainTransform(
+            processor,
+            data_arguments.foreground_values,
+            seed=training_arguments.seed,
+            cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
+            augmentation=data_arguments.augmentation,
+            progressive_sizes=progressive_sizes(data_arguments, smallest=minimum_size),
+            in_batches=in_batches,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    validation_set = choose_split(splits, "validation").with_transform(
+        EvalTransform(processor, data_arguments.foreground_values)
+    )
+    if not is_stream:
+        return train_split.with_transform(transform), validation_set, transform
+    stream = TrainingStream(train_split, transform, training_arguments.seed)
+    if training_arguments.max_steps <= 0 and not has_length(stream):
+        raise UserError(
+            f"{data_arguments.dataset_name} does not say how many samples its training split has, so the epochs of a "
+            "stream are not known: give --max_steps, or run without --streaming."
+        )
+    return stream, validation_set, transform
+
+
+def print_cache_size(transform: TrainTransform, samples: int, megabytes: int) -> None:
+    """Tell the user if the cache is too small for all resized samples."""
+    fit = transform.samples_that_fit
+    if fit is not None and fit < samples:
+        print(
+            f"Of {samples:,} training samples {fit:,} are cached in memory once they are resized, in {megabytes} MB a "
+            "process; the others are decoded again in each epoch (--cache_megabytes)."
+        )

@@ -1,0 +1,91 @@
+"""Describes a training and its outcome, for `results.json` and for the user."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import SchedulerType, Trainer
+
+from ..data.dataset import Split, describe_data
+from ..image_processing_unet import UNetImageProcessor
+from ..inference.checkpoint import describe_model, fingerprint
+from ..modeling_unet import UNetForSemanticSegmentation
+from ..reporting.results import RESULTS_SCHEMA, describe_environment
+from .arguments import DataArguments, UNetTrainingArguments
+
+SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
+
+
+def describe_run(
+    model: UNetForSemanticSegmentation,
+    splits: Mapping[str, Split],
+    processor: UNetImageProcessor,
+    data_arguments: DataArguments,
+    training_arguments: UNetTrainingArguments,
+) -> dict[str, Any]:
+    """What is known of a run at its start, without paths or names of users and hosts.
+
+    `record_outcome` and the trainer complete it to the `Results` of `results.json`.
+    """
+    name = training_arguments.hub_model_id or Path(str(training_arguments.output_dir)).resolve().name
+    data = describe_data(data_arguments.dataset_name, data_arguments.dataset_revision, splits)
+    environment = describe_environment(training_arguments.runtime, training_arguments.world_size)
+    return {
+        "schema_version": RESULTS_SCHEMA,
+        "model": describe_model(model, processor, name.split("/")[-1], training_arguments.hub_model_id),
+        "data": data,
+        "environment": environment,
+        # An evaluation replaces the two above with its own.
+        "training": {
+            "data": data,
+            "environment": environment,
+            "epochs": training_arguments.num_train_epochs,
+            "batch_size": training_arguments.train_batch_size
+            * training_arguments.world_size
+            * training_arguments.gradient_accumulation_steps,
+            "learning_rate": training_arguments.learning_rate,
+            "schedule": SchedulerType(training_arguments.lr_scheduler_type).value,
+            "warmup_steps": training_arguments.warmup_steps,
+            "weight_decay": training_arguments.weight_decay,
+            "ema_decay": training_arguments.ema_decay,
+            "augmentation": data_arguments.augmentation,
+            "progressive_sizes": data_arguments.progressive_sizes,
+            "progressive_epochs": data_arguments.progressive_epochs,
+            "seed": training_arguments.seed,
+            "fine_tuned": model.name_or_path != "",
+        },
+        "metrics": {},
+        "evaluation": None,
+    }
+
+
+def record_outcome(results: dict[str, Any], trainer: Trainer, scores: Mapping[str, float]) -> None:
+    """Add the loss curve and the validation scores of a finished run to its description."""
+    validation = {name.removeprefix("eval_"): value for name, value in scores.items()}
+    results["model"]["fingerprint"] = fingerprint(trainer.model)
+    results["training"] |= {
+        "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
+        # Trainer knows a best step even if the weights of the last step are kept.
+        "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
+        "steps": trainer.state.global_step,
+        "validation": {name: validation[name] for name in ("loss", *SCORE_NAMES) if name in validation},
+    }
+
+
+def print_scores(results: Mapping[str, Any]) -> None:
+    """Print the validation scores."""
+    height, width = results["model"]["image_size"]
+    best_step = results["training"]["best_step"]
+    weights = f"the best checkpoint (step {best_step})" if best_step else "the last step"
+    print(f"\nValidation split at {height}x{width}, {weights}:")
+    for score in SCORE_NAMES:
+        print(f"  {score:<15} {results['training']['validation'][score]:.4f}")
+
+
+def print_usage(results: Mapping[str, Any], output_dir: str, url: str | None) -> None:
+    """Print where the model is and how to use it."""
+    name = results["model"]["repository"] if url else output_dir
+    print(f"\nThe model is in {output_dir}" + (f" and at {url}" if url else "") + ". To use it:")
+    print("  from transformers import pipeline")
+    print(f'  segment = pipeline("image-segmentation", model="{name}", trust_remote_code=True)')
+    print('  segment("frame.jpg")')

@@ -1,0 +1,190 @@
+"""`transformers.Trainer` for this project: what it evaluates, saves and pushes, and its callbacks."""
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import safetensors
+import torch
+from torch import Tensor
+from transformers import EvalPrediction, Trainer, TrainerCallback
+
+from ..common.errors import UserError, first_line
+from ..common.hub import push_files
+from ..data.transforms import TrainTransform
+from ..reporting.model_card import fill_card
+from ..reporting.results import write_results
+from ..scoring.metrics import PolypSegmentation
+from ..scoring.overlap import pixel_counts
+from .ema import ExponentialMovingAverage
+from .resume import RUN_FILE
+
+if TYPE_CHECKING:
+    from ..reporting.results import Results
+
+# What a push uploads. Training arguments, logs and checkpoints are not pushed: they hold paths and host names.
+PUSHED_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.safetensors*",
+    "configuration_unet.py",
+    "losses_unet.py",
+    "modeling_unet.py",
+    "image_processing_unet.py",
+    "pipeline_unet.py",
+    "README.md",
+    "results.json",
+    "figures/loss_curve.png",
+)
+
+
+class UNetTrainer(Trainer):
+    """`Trainer` that writes the project's model card, and pushes one commit with nothing private in it.
+
+    Args:
+        transform: Augments batches that the data loader left as they were.
+        results: The description of the run, from `describe_run`; completed during the run.
+        ema: If given, the average of the weights is evaluated and saved in place of the weights.
+        args, kwargs: Passed to `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        transform: TrainTransform,
+        results: dict[str, Any],
+        ema: ExponentialMovingAverage | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.transform = transform
+        self.results = results
+        self.started = time.perf_counter()
+        self.ema = ema
+        if ema is not None:
+            self.add_callback(ema)
+        if self.hub_model_id is not None:
+            # By now Trainer has completed the name of the repository.
+            self.results["model"]["repository"] = self.hub_model_id
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Weights of convolutions alone decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
+        """One step, on a batch that is on the device already."""
+        if "augmentation_parameters" in inputs:
+            inputs = self.transform.augment(**inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate the model, during a training with EMA the average of its weights."""
+        with self._ema_in_place():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, with EMA the average of its weights, and in a checkpoint what resuming needs besides."""
+        with self._ema_in_place():
+            super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.ema is not None and self.args.should_save:
+            self.ema.save_training_weights(cast("torch.nn.Module", self.model), folder)
+        if self.args.should_save and folder != Path(str(self.args.output_dir)):
+            self.record_seconds()
+            write_results(folder / RUN_FILE, self.results)
+
+    def record_seconds(self) -> None:
+        """Add the training's duration to the results, including the time before it was resumed."""
+        self.results["training"]["seconds"] = round(time.perf_counter() - self.started, 1)
+
+    def _ema_in_place(self) -> contextlib.AbstractContextManager[None]:
+        if self.ema is None:
+            return contextlib.nullcontext()
+        return self.ema.in_place(cast("torch.nn.Module", self.model))
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """Create the repository before the training, so that a missing permission is known at once."""
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:  # the HTTP client and the Hub raise errors of many kinds
+            raise UserError(
+                f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
+                f"the Hub: {first_line(error)}. Run `hf auth login` or set HF_TOKEN, check the name, "
+                "or leave out --push_to_hub."
+            ) from error
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write `results.json`, and `README.md` from it, into the output folder."""
+        if self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir))
+            self.results["training"]["figures"] = draw_loss_curve(self.results, folder / "figures")
+            write_results(folder / "results.json", self.results)
+            card = fill_card(cast("Results", self.results))
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:  # type: ignore[override]
+        """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
+        if not self.is_world_process_zero():
+            return None
+        folder = Path(str(self.args.output_dir))
+        files = [file for pattern in PUSHED_FILES for file in folder.glob(pattern)]
+        return push_files(
+            str(self.hub_model_id), folder, files, commit_message or "Train the model", self.args.hub_revision
+        )
+
+
+def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
+    """Draw the training loss if the extra [evaluation] is installed; returns the names of the pictures."""
+    losses = results["training"]["loss"]
+    if not losses or importlib.util.find_spec("matplotlib") is None:
+        return []
+    from ..reporting.figures import loss_curve
+
+    folder.mkdir(exist_ok=True)
+    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])
+    return ["loss_curve.png"]
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the training transform which epoch it is."""
+
+    def __init__(self, transform: TrainTransform):
+        self.transform = transform
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.transform.set_epoch(int(state.epoch or 0))
+
+
+class EpochScores:
+    """Validation scores from pixel counts, so that memory does not grow with the number of images."""
+
+    def __init__(self):
+        self.metric = PolypSegmentation()
+
+    @staticmethod
+    def count(logits: Tensor, labels: Tensor) -> Tensor:
+        """tp, fp and fn (B, 3) of a batch, counted before results of the processes are gathered."""
+        return pixel_counts(logits[:, 0] > 0, labels)
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        self.metric.add_counts(prediction.predictions)
+        return self.metric.compute() if compute_result else {}
+
+
+@contextlib.contextmanager
+def explain_full_disk(output_dir: str) -> Iterator[None]:
+    """Turn the errors of a write to a full disk into a `UserError` that says what is left and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        # The first is of safetensors and the operating system, the others are of torch's zip writer.
+        signs = ("No space left", "PytorchStreamWriter", "inline_container", "iostream error")
+        if not any(sign in str(error) for sign in signs):
+            raise
+        raise UserError(
+            f"The disk is full: {output_dir} could not be written. Earlier checkpoints there are complete. Make room, "
+            "then go on with --resume_from_checkpoint."
+        ) from error
