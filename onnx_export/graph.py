@@ -1,4 +1,4 @@
-"""The network with its pre- and post-processing as one ONNX graph: frames of any size in, masks of that size out.
+"""Exports the network with its pre- and post-processing as one ONNX graph: frames in, masks of the frames' size out.
 
     graph = build_graph(model, processor, "fp32")  # an onnx.ModelProto
 
@@ -6,7 +6,7 @@ Inputs:  `frames` (B, H, W, 3) uint8 RGB, B, H and W of at least 1; `threshold` 
 Outputs: `mask` (B, H, W) uint8, 1 where the probability of polyp is above the threshold, else 0; `probability`
          (B, H, W) float32; `logits` (B, 1, h, w) float32, at the input size.
 
-The threshold has no default: OpenVINO takes an input with one for a constant.
+The threshold has no default value: OpenVINO would treat it as a constant.
 """
 
 import copy
@@ -28,15 +28,15 @@ from ..inference.checkpoint import fingerprint
 from ..inference.onnx_session import CONTRACT_VERSION
 from ..modeling_unet import UNetForSemanticSegmentation
 
-OPSET = 18  # the lowest that torch exports to, so that most runtimes read it
+OPSET = 18  # the lowest that torch exports to; the lower, the more runtimes read it
 CONTRACT = (
     "Inputs: frames, uint8 (batch, height, width, 3), RGB, at least 1x1, all of one size; threshold, float32 scalar. "
     "Outputs: mask, uint8 (batch, height, width), 1 where the probability of polyp is above the "
     "threshold, else 0; probability, float32 (batch, height, width); logits, float32 (batch, 1, h, w), at the "
     "input size."
 )
-MAX_BYTES = 2**31 - 1  # of a protobuf message, hence of an ONNX file without others beside it
-NETWORK = "network"  # begins the names of the nodes of the network itself
+MAX_BYTES = 2**31 - 1  # of a protobuf message, hence of an ONNX model in a single file
+NETWORK = "network"  # prefix of the names of the network's nodes
 
 
 def build_graph(model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str) -> onnx.ModelProto:
@@ -45,25 +45,25 @@ def build_graph(model: UNetForSemanticSegmentation, processor: UNetImageProcesso
     Args:
         model: The network, in float32 and evaluation mode; it is not changed.
         processor: The image processor that belongs to it.
-        precision: "fp32"; "fp16" for weights and computation in float16, but for `float_layers`; "int8" for the graph,
-            in float32, that `onnx_quantization.quantize` takes.
+        precision: "fp32"; "fp16" for weights and computation in float16, except in `float_layers`; "int8" for a graph
+            that is still in float32 and that `quantization.quantize` takes.
 
     Returns:
-        The graph, whose nodes are named after the modules of the network, with metadata; without paths.
+        The graph with metadata. Its nodes are named after the modules of the network; it holds no paths.
 
     Raises:
-        UserError: If a setting of the processor or a layer of the network, which the message names, has no form in
-            this graph, or the file would be 2 GB or more.
+        UserError: If a setting of the processor or a layer of the network cannot be exported (the message names it),
+            or the file would have 2 GiB or more.
     """
     check_processor(processor, model.config.num_channels)
     size = sum(tensor.numel() for tensor in model.state_dict().values()) * (2 if precision == "fp16" else 4)
     if size >= MAX_BYTES:
         raise UserError(
-            f"The file would have {size / 2**30:.2f} GiB, and an ONNX file that is one file has less than 2. Export "
-            "--precision fp16, or a smaller network."
+            f"The file would have {size / 2**30:.2f} GiB: expected less than 2, the limit of a single ONNX file. "
+            "Export --precision fp16, or a smaller network."
         )
     module = SegmentationGraph(model, processor, precision).eval()
-    height, width = 40, 56  # any that are neither 1 nor the network's
+    height, width = 40, 56  # any size, except 1 and the input size: the exporter would treat these as constants
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8), torch.tensor(0.5)
     sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(("batch", "height", "width"))}
     try:
@@ -90,7 +90,7 @@ def build_graph(model: UNetForSemanticSegmentation, processor: UNetImageProcesso
 
 
 def check_processor(processor: UNetImageProcessor, channels: int) -> None:
-    """Refuse settings that the graph has no form for.
+    """Refuse settings that the graph cannot express.
 
     Raises:
         UserError: The message names the setting.
@@ -105,7 +105,7 @@ def check_processor(processor: UNetImageProcessor, channels: int) -> None:
             )
     for name in ("do_center_crop", "do_pad"):
         if settings.get(name):
-            raise UserError(f"The image processor has {name}, which the exported graph has no form for.")
+            raise UserError(f"The image processor has {name}, which the exported graph cannot express.")
     if set(settings["size"]) != {"height", "width"}:
         raise UserError(f"The image processor resizes to {settings['size']}; expected height and width.")
     if channels != 3:
@@ -113,7 +113,7 @@ def check_processor(processor: UNetImageProcessor, channels: int) -> None:
 
 
 class SegmentationGraph(nn.Module):
-    """Frames and threshold -> mask, probability, logits; what is exported.
+    """The module that is exported: frames and threshold -> mask, probability, logits.
 
     Args:
         model: In float32 and evaluation mode; it is copied.
@@ -139,7 +139,7 @@ class SegmentationGraph(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         if self.normalize:
-            # Both steps in one, as the image processor does it.
+            # Scaling and normalisation in one step, as the image processor does it.
             self.register_buffer("mean", torch.tensor(processor.image_mean).view(-1, 1, 1) * (1 / self.factor))
             self.register_buffer("std", torch.tensor(processor.image_std).view(-1, 1, 1) * (1 / self.factor))
 
@@ -148,8 +148,8 @@ class SegmentationGraph(nn.Module):
         grey_levels = self._resize(frames.permute(0, 3, 1, 2).float(), height, width)
         pixel_values = (grey_levels - self.mean) / self.std if self.normalize else grey_levels * self.factor
         logits = self.network(pixel_values).logits.float()
-        native = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        probability = native[:, 0].sigmoid()
+        at_original_size = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        probability = at_original_size[:, 0].sigmoid()
         return (probability > threshold).to(torch.uint8), probability, logits
 
     def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
@@ -159,12 +159,12 @@ class SegmentationGraph(nn.Module):
 
 
 def resize_weights(source: int, target: int) -> Tensor:
-    """(target, source): what each of `source` pixels adds to each of `target` in a bilinear, antialiased resize.
+    """Weights (target, source) of the source pixels in each target pixel, for a bilinear, antialiased resize.
 
-    A product with it is used in place of ONNX's Resize, whose `antialias` OpenVINO passes over without a word, and
-    ONNX Runtime takes with errors of up to 5 grey levels.
+    Multiplying with them replaces ONNX's Resize: OpenVINO silently ignores its `antialias`, and ONNX Runtime's
+    results are off by up to 5 grey levels.
     """
-    # In units of 1 / (2 source target) of the length all numbers are whole, and exact in float32 up to 2^24.
+    # Positions are in units of 1 / (2 source target) of the side: whole numbers, exact in float32 up to 2^24.
     pixels = (2 * torch.arange(source, dtype=torch.float32) + 1) * target
     centres = (2 * torch.arange(target, dtype=torch.float32) + 1) * source
     reach = 2 * torch.sym_max(source, target)
@@ -173,7 +173,7 @@ def resize_weights(source: int, target: int) -> Tensor:
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Make each convolution and the batch normalisation right behind it one convolution, so that one rounds as one."""
+    """Fold each batch normalisation into the convolution before it, so that values are rounded once, not twice."""
     for module in list(network.modules()):
         children = list(module.named_children())
         for (name, layer), (norm_name, norm) in itertools.pairwise(children):
@@ -183,17 +183,22 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 def float_layers(network: UNetForSemanticSegmentation) -> list[str]:
-    """The layers that compute in float32 in a file of precision "fp16": the first and the last.
+    """Names of the layers that compute in float32 in a file of precision "fp16": the first and the last.
 
-    In PyTorch's float16 the shipped weights' worst difference in probability on 100 validation images is 0.031, and
-    0.006 with the first in float32; ONNX Runtime's CPU has no float16 arithmetic, and shows no such gain. Between
-    logits of 20 and -20 there are those near 0, and from float16 they would come in steps of 0.02.
+    The first, since on 100 validation images the worst difference in probability of the shipped weights falls from
+    0.031 to 0.006 (computed in float16 by PyTorch; ONNX Runtime has no float16 arithmetic on CPUs and gains nothing).
+    The last, since float16 rounds logits of about 20 to steps of about 0.02.
     """
     return ["encoder.0" if isinstance(network.stem, nn.Identity) else "stem", "classifier"]
 
 
 class InFloat32(nn.Module):
-    """A layer that computes in float32 among others that do in float16; what follows it takes `output`."""
+    """A layer that computes in float32 among others in float16.
+
+    Args:
+        layer: The layer; it is converted.
+        output: dtype of the result, as the next layer takes it.
+    """
 
     def __init__(self, layer: nn.Module, output: torch.dtype):
         super().__init__()
@@ -205,10 +210,10 @@ class InFloat32(nn.Module):
 
 
 class PointwiseUpsample(nn.Module):
-    """A 2x2 transposed convolution of stride 2 as a 1x1 convolution whose channels are put side by side.
+    """A 2x2 transposed convolution of stride 2, computed as a 1x1 convolution whose channels are moved into pixels.
 
-    ONNX Runtime has no int8 kernel for a transposed convolution. The values are put in place with the channels last,
-    since it keeps quantized maps so: they move in runs of 2 C bytes, where DepthToSpace moves byte by byte.
+    ONNX Runtime has no int8 kernel for a transposed convolution. It keeps quantized maps with the channels last; in
+    that order they move in runs of 2 C bytes, while DepthToSpace would move them byte by byte.
     """
 
     def __init__(self, transposed: nn.ConvTranspose2d):
@@ -216,7 +221,7 @@ class PointwiseUpsample(nn.Module):
         weight, bias = transposed.weight.detach(), transposed.bias
         assert bias is not None
         self.conv = nn.Conv2d(transposed.in_channels, 4 * transposed.out_channels, kernel_size=1)
-        # (in, out, 2, 2) -> (2, 2, out, in): the channels of the left upper pixel first, then of the right upper.
+        # (in, out, 2, 2) -> (2, 2, out, in): the channels of the upper left pixel first, then of the upper right.
         self.conv.weight.data = weight.permute(2, 3, 1, 0).reshape(-1, transposed.in_channels, 1, 1)
         self.conv.bias = nn.Parameter(bias.detach().repeat(4))
 
@@ -229,7 +234,7 @@ class PointwiseUpsample(nn.Module):
 
 
 def find_misfit(module: SegmentationGraph) -> str | None:
-    """The first layer of the network that cannot be exported by itself, with the reason; None if there is none."""
+    """Name of the first layer that cannot be exported by itself, with the reason; None if all layers can."""
     inputs: dict[str, tuple[Any, ...]] = {}
     layers = {name: layer for name, layer in module.network.named_modules() if not list(layer.children())}
 
@@ -256,18 +261,18 @@ def find_misfit(module: SegmentationGraph) -> str | None:
 
 
 def name_nodes(graph: onnx.ModelProto) -> None:
-    """Name nodes after the modules that they are of, such as "network.encoder.0.convs.0.0/Conv"."""
+    """Name each node after its module, such as "network.encoder.0.convs.0.0/Conv"."""
     used: Counter[str] = Counter()
     for node in graph.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
-        of_network = [scope for scope in scopes.strip("[]").replace("'", "").split(", ") if scope.startswith(NETWORK)]
-        name = f"{of_network[-1] if of_network else 'processing'}/{node.op_type}"
+        modules = [scope for scope in scopes.strip("[]").replace("'", "").split(", ") if scope.startswith(NETWORK)]
+        name = f"{modules[-1] if modules else 'processing'}/{node.op_type}"
         used[name] += 1
         node.name = f"{name}_{used[name]}" if used[name] > 1 else name
 
 
 def strip_traces(graph: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of the code that it read: it holds paths of this machine."""
+    """Remove the exporter's notes on the source code, which hold paths of this machine."""
     parts = [graph, graph.graph, *graph.functions]
     parts += [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info]
     parts += [*graph.graph.initializer, *(node for function in graph.functions for node in function.node)]
@@ -277,7 +282,7 @@ def strip_traces(graph: onnx.ModelProto) -> None:
 
 
 def metadata(model: UNetForSemanticSegmentation, processor: UNetImageProcessor, precision: str) -> dict[str, str]:
-    """What a file says of itself."""
+    """The metadata of a file: its contract, weights, configuration and image processor."""
     return {
         "contract": CONTRACT,
         "contract_version": CONTRACT_VERSION,
@@ -292,5 +297,5 @@ def metadata(model: UNetForSemanticSegmentation, processor: UNetImageProcessor, 
 
 
 def set_metadata(graph: onnx.ModelProto, values: dict[str, str]) -> None:
-    """Write entries into the metadata, in place of those of the same names."""
+    """Add entries to the metadata, and replace those of the same names."""
     onnx.helper.set_model_props(graph, {entry.key: entry.value for entry in graph.metadata_props} | values)

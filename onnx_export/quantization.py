@@ -1,26 +1,34 @@
-"""Quantizes the network of an exported graph to int8, and leaves in float the layers where that costs accuracy.
+"""Makes the graph of a precision. For int8 it quantizes the network, except layers whose rounding costs much accuracy.
+
+    graph = make_graph(model, processor, "int8", frames).graph
+
+Step by step:
 
     quantized = quantize(build_graph(model, processor, "int8"), frames)
     quantized.graph, quantized.float_layers, quantized.trials
 
-Static quantization in the QDQ form: weights int8 a channel, activations uint8, ranges from the least and greatest
-values that the given frames cause. Pre- and post-processing, and normalisations that are not part of a convolution,
-stay in float32.
+Static quantization in the QDQ format: weights int8 per channel, activations uint8, with ranges from the smallest and
+largest values on the given frames. Pre- and post-processing, and normalisations that are not folded into a
+convolution, stay in float32.
 """
 
 import contextlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 
+from ..image_processing_unet import UNetImageProcessor
 from ..inference.onnx_session import FATAL_ONLY
-from .graph import NETWORK
+from ..modeling_unet import UNetForSemanticSegmentation
+from .graph import NETWORK, build_graph, float_layers, set_metadata
 
 OPERATORS = (
     "Add",
@@ -35,14 +43,14 @@ OPERATORS = (
     "Slice",
     "Transpose",
 )
-GAIN = 0.1  # a layer stays in float if the mean difference in probability is lower by this share without its rounding
-TRIAL_FRAMES = 8
-LAST_CONVOLUTIONS = 3
+MIN_GAIN = 0.1  # a layer stays in float if that lowers the mean difference in probability by more than this share
+TRIAL_FRAMES = 8  # that the differences are measured on
+LAST_CONVOLUTIONS = 3  # how many of them may stay in float
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a choice of layers in float gives: mean difference in probability to the graph in float."""
+    """A choice of layers that stay in float, and its mean difference in probability to the graph in float."""
 
     float_layers: tuple[str, ...]
     difference: float
@@ -53,9 +61,9 @@ class Quantized:
     """A quantized graph, and how it was chosen.
 
     Attributes:
-        graph: The whole graph, with the inputs and outputs of the one in float.
-        float_layers: Modules of the network that were left in float.
-        trials: What was measured; the first has all layers in int8, the last is the choice.
+        graph: The complete graph, with the inputs and outputs of the one in float.
+        float_layers: Names of the network's modules that stay in float.
+        trials: All that were measured; the first has all layers in int8, the last is the choice.
     """
 
     graph: onnx.ModelProto
@@ -63,15 +71,59 @@ class Quantized:
     trials: tuple[Trial, ...]
 
 
-def quantize(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> Quantized:
-    """Quantize, choosing by measurement what stays in float.
+@dataclass(frozen=True)
+class MadeGraph:
+    """A graph, and what the report says about how it was made.
 
-    Each candidate, of the first and the last convolutions, is left in float by itself; all whose rounding makes a
-    good part of the difference stay so together. The difference is measured on some of the frames.
+    Attributes:
+        graph: The graph.
+        float_layers: Names of the layers that stay in float32, in a graph of lower precision.
+        calibration: For int8, the number of images, and the difference in probability of each trial of `quantize`.
+    """
+
+    graph: onnx.ModelProto
+    float_layers: list[str]
+    calibration: dict[str, Any] | None
+
+
+def make_graph(
+    model: UNetForSemanticSegmentation,
+    processor: UNetImageProcessor,
+    precision: str,
+    calibration_frames: Sequence[np.ndarray],
+) -> MadeGraph:
+    """Export the network in a precision.
 
     Args:
-        graph: From `onnx_graph.build_graph`, of precision "int8".
-        frames: (H, W, 3) uint8 each, as the network will see them; sizes may differ.
+        model: In float32 and evaluation mode; it is not changed.
+        processor: The image processor that belongs to it.
+        precision: "fp32", "fp16" or "int8".
+        calibration_frames: For int8, frames to calibrate on, as for `quantize`.
+
+    Raises:
+        UserError: As `build_graph`.
+    """
+    graph = build_graph(model, processor, precision)
+    layers = float_layers(model) if precision == "fp16" else []
+    calibration = None
+    if precision == "int8":
+        quantized = quantize(graph, calibration_frames)
+        graph, layers = quantized.graph, list(quantized.float_layers)
+        differences = {", ".join(trial.float_layers) or "none": trial.difference for trial in quantized.trials}
+        calibration = {"images": len(calibration_frames), "difference_by_float_layers": differences}
+    set_metadata(graph, {"float_layers": json.dumps(layers)})
+    return MadeGraph(graph, layers, calibration)
+
+
+def quantize(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> Quantized:
+    """Quantize, and choose by measurement which layers stay in float.
+
+    The candidates, the first and the last convolutions, are left in float one at a time. Those that each lower the
+    difference by more than `MIN_GAIN` then stay in float together. The difference is measured on some of the frames.
+
+    Args:
+        graph: From `graph.build_graph`, of precision "int8".
+        frames: (H, W, 3) uint8 each, like those that the network will see; sizes may differ.
     """
     trial_frames = frames[:: max(len(frames) // TRIAL_FRAMES, 1)][:TRIAL_FRAMES]
     expected = probabilities(graph, trial_frames)
@@ -89,32 +141,33 @@ def quantize(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> Quantized:
         best = attempt([])
         for layer in candidates(graph):
             attempt([layer])
-        gained = [t.float_layers[0] for t in trials[1:] if t.difference < (1 - GAIN) * trials[0].difference]
+        gained = [t.float_layers[0] for t in trials[1:] if t.difference < (1 - MIN_GAIN) * trials[0].difference]
         if gained:
             best = attempt(gained)
-            if trials[-1].difference > trials[0].difference:  # their roundings had cancelled out
+            if trials[-1].difference > trials[0].difference:  # their rounding errors had cancelled each other out
                 gained, best = [], attempt([])
     return Quantized(best, tuple(gained), tuple(trials))
 
 
 class _Quantizer:
-    """Quantizes one graph several times, with the ranges of one calibration.
+    """Quantizes one graph several times with the ranges of a single calibration.
 
     Args:
         graph: The graph in float.
         frames: As for `quantize`.
-        folder: For files of ONNX Runtime.
+        folder: For ONNX Runtime's files; the caller deletes it.
     """
 
     def __init__(self, graph: onnx.ModelProto, frames: Sequence[np.ndarray], folder: Path):
         self.frames = frames
         self.ranges = folder / "ranges.json"
         self.source, self.target = folder / "float.onnx", folder / "int8.onnx"
-        # Batch normalisations were folded into their convolutions before: shapes are all that is missing.
+        # Only to infer shapes: batch normalisations are folded already.
         quant_pre_process(graph, str(self.source), skip_optimization=True, skip_symbolic_shape=True)
         self.layers = layers_of_nodes(graph)
 
     def __call__(self, float_layers: Sequence[str]) -> onnx.ModelProto:
+        """The graph with all layers but these in int8."""
         quantize_static(
             str(self.source),
             str(self.target),
@@ -130,7 +183,7 @@ class _Quantizer:
 
 
 class _Reader(CalibrationDataReader):
-    """Frames as ONNX Runtime's calibration asks for them."""
+    """Hands frames to ONNX Runtime's calibration, one at a time."""
 
     def __init__(self, frames: Sequence[np.ndarray]):
         self.frames = iter(frames)
@@ -141,15 +194,15 @@ class _Reader(CalibrationDataReader):
 
 
 def candidates(graph: onnx.ModelProto) -> list[str]:
-    """The first convolution and the last ones, the latest first: these see the image and make the logits."""
+    """Names of the last convolutions, which make the logits, the very last first, and of the first convolution."""
     layers = [layer_name(node) for node in graph.graph.node if node.op_type == "Conv"]
     return list(dict.fromkeys([*layers[: -LAST_CONVOLUTIONS - 1 : -1], layers[0]]))
 
 
 def layers_of_nodes(graph: onnx.ModelProto) -> dict[str, str]:
-    """Names of the network's nodes, and of the layers that they are quantized with.
+    """For the name of each node of the network, the name of the layer that it is quantized with.
 
-    What follows the last convolution goes with it: rounding it would round the logits.
+    Nodes after the last convolution belong to its layer: rounding them would round the logits.
     """
     nodes = [node for node in graph.graph.node if node.name.startswith(f"{NETWORK}.")]
     last = max(index for index, node in enumerate(nodes) if node.op_type == "Conv")
@@ -157,12 +210,12 @@ def layers_of_nodes(graph: onnx.ModelProto) -> dict[str, str]:
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """The module of the network that a node is of: "decoder.3.convs.1.0"."""
+    """Name of the module that a node belongs to, such as "decoder.3.convs.1.0"."""
     return node.name.partition("/")[0].removeprefix(f"{NETWORK}.")
 
 
 def probabilities(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(H, W) of each frame."""
+    """The probability map (H, W) of each frame."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -174,7 +227,7 @@ def probabilities(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> list[
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's quantizer from reporting to the root logger what nobody has to act on."""
+    """Silence the messages of ONNX Runtime's quantizer to the root logger, which need no action."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,167 +1,185 @@
-"""Holds an ONNX file against the network in PyTorch, in float32, on the same frames.
+"""Compares an ONNX file with the network in PyTorch, in float32, on the same frames.
 
-    proof = prove(OnnxNetwork.load("model.onnx"), predictor, samples)
-    proof["problems"]  # empty where the file agrees within the tolerances
+    verification = verify(OnnxSession.load("model.onnx"), predictor, frames)
+    verification["problems"]  # empty if the file agrees within the tolerances
 
-The numbers are stored beside the file. No name of a frame is among them.
+The numbers are stored beside the file, without the names of the frames.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from ..data.synthetic import MIN_SIZE, generate
-from ..inference.onnx_session import OnnxNetwork
+from ..image_processing_unet import UNetImageProcessor
+from ..inference.onnx_session import OnnxSession
 from ..inference.predictor import Predictor
+from ..scoring.overlap import mask_dice
+from .images import VERIFICATION_SIZES, Frame, frames_of_unusual_sizes
 
-SIZES = ((1, 1), (17, 31), (256, 256), (1072, 1920))  # (height, width) of the frames that are added to any others
 THRESHOLD = 0.5
 
 # Largest difference in probability on the same `pixel_values`. In float16 the shipped weights reach 0.0066 on one of
 # 100 validation images, where the mean is 0.00002 and 99.98 % of the mask pixels are equal: 0.005 would refuse them.
-WORST_PROBABILITY = {"fp32": 1e-4, "fp16": 1e-2}
-# Least share of the pixels, of all frames together, that are the same in both masks.
-EQUAL_PIXELS = {"fp32": 0.999, "fp16": 0.999}
-# For int8, largest difference of the mean Dice against the true masks; least mean Dice between both masks without.
-MEAN_DICE_DIFFERENCE = 0.002
-DICE_BETWEEN = 0.95
+MAX_PROBABILITY_DIFFERENCE = {"fp32": 1e-4, "fp16": 1e-2}
+# Smallest share of the pixels, of all frames together, that are the same in both masks.
+MIN_EQUAL_PIXELS = {"fp32": 0.999, "fp16": 0.999}
+# For int8: largest difference of the mean Dice against the ground truth; without ground truth, smallest mean Dice
+# between the two masks.
+MAX_DICE_DIFFERENCE = 0.002
+MIN_DICE_BETWEEN_MASKS = 0.95
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A frame to compare on.
-
-    Attributes:
-        frame: (H, W, 3) uint8, RGB.
-        ground_truth: (H, W) bool, True where there is polyp; None where that is not known.
-    """
-
-    frame: np.ndarray
-    ground_truth: np.ndarray | None
-
-
-def frames_of_sizes() -> list[Sample]:
-    """Synthetic frames of the sizes that tell a wrong resize from a right one; whether they show polyps is known."""
-    samples = []
-    for height, width in SIZES:
-        row = next(generate(1, (max(height, MIN_SIZE), max(width, MIN_SIZE)), seed=height))
-        samples.append(Sample(np.array(row["image"])[:height, :width], None))
-    return samples
-
-
-def verify(network: OnnxNetwork, predictor: Predictor, samples: Iterable[Sample]) -> dict[str, Any]:
-    """Compare on some frames, and on synthetic ones of unusual sizes.
+def verify(session: OnnxSession, predictor: Predictor, frames: Iterable[Frame]) -> dict[str, Any]:
+    """Compare the predictions on the given frames, and on synthetic ones of unusual sizes.
 
     Args:
-        network: What is to be proven.
+        session: The file to verify.
         predictor: The network that it was exported from, in float32 on the CPU.
-        samples: At least one.
+        frames: At least one.
 
     Returns:
-        What the JSON beside the file holds as "proof": the differences, the tolerances that they are held against, and
-        as "problems" a line for each that is beyond, empty for a file that agrees.
+        The section "proof" of the JSON beside the file: the differences, each tolerance with the number that was
+        found, and as "problems" a line for each number out of tolerance.
     """
-    compared = [_compare(network, predictor, sample) for sample in samples]
-    of_sizes = [_compare(network, predictor, sample) for sample in frames_of_sizes()]
-    proof: dict[str, Any] = {
-        "images": len(compared),
+    comparisons = [_compare(session, predictor, frame) for frame in frames]
+    of_sizes = [_compare(session, predictor, frame) for frame in frames_of_unusual_sizes()]
+    between_masks = [comparison.dice_between_masks for comparison in comparisons]
+    verification: dict[str, Any] = {
+        "images": len(comparisons),
         "threshold": THRESHOLD,
-        "same_pixel_values": _mean_and_worst([one.network for one in compared]),
-        "end_to_end": _mean_and_worst([one.native for one in compared]),
-        "equal_mask_pixels": _share([*compared, *of_sizes]),
-        "dice_between_masks": {
-            "mean": float(np.mean([one.dice_between for one in compared])),
-            "worst": min(one.dice_between for one in compared),
-        },
-        "dice": _dice(compared),
+        "same_pixel_values": _mean_and_worst([comparison.at_input_size for comparison in comparisons]),
+        "end_to_end": _mean_and_worst([comparison.at_original_size for comparison in comparisons]),
+        "equal_mask_pixels": _share_of_equal_pixels([*comparisons, *of_sizes]),
+        "dice_between_masks": {"mean": float(np.mean(between_masks)), "worst": min(between_masks)},
+        "dice": _dice(comparisons),
         "sizes": {
-            f"{width}x{height}": {"worst_probability": float(one.native.max()), "equal_mask_pixels": _share([one])}
-            for (height, width), one in zip(SIZES, of_sizes, strict=True)
+            f"{width}x{height}": {
+                "worst_probability": float(comparison.at_original_size.max()),
+                "equal_mask_pixels": _share_of_equal_pixels([comparison]),
+            }
+            for (height, width), comparison in zip(VERIFICATION_SIZES, of_sizes, strict=True)
         },
     }
-    proof["tolerances"] = _tolerances(network.precision, proof)
-    proof["problems"] = [
+    verification["tolerances"] = _tolerances(session.precision, verification)
+    verification["problems"] = [
         f"{name} {entry['found']:.6g}, beyond {entry['bound']:g}"
-        for name, entry in proof["tolerances"].items()
-        # So that NaN is beyond any bound.
-        if not (entry["found"] <= entry["bound"] if entry["is_upper"] else entry["found"] >= entry["bound"])
+        for name, entry in verification["tolerances"].items()
+        if not _is_within(**entry)
     ]
-    return proof
+    return verification
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    network: np.ndarray  # (h, w) absolute difference in probability on the same pixel_values
-    native: np.ndarray  # (H, W) the same end to end
-    equal: np.ndarray  # (H, W) whether the masks agree
-    dice_between: float
-    dice: tuple[float, float] | None  # against the ground truth: PyTorch's, the file's
+    """The predictions of file and network for one frame.
+
+    Attributes:
+        at_input_size: (h, w) absolute difference in probability on the same pixel_values.
+        at_original_size: (H, W) absolute difference in probability end to end.
+        is_equal: (H, W) bool, where the masks agree.
+        dice_between_masks: Dice of the two masks.
+        dice_pytorch, dice_onnx: Dice of each mask against the ground truth; None if that is not known.
+    """
+
+    at_input_size: np.ndarray
+    at_original_size: np.ndarray
+    is_equal: np.ndarray
+    dice_between_masks: float
+    dice_pytorch: float | None
+    dice_onnx: float | None
 
 
-def _compare(network: OnnxNetwork, predictor: Predictor, sample: Sample) -> _Comparison:
-    pixel_values, size = predictor.prepare(Image.fromarray(sample.frame))
-    expected = predictor.from_pixels(pixel_values, [size], threshold=THRESHOLD)[0]
-    logits = network.logits(pixel_values)
-    mask, probability, _ = network.run(sample.frame[None], THRESHOLD)
-    found = mask[0] == 1
+def _compare(session: OnnxSession, predictor: Predictor, frame: Frame) -> _Comparison:
+    prepared = predictor.prepare(Image.fromarray(frame.pixels))
+    (expected,) = predictor.predict_prepared([prepared], threshold=THRESHOLD)
+    _, _, logits = session.run(grey_levels(prepared.pixels, predictor.processor))
+    masks, probabilities, _ = session.run(frame.pixels[None], THRESHOLD)
+    mask = masks[0] == 1
     return _Comparison(
-        network=np.abs(logits.sigmoid()[0, 0].numpy() - expected.network_probability),
-        native=np.abs(probability[0] - expected.probability),
-        equal=found == expected.mask,
-        dice_between=_overlap(found, expected.mask),
-        dice=None
-        if sample.ground_truth is None
-        else (_overlap(expected.mask, sample.ground_truth), _overlap(found, sample.ground_truth)),
+        at_input_size=np.abs(torch.from_numpy(logits).sigmoid()[0, 0].numpy() - expected.network_probability),
+        at_original_size=np.abs(probabilities[0] - expected.probability),
+        is_equal=mask == expected.mask,
+        dice_between_masks=mask_dice(mask, expected.mask),
+        dice_pytorch=None if frame.ground_truth is None else mask_dice(expected.mask, frame.ground_truth),
+        dice_onnx=None if frame.ground_truth is None else mask_dice(mask, frame.ground_truth),
     )
 
 
-def _overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice of two masks, 1 where both are empty."""
-    pixels = int(first.sum() + second.sum())
-    return 2 * int((first & second).sum()) / pixels if pixels else 1.0
+def grey_levels(pixel_values: Tensor, processor: UNetImageProcessor) -> np.ndarray:
+    """Frames that the graph turns into the same pixel_values: it takes grey levels, and does not resize this size.
+
+    Args:
+        pixel_values: (B, 3, h, w) float, at the input size, as `processor` makes them.
+        processor: Its scaling and normalisation are undone.
+
+    Returns:
+        (B, h, w, 3) uint8; grey levels between two whole numbers are rounded.
+    """
+    images = pixel_values.cpu()
+    if processor.do_normalize:
+        mean = torch.tensor(processor.image_mean).view(-1, 1, 1)
+        std = torch.tensor(processor.image_std).view(-1, 1, 1)
+        images = images * std + mean
+    frames = (images / processor.rescale_factor).round().clamp(0, 255).to(torch.uint8)
+    return frames.permute(0, 2, 3, 1).numpy()
 
 
-def _mean_and_worst(differences: list[np.ndarray]) -> dict[str, float]:
+def _mean_and_worst(differences: Sequence[np.ndarray]) -> dict[str, float]:
     return {
         "mean": float(np.mean([difference.mean() for difference in differences])),
         "worst": float(np.max([difference.max() for difference in differences])),
     }
 
 
-def _share(comparisons: list[_Comparison]) -> float:
-    return sum(int(one.equal.sum()) for one in comparisons) / sum(one.equal.size for one in comparisons)
+def _share_of_equal_pixels(comparisons: Sequence[_Comparison]) -> float:
+    equal = sum(int(comparison.is_equal.sum()) for comparison in comparisons)
+    return equal / sum(comparison.is_equal.size for comparison in comparisons)
 
 
-def _dice(comparisons: list[_Comparison]) -> dict[str, float] | None:
-    """Mean Dice per image against the ground truth; None where no ground truth is known."""
-    pairs = np.array([one.dice for one in comparisons if one.dice is not None])
-    if not len(pairs):
+def _dice(comparisons: Sequence[_Comparison]) -> dict[str, float] | None:
+    """Mean Dice per image against the ground truth; None if no ground truth is known."""
+    known = [comparison for comparison in comparisons if comparison.dice_onnx is not None]
+    if not known:
         return None
-    differences = pairs[:, 1] - pairs[:, 0]
+    pytorch = np.array([comparison.dice_pytorch for comparison in known])
+    onnx = np.array([comparison.dice_onnx for comparison in known])
     return {
-        "pytorch": float(pairs[:, 0].mean()),
-        "onnx": float(pairs[:, 1].mean()),
-        "mean_difference": float(differences.mean()),
-        "worst_image": float(differences.min()),
+        "pytorch": float(pytorch.mean()),
+        "onnx": float(onnx.mean()),
+        "mean_difference": float((onnx - pytorch).mean()),
+        "worst_image": float((onnx - pytorch).min()),
     }
 
 
-def _tolerances(precision: str, proof: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is held against which bound."""
+def _tolerances(precision: str, verification: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name: the number that was found, its bound, and whether that is an upper one."""
 
-    def entry(found: float, bound: float, is_upper: bool) -> dict[str, Any]:
-        return {"found": found, "bound": bound, "is_upper": is_upper}
+    def at_most(bound: float, found: float) -> dict[str, Any]:
+        return {"found": found, "bound": bound, "is_upper": True}
+
+    def at_least(bound: float, found: float) -> dict[str, Any]:
+        return {"found": found, "bound": bound, "is_upper": False}
 
     if precision == "int8":
-        if proof["dice"] is not None:
-            difference = abs(proof["dice"]["mean_difference"])
-            return {"difference of the mean Dice": entry(difference, MEAN_DICE_DIFFERENCE, True)}
-        return {"mean Dice between the masks": entry(proof["dice_between_masks"]["mean"], DICE_BETWEEN, False)}
-    worst = proof["same_pixel_values"]["worst"]
+        if dice := verification["dice"]:
+            return {"difference of the mean Dice": at_most(MAX_DICE_DIFFERENCE, abs(dice["mean_difference"]))}
+        between_masks = verification["dice_between_masks"]["mean"]
+        return {"mean Dice between the masks": at_least(MIN_DICE_BETWEEN_MASKS, between_masks)}
+    worst = verification["same_pixel_values"]["worst"]
+    equal = verification["equal_mask_pixels"]
     return {
-        "worst difference in probability on the same pixel_values": entry(worst, WORST_PROBABILITY[precision], True),
-        "share of equal mask pixels": entry(proof["equal_mask_pixels"], EQUAL_PIXELS[precision], False),
+        "worst difference in probability on the same pixel_values": at_most(
+            MAX_PROBABILITY_DIFFERENCE[precision], worst
+        ),
+        "share of equal mask pixels": at_least(MIN_EQUAL_PIXELS[precision], equal),
     }
+
+
+def _is_within(found: float, bound: float, is_upper: bool) -> bool:
+    """Whether a number keeps its bound; NaN keeps none."""
+    return found <= bound if is_upper else found >= bound

@@ -17,7 +17,7 @@ from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
-from unet_kvasir_seg.inference.onnx_session import OnnxNetwork
+from unet_kvasir_seg.inference.onnx_session import OnnxSession
 from unet_kvasir_seg.inference.overlay import draw_overlay
 
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
@@ -74,8 +74,8 @@ def site(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(site) -> OnnxNetwork:
-    return OnnxNetwork.load(site / "onnx" / "model.onnx", cpu_only=True)
+def network(site) -> OnnxSession:
+    return OnnxSession.load(site / "onnx" / "model.onnx", cpu_only=True)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def picture(page: Any, name: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"), np.int16)
 
 
-def expected_mask(network: OnnxNetwork, image: Image.Image, threshold: float = 0.5) -> np.ndarray:
+def expected_mask(network: OnnxSession, image: Image.Image, threshold: float = 0.5) -> np.ndarray:
     return network.run(np.asarray(image.convert("RGB"))[None], threshold)[0][0] == 1
 
 
@@ -196,7 +196,7 @@ def test_another_model_segments_the_image_anew(page, site, frame, tmp_path):
     page.get_by_text("Inference: ").wait_for()
     mask = download_mask(page, tmp_path)
     assert mask.mean() < before.mean() - 0.05
-    expected = expected_mask(OnnxNetwork.load(tmp_path / "strict.onnx", cpu_only=True), Image.open(frame))
+    expected = expected_mask(OnnxSession.load(tmp_path / "strict.onnx", cpu_only=True), Image.open(frame))
     assert (mask == expected).mean() >= 0.999
 
 
