@@ -1,4 +1,4 @@
-// Draws a mask onto an image as overlay.py does: a tint inside, and a contour with a dark halo.
+// Draws a mask onto an image as inference/overlay.py does: a tint inside, and a contour with a dark halo.
 
 const COLOUR = [0, 229, 255];
 const HALO = [10, 20, 40];
@@ -9,7 +9,7 @@ const CONTOURS_PER_SIDE = 130; // contours that would fill an image's shorter si
  * Draw a mask, in place.
  *
  * @param {ImageData} image
- * @param {Uint8Array} mask Of its size, row by row: 1 is polyp, 0 is not.
+ * @param {Uint8Array} mask Of the image's size, row by row: 1 for polyp, 0 for background.
  */
 export function drawOverlay(image, mask) {
   const width = Math.max(1, Math.round(Math.min(image.width, image.height) / CONTOURS_PER_SIDE));
@@ -39,7 +39,7 @@ export function drawOverlay(image, mask) {
   }
 }
 
-/** The part of a mask that holds polyp, with a margin, so it may reach out of the image; null if it is empty. */
+/** The bounding box of a mask with a margin, which may extend beyond the image; null if the mask is empty. */
 function cutOut(mask, width, height, margin) {
   let [left, right, top, bottom] = [width, -1, height, -1];
   for (let y = 0; y < height; y++) {
@@ -63,7 +63,7 @@ function cutOut(mask, width, height, margin) {
   return area;
 }
 
-/** The mask with `steps` pixels more at its outline: diamonds and squares in turn, which makes octagons. */
+/** The mask dilated by `steps` pixels: with a diamond and a square in turn, which together make an octagon. */
 function grown(mask, width, steps) {
   for (let step = 0; step < steps; step++) {
     const next = mask.slice();

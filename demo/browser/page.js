@@ -1,29 +1,29 @@
-// The page: loads ONNX Runtime and an exported model, reads images, and shows what the model finds in them.
+// The page: loads ONNX Runtime and an exported model, reads images, and shows the polyps that the model finds.
 
 import { drawOverlay } from "./overlay.js";
 
 const RUNTIME = new URL("node_modules/onnxruntime-web/dist/", document.baseURI).href;
 const MODEL = new URLSearchParams(location.search).get("model") ?? "onnx/model.onnx";
-const MOST_THREADS = 4; // more cores than these are often half as fast, and all wait for the slowest
-const MAX_PIXELS = 2 ** 24; // of an image, as in app.py
+const MAX_THREADS = 4; // further cores are often half as fast, and all threads wait for the slowest
+const MAX_PIXELS = 2 ** 24; // of an image, as in demo/uploads.py
 const MAX_SIDE = 2 ** 14; // of a canvas, in pixels
 const PREVIEW_SIDE = 1280; // longest side in pixels of the picture in the page, so that it is redrawn at once
 
-// What export.py writes: name, type and number of dimensions.
+// Inputs and outputs of the files that export.py writes: name, type and number of dimensions.
 const INPUTS = "frames uint8 4, threshold float32 0";
 const OUTPUTS = "mask uint8 3, probability float32 3, logits float32 4";
 
 const element = (id) => document.getElementById(id);
 
-/** What a user can mend; the message says how. */
+/** A mistake of the user; the message says what to do. */
 class UserError extends Error {}
 
-let runtime = null; // { ort, provider }, once it is loaded
-let model = null; // { name, session, provider }, once there is one
+let runtime = null; // { ort, provider }; null until it is loaded
+let model = null; // { name, session, provider }; null until one is loaded
 let result = null; // of the last image: { file, name, width, height, probability, picture, milliseconds }
 let work = Promise.resolve(); // a session runs one image at a time
 
-/** Do one thing after another, and show what went wrong; what is shown already stays. */
+/** Run tasks one after another. If one fails, its error is shown beside the earlier result. */
 function queue(task) {
   work = work.then(async () => {
     element("problem").hidden = true;
@@ -42,35 +42,37 @@ function showProblem(message) {
   element("problem").hidden = false;
 }
 
-/** Let the browser keep a copy of the page for when there is no network, and give it threads; loads it once again. */
-async function settle() {
+/** Start the service worker, for use without a network and for threads. The page is then loaded once more. */
+async function startServiceWorker() {
   if (!navigator.serviceWorker || navigator.serviceWorker.controller) return;
   try {
     await navigator.serviceWorker.register("service-worker.js");
     await navigator.serviceWorker.ready;
   } catch {
-    return; // as in private windows: the page works, with one thread and as long as it is open
+    return; // in private windows, for example: the page works with one thread, and only while the server answers
   }
-  if (sessionStorage.getItem("settled")) return; // loaded past the copy, as a forced reload does
-  sessionStorage.setItem("settled", "yes");
+  if (sessionStorage.getItem("reloaded")) return; // a forced reload bypasses the service worker
+  sessionStorage.setItem("reloaded", "yes");
   location.reload();
   await new Promise(() => {});
 }
 
-/** Load the runtime that suits this browser. */
+/** Load ONNX Runtime for the GPU if this browser offers one, else for the CPU. */
 async function loadRuntime() {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const provider = adapter && !adapter.info?.isFallbackAdapter ? "webgpu" : "wasm";
   const ort = await import(`${RUNTIME}ort.${provider}.min.mjs`).catch(() => {
-    throw new UserError("onnxruntime-web is not beside this page: run “npm ci” in its folder, demo/browser/, and reload.");
+    throw new UserError(
+      "onnxruntime-web is not beside this page: run “npm ci” in its folder, demo/browser/, and reload.",
+    );
   });
   ort.env.wasm.wasmPaths = RUNTIME;
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
-  ort.env.wasm.proxy = provider === "wasm"; // computes in a worker: the page stays alive meanwhile
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
+  ort.env.wasm.proxy = provider === "wasm"; // computes in a worker, so that the page stays responsive
   return { ort, provider };
 }
 
-/** The model beside the page. */
+/** Download the model that is served beside the page. */
 async function fetchModel() {
   const url = new URL(MODEL, document.baseURI);
   if (url.origin !== location.origin) {
@@ -79,14 +81,14 @@ async function fetchModel() {
   const response = await fetch(url).catch(() => ({ ok: false }));
   if (!response.ok) {
     throw new UserError(
-      `There is no model at ${MODEL}. Make one with “python export.py --output_dir demo/browser” and reload, or choose an ` +
-        ".onnx file under “Another model”.",
+      `There is no model at ${MODEL}. Make one with “python export.py --output_dir demo/browser” and reload, or ` +
+        "choose an .onnx file under “Another model”.",
     );
   }
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** Take a model; the one before stays in use if this one cannot be used. The last image is segmented anew. */
+/** Load a model and segment the last image again. If it cannot be loaded, the earlier model stays in use. */
 async function loadModel(name, content) {
   element("runtime").textContent = `Loading ${name}…`;
   try {
@@ -106,7 +108,7 @@ function describe({ name, provider }) {
   return `${name}, on ${provider === "webgpu" ? "the GPU (WebGPU)" : `the CPU (WebAssembly, ${threads})`}.`;
 }
 
-/** A session on the GPU if there is one and it can run this model, else on the CPU. */
+/** Open a session on the GPU if there is one that can run this model, else on the CPU. */
 async function openSession(name, content) {
   let problem;
   for (const provider of runtime.provider === "webgpu" ? ["webgpu", "wasm"] : ["wasm"]) {
@@ -114,10 +116,10 @@ async function openSession(name, content) {
     try {
       session = await runtime.ort.InferenceSession.create(content, {
         executionProviders: [provider],
-        logSeverityLevel: 3, // errors: it warns of what it rightly leaves to the CPU
+        logSeverityLevel: 3, // errors only: its warnings name operators that it leaves to the CPU on purpose
       });
       checkContract(name, session);
-      await run(session, new Uint8Array(3), 1, 1); // the first run takes longer, by far on a GPU: no image waits for it
+      await run(session, new Uint8Array(3), 1, 1); // the first run is slow, above all on a GPU: no image waits for it
       return { session, provider };
     } catch (error) {
       await session?.release();
@@ -130,7 +132,7 @@ async function openSession(name, content) {
   );
 }
 
-/** Refuse a model that takes or gives something else. */
+/** Refuse a model with other inputs or outputs. */
 function checkContract(name, session) {
   const kinds = (values) => values.map((value) => `${value.name} ${value.type} ${value.shape?.length}`).join(", ");
   if (kinds(session.inputMetadata) === INPUTS && kinds(session.outputMetadata) === OUTPUTS) return;
@@ -151,13 +153,13 @@ async function run(session, frame, width, height) {
   const { Tensor } = runtime.ort;
   const inputs = {
     frames: new Tensor("uint8", frame, [1, height, width, 3]),
-    threshold: new Tensor("float32", [0.5], []), // of the mask, which is not asked for: sliders move without a run
+    threshold: new Tensor("float32", [0.5], []), // for the mask, which is not read: the page thresholds by itself
   };
   const { probability } = await session.run(inputs, ["probability"]);
   return probability.data;
 }
 
-/** Segment an image, and show it. */
+/** Segment an image and show the result. */
 async function segment(file) {
   const { name } = file;
   if (!model) throw new UserError("No model is loaded: choose an .onnx file under “Another model”.");
@@ -176,10 +178,11 @@ async function segment(file) {
   }
 }
 
-/** The pixels of an image, upright, as they are in the file: no profile of colours is applied. */
+/** Read the pixels of an image, upright. The values are those in the file: no colour profile is applied. */
 async function readImage(file, name) {
   if (!file.size) throw new UserError(`${name} is empty (0 bytes).`);
-  const { naturalWidth: width, naturalHeight: height } = await measure(file, name); // before its pixels are decoded
+  // Only the size: pixels are decoded below, if there are not too many.
+  const { naturalWidth: width, naturalHeight: height } = await measure(file, name);
   if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
     throw new UserError(
       `${name} is too large (${width}x${height} pixels): at most ${(MAX_PIXELS / 1e6).toFixed(1)} million pixels, ` +
@@ -220,7 +223,7 @@ async function measure(file, name) {
   return image;
 }
 
-/** The pixels at a size, alpha dropped. */
+/** The pixels of an image, resized and without transparency. */
 function pixels(bitmap, width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
@@ -240,7 +243,7 @@ function rgbOf({ data: rgba }) {
   return rgb;
 }
 
-/** The mask of the result, of a size: 1 where the probability is above the threshold, as the graph compares them. */
+/** The mask of a result, resized: 1 where the probability is above the threshold, in float32 as in the graph. */
 function maskOf({ probability, width, height }, columns, rows) {
   const threshold = Math.fround(element("threshold").valueAsNumber);
   const mask = new Uint8Array(columns * rows);
@@ -253,7 +256,7 @@ function maskOf({ probability, width, height }, columns, rows) {
   return mask;
 }
 
-/** Show the result at the threshold chosen. */
+/** Show the result at the chosen threshold. */
 function draw() {
   const { name, width, height, picture, milliseconds } = result;
   const share = maskOf(result, width, height).reduce((sum, value) => sum + value, 0) / (width * height);
@@ -277,7 +280,7 @@ function draw() {
   element("figure").hidden = element("download").hidden = false;
 }
 
-/** Save the mask as PNG: white is polyp, black is not, as predict.py has it. */
+/** Save the mask as a PNG file like that of predict.py: white for polyp, black for background. */
 async function download() {
   const { name, width, height } = result;
   const canvas = new OffscreenCanvas(width, height);
@@ -290,11 +293,11 @@ async function download() {
   link.href = URL.createObjectURL(await canvas.convertToBlob({ type: "image/png" }));
   link.download = `${name.replace(/\.[^.]*$/, "")}-mask.png`;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // by then it is saved
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // by then the browser has saved the file
 }
 
-/** Take a file that was chosen, dropped or pasted. */
-function take(file) {
+/** Load a model or segment an image that was chosen, dropped or pasted. */
+function openFile(file) {
   if (!file) return;
   if (file.name.endsWith(".onnx")) {
     queue(() => loadModel(file.name, async () => new Uint8Array(await file.arrayBuffer())));
@@ -304,10 +307,10 @@ function take(file) {
 }
 
 for (const id of ["image", "model"]) {
-  element(id).addEventListener("change", (event) => take(event.target.files[0]));
-  element(id).addEventListener("click", (event) => (event.target.value = "")); // the same file may be chosen again
+  element(id).addEventListener("change", (event) => openFile(event.target.files[0]));
+  element(id).addEventListener("click", (event) => (event.target.value = "")); // or choosing the same file again is no change
 }
-document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   element("drop").classList.add("over");
@@ -317,7 +320,7 @@ for (const ending of ["dragleave", "drop"]) {
 }
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  take(event.dataTransfer.files[0]);
+  openFile(event.dataTransfer.files[0]);
 });
 element("threshold").addEventListener("input", (event) => {
   element("value").textContent = event.target.valueAsNumber.toFixed(2);
@@ -327,6 +330,6 @@ element("shown").addEventListener("change", () => result && draw());
 element("download").addEventListener("click", () => queue(download));
 
 queue(async () => {
-  await settle();
+  await startServiceWorker();
   await loadModel(MODEL, fetchModel);
 });

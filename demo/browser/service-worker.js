@@ -1,10 +1,10 @@
-// Keeps a copy of all that the page loads, for when there is no network, and adds the headers without which browsers
-// give WebAssembly one thread only; a plain server of files does not send them. What the server has comes first.
+// Keeps a copy of all files that the page loads, for use without a network; while the server answers, its files are
+// used. It also adds the headers without which browsers give WebAssembly a single thread: simple servers lack them.
 
 const CACHE = "polyp-segmentation";
 const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
-let isGone = false; // something else is served here now
+let isGone = false; // whether another site is served at this address now
 
 self.addEventListener("fetch", (event) => {
   if (event.request.method === "GET" && !isGone) event.respondWith(answer(event.request));
@@ -28,10 +28,10 @@ async function answer(request) {
 
 async function keep(request, response) {
   const cache = await caches.open(CACHE);
-  await cache.put(request, response).catch(() => {}); // a full disk: no copy
+  await cache.put(request, response).catch(() => {}); // if the disk is full, there is no copy
 }
 
-/** Leave if something else is served here now, as happens on a port of this machine: it must not get the headers. */
+/** Unregister if another site is served here now, as happens on ports of one machine: it must not get the headers. */
 async function retire() {
   const { status } = await fetch("service-worker.js", { method: "HEAD", cache: "no-store" });
   if (status !== 404) return;

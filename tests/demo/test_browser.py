@@ -1,4 +1,4 @@
-"""The page of demo/browser/ in a real browser: Debian's Chromium, headless, against Python's server of files."""
+"""The page of demo/browser/ in a real browser: Debian's Chromium, headless, with Python's http.server."""
 
 import base64
 import io
@@ -27,9 +27,9 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser 
 
 from unet_kvasir_seg.onnx_export.graph import build_graph  # noqa: E402 - it needs onnx
 
-WEB = ROOT / "demo" / "browser"
+PAGE_FOLDER = ROOT / "demo" / "browser"
 CHROMIUM = Path("/usr/bin/chromium")
-# As root it has no sandbox; the others keep it from looking for its makers' servers.
+# As root it has no sandbox. The other flags keep it from contacting its makers' servers.
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -58,9 +58,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """What a user has: the files of demo/browser/ with a model of export.py in its place."""
+    """The folder that a user serves: the files of demo/browser/ and an exported model."""
     folder = tmp_path_factory.mktemp("site")
-    for entry in WEB.iterdir():
+    for entry in PAGE_FOLDER.iterdir():
         if entry.name != "onnx":
             (folder / entry.name).symlink_to(entry)
     model, processor = load_checkpoint(str(save_tiny_model(folder / "tiny", seed=0)))
@@ -89,7 +89,7 @@ def server(site) -> Iterator[Server]:
 def chromium() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
-    if not (WEB / "node_modules" / "onnxruntime-web").exists():
+    if not (PAGE_FOLDER / "node_modules" / "onnxruntime-web").exists():
         pytest.skip("there is no onnxruntime-web: npm ci in demo/browser/")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
@@ -99,7 +99,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(params=["desktop"])
 def page(request, chromium, server) -> Iterator[Any]:
-    """The page with its model; afterwards no request may have left this machine, and nothing stick out of it."""
+    """The page with its model. At the end, all requests went to this machine and the page fits the window's width."""
     scheme = "dark" if request.param == "phone" else "light"
     with chromium.new_context(viewport=SIZES[request.param], color_scheme=scheme) as context:
         page = context.new_page()
@@ -153,7 +153,7 @@ def expected_mask(network: OnnxSession, image: Image.Image, threshold: float = 0
 
 
 @pytest.mark.parametrize("page", SIZES, indirect=True)
-def test_the_mask_is_that_of_onnx_runtime(page, network, frame, tmp_path):
+def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     assert page.get_by_text("Not a medical device").is_visible()
     image = Image.open(frame).convert("RGB")
     segment(page, frame)
@@ -173,18 +173,18 @@ def test_the_mask_is_that_of_onnx_runtime(page, network, frame, tmp_path):
     moved, expected_moved = download_mask(page, tmp_path), expected_mask(network, image, 0.6)
     assert (expected_moved != expected).mean() > 0.01
     assert (moved == expected_moved).mean() >= 0.999
-    # The same time: no image was segmented anew.
+    # The time of the inference is the same, so no image was segmented again.
     assert page.get_by_text("Inference: ").inner_text().rpartition(": ")[2] == status.rpartition(": ")[2]
 
     difference = np.abs(picture(page, "frame.png with the polyp outlined") - np.array(draw_overlay(image, moved)))
-    assert difference.max() <= 1  # halves are rounded up here, to even numbers there
+    assert difference.max() <= 1  # JavaScript rounds halves up, numpy to even numbers
     page.get_by_label("Show the overlay").uncheck()
     np.testing.assert_array_equal(picture(page, "frame.png"), image)
     page.get_by_label("Threshold").fill("1")
     page.get_by_text("No polyp found. Inference: ").wait_for()
 
 
-def test_another_model_segments_the_image_anew(page, site, frame, tmp_path):
+def test_another_model_segments_the_image_again(page, site, frame, tmp_path):
     segment(page, frame)
     graph = onnx.load(site / "onnx" / "model.onnx")
     (bias,) = (tensor for tensor in graph.graph.initializer if tensor.name == "network.classifier.bias")
@@ -203,15 +203,15 @@ def test_another_model_segments_the_image_anew(page, site, frame, tmp_path):
 def test_photographs_are_turned_upright(page, network, frame, tmp_path):
     photograph = tmp_path / "photograph.jpg"
     exif = Image.Exif()
-    exif[0x0112] = 6  # its top is at the right
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
     Image.open(frame).save(photograph, exif=exif, quality=95)
     segment(page, photograph)
     expected = expected_mask(network, ImageOps.exif_transpose(Image.open(photograph)))
     assert expected.shape == (403, 301)
-    assert (download_mask(page, tmp_path) == expected).mean() >= 0.995  # another decoder of JPEG
+    assert (download_mask(page, tmp_path) == expected).mean() >= 0.995  # the browser decodes JPEG slightly differently
 
 
-def test_bad_files_get_a_message_and_lose_nothing(page, server, frame, tmp_path):
+def test_bad_files_get_a_message_and_the_result_stays(page, server, frame, tmp_path):
     segment(page, frame)
     alert = page.get_by_role("alert")
     choose_image = page.get_by_label("Image", exact=True).set_input_files
@@ -249,7 +249,7 @@ def test_bad_files_get_a_message_and_lose_nothing(page, server, frame, tmp_path)
     assert page.get_by_role("img", name="frame.png with the polyp outlined").is_visible()
     frame_again = tmp_path / "again.png"
     frame_again.write_bytes(frame.read_bytes())
-    segment(page, frame_again)  # ready for the next
+    segment(page, frame_again)
     assert alert.count() == 0
 
     page.goto(f"{server.address}?model=onnx/absent.onnx")
@@ -260,8 +260,8 @@ def test_bad_files_get_a_message_and_lose_nothing(page, server, frame, tmp_path)
     page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
 
 
-def test_it_works_when_network_and_server_are_gone(page, server, network, frame, tmp_path):
-    assert page.evaluate("crossOriginIsolated")  # so WebAssembly gets threads
+def test_it_works_without_network_and_server(page, server, network, frame, tmp_path):
+    assert page.evaluate("crossOriginIsolated")  # which WebAssembly needs for threads
     server.stop()
     page.context.set_offline(True)
     expected = expected_mask(network, Image.open(frame))
@@ -271,7 +271,7 @@ def test_it_works_when_network_and_server_are_gone(page, server, network, frame,
         page.reload()
         page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
 
-    # Another page on the port that this one had is left alone.
+    # Another site that is served on the same port later is left alone.
     (tmp_path / "index.html").write_text("<p>Something else</p>")
     page.context.set_offline(False)
     other = Server(tmp_path, urlsplit(server.address).port or 0)
@@ -286,5 +286,5 @@ def test_it_works_when_network_and_server_are_gone(page, server, network, frame,
         other.stop()
 
 
-def test_the_lock_file_names_no_host():
-    assert "://" not in (WEB / "package-lock.json").read_text()
+def test_the_lock_file_names_no_registry():
+    assert "://" not in (PAGE_FOLDER / "package-lock.json").read_text()

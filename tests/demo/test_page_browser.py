@@ -1,4 +1,4 @@
-"""The page of app.py in a real browser: Debian's Chromium, headless, at the sizes of a desktop and of a phone."""
+"""The page of app.py in a real browser: Debian's Chromium, headless, in windows of a desktop's and a phone's size."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
@@ -21,10 +22,10 @@ av = pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
 from unet_kvasir_seg import app  # noqa: E402 - after what it needs
 from unet_kvasir_seg.data.synthetic import generate  # noqa: E402
-from unet_kvasir_seg.inference.predictor import Predictor  # noqa: E402
+from unet_kvasir_seg.inference.predictor import load_predictor  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
-# As root it has no sandbox; the others keep it from looking for its makers' servers.
+# As root it has no sandbox. The other flags keep it from contacting its makers' servers.
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -45,13 +46,13 @@ def address(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("elsewhere")
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()  # pytest's own limit of time is the caller's
+        line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert found, line
         yield found[0]
         process.terminate()
         assert process.wait(timeout=30) == 0
-    assert list(folder.iterdir()) == []  # nothing is left where it was started
+    assert list(folder.iterdir()) == []  # the page leaves no file in the folder where it was started
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(params=SIZES)
 def page(request, chromium, address) -> Iterator[Any]:
-    """The page; afterwards no request may have left this machine, and nothing may stick out of the window."""
+    """The page. At the end, all requests went to this machine and the page fits the window's width."""
     with chromium.new_context(viewport=SIZES[request.param]) as context:
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -93,7 +94,7 @@ def upload(page: Any, file: Path) -> None:
 
 
 def choose_example(page: Any, number: int) -> None:
-    """Press an example until its result is shown: a press while gradio still builds the page is lost."""
+    """Click an example until its result is shown: clicks are lost while gradio still builds the page."""
     shown = page.locator("#result").get_by_text(f"synthetic-{number}.jpg: polyps outlined where the probability")
     for _ in range(4):
         page.get_by_label(f"Synthetic example {number}").click()
@@ -104,7 +105,7 @@ def choose_example(page: Any, number: int) -> None:
 
 
 def upload_video(page: Any, file: Path) -> None:
-    """Choose a video in its tab, on the page loaded anew if need be: what comes while gradio builds it is lost."""
+    """Choose a video in its tab, and reload the page to try again: choices are lost while gradio still builds it."""
     for _ in range(5):
         with suppress(sync_api.TimeoutError):
             page.get_by_role("tab", name="Video").click()
@@ -137,7 +138,7 @@ def test_an_image_is_segmented_redrawn_and_downloaded(page, frame, tmp_path):
     page.get_by_label("number input for Threshold").fill("0.9")
     result.get_by_text("above 0.90").wait_for()
     assert result.get_by_role("img").get_attribute("src") != picture
-    # The time it took stays to the hundredth; that no inference runs is counted in test_app.py.
+    # The time of the inference is the same; tests/demo/test_page.py counts that no second one runs.
     assert status.inner_text().rpartition("Inference: ")[2] == inference
 
     page.get_by_label("Side by side").check()
@@ -150,7 +151,7 @@ def test_an_image_is_segmented_redrawn_and_downloaded(page, frame, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("link", name="Download lesion table (CSV)").click()
     download.value.save_as(tmp_path / "lesions.csv")
-    expected = Predictor.from_pretrained(str(app.PACKAGE), dtype="float32")(Image.open(frame), threshold=0.9)
+    expected = load_predictor(str(ROOT), dtype="float32")(Image.open(frame), threshold=0.9)
     assert expected.mask.any()
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), expected.mask * np.uint8(255))
     rows = (tmp_path / "lesions.csv").read_text().splitlines()
@@ -158,7 +159,7 @@ def test_an_image_is_segmented_redrawn_and_downloaded(page, frame, tmp_path):
     assert rows[1].startswith(f"{frame.name},1,{','.join(map(str, expected.lesions[0].box))},")
 
 
-def test_files_that_cannot_be_used_get_a_message_and_lose_nothing(page, tmp_path):
+def test_unusable_files_get_a_message_and_the_result_stays(page, tmp_path):
     choose_example(page, 1)
     result = page.locator("#result")
     kept = result.get_by_text("synthetic-1.jpg: polyps outlined")
@@ -172,7 +173,7 @@ def test_files_that_cannot_be_used_get_a_message_and_lose_nothing(page, tmp_path
     message = "huge.png is too large (10000x10000 pixels): at most 16.8 million pixels are decoded."
     result.get_by_role("alert").get_by_text(message).wait_for()
     assert kept.is_visible()
-    choose_example(page, 2)  # the page is ready for the next
+    choose_example(page, 2)
     assert result.get_by_role("alert").count() == 0
 
 
