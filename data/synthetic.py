@@ -1,15 +1,15 @@
 """Synthetic colonoscopy frames with exact polyp masks, for tests, demos and machines without data.
 
     from unet_kvasir_seg.data.synthetic import generate
-    rows = generate(num_rows=400, image_size=256, seed=0)  # dicts: "image" PIL RGB, "mask" PIL L
+    samples = generate(num_samples=400, image_size=256, seed=0)  # dicts: "image" PIL RGB, "mask" PIL L
 
 The picture in the README:
 
     python -m unet_kvasir_seg.data.synthetic docs/images/synthetic.png --seed 4
 
-A frame is painted back to front: the wall of the colon (folds around a dark lumen, vessels), things that are
-no polyps (bulges, residue), polyps, bubbles, then what the camera adds (highlights, noise, black border).
-Lengths are in half short sides of the frame, its centre being (0, 0), so the size changes no proportions.
+A frame is painted back to front: the wall of the colon (folds around a dark lumen, vessels), distractors (bulges,
+residue), polyps, bubbles, and last the effects of the camera (highlights, noise, black border). The centre of a frame
+is (0, 0), and half its short side is the unit of length, so that frames of all sizes look alike.
 """
 
 from __future__ import annotations
@@ -32,34 +32,37 @@ OUTLINE_COLOUR = (80, 255, 120)  # in the picture
 Array = np.ndarray
 
 
-def generate(num_rows: int, image_size: int | tuple[int, int] = 256, seed: int = 0) -> Iterator[dict]:
-    """Yields `num_rows` frames as `{"image": PIL RGB, "mask": PIL L of 0 and 255}`.
+def generate(num_samples: int, image_size: int | tuple[int, int] = 256, seed: int = 0) -> Iterator[dict]:
+    """Yields `num_samples` frames as `{"image": PIL RGB, "mask": PIL L of 0 and 255}`.
 
-    `image_size` is one side, or (height, width). Row i depends on `seed`, i and the size alone, so a short
-    set is the beginning of a long one.
+    `image_size` is one side, or (height, width). Frame i depends on `seed`, i and the size alone, so a short sequence
+    is the beginning of a long one.
+
+    Raises:
+        ValueError: If `num_samples` is below 1, or a side below 32 pixels.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if num_rows < 1:
-        raise ValueError(f"num_rows is {num_rows}; expected at least 1")
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; expected at least 1")
     if min(height, width) < MIN_SIZE:
         raise ValueError(f"image_size is {image_size}; expected at least {MIN_SIZE} pixels a side")
-    return (_frame(np.random.default_rng([seed, row]), height, width) for row in range(num_rows))
+    return (_frame(np.random.default_rng([seed, index]), height, width) for index in range(num_samples))
 
 
 @dataclass
 class _Canvas:
-    """What has been painted so far, as float32: floats keep sums of light above white until exposure."""
+    """The scene painted so far, as float32, so that light brighter than white is kept until exposure."""
 
     x: Array  # (1, W), see _grid
     y: Array  # (H, 1)
     grain: Array  # (H, W) fine noise: textures, and where spots of light form
     albedo: Array  # (3, H, W) colour under white light
     light: Array  # (H, W)
-    gloss: Array  # (H, W) readiness to mirror the lamp
+    gloss: Array  # (H, W) how strongly the lamp is reflected
     mask: Array  # (H, W) bool
 
     def crop(self, x: float, y: float, reach: float) -> _Canvas:
-        """The square of half side `reach` around (x, y), as views: painting there paints here."""
+        """The square from `reach` before (x, y) to `reach` after it. It consists of views: painting it paints this."""
         rows = slice(*np.searchsorted(self.y[:, 0], (y - reach, y + reach)))
         columns = slice(*np.searchsorted(self.x[0], (x - reach, x + reach)))
         fields = (self.grain, self.albedo, self.light, self.gloss, self.mask)
@@ -68,12 +71,12 @@ class _Canvas:
 
 @dataclass
 class _Look:
-    """How a thing on the wall is painted."""
+    """How an object on the wall is painted."""
 
-    tint: tuple[float, float, float]  # its colour over that of the wall, per channel
-    relief: float  # height in radii: strength of the shading
-    lift: float  # from 0, lit as the wall behind it, to 1, lit evenly
-    softness: float  # width in radii of the fade at the outline
+    tint: tuple[float, float, float]  # its colour divided by the wall's, for each channel
+    relief: float  # height in radii, which shades it
+    lift: float  # 0: lit like the wall behind it; 1: lit evenly
+    softness: float  # width in radii of the soft outline
     grain: float  # strength of its texture
     shadow: float  # darkness of the wall beside it
 
@@ -97,7 +100,7 @@ def _frame(rng: Generator, height: int, width: int) -> dict:
 
 @lru_cache(maxsize=8)
 def _grid(height: int, width: int) -> tuple[Array, Array]:
-    """Coordinates of the pixel centres, x (1, W) and y (H, 1), the short side running from -1 to 1."""
+    """Coordinates of the pixel centres, x (1, W) and y (H, 1). The short side runs from -1 to 1."""
     short = min(height, width)
     x, y = (((2 * np.arange(n) + 1 - n) / short).astype(np.float32) for n in (width, height))
     return x[None, :], y[:, None]
@@ -111,17 +114,17 @@ def _spread(cells: int, length: int) -> Array:
 
 
 def _noise(rng: Generator, height: int, width: int, cells: float, stretch: float = 1.0) -> Array:
-    """Smooth noise (H, W) around 0, its bumps 1 / `cells` of the short side high, `stretch` times as wide."""
+    """Smooth noise (H, W) around 0. A bump is 1 / `cells` of the short side high and `stretch` times as wide."""
     per_pixel = cells / min(height, width)
     rows, columns = max(2, round(height * per_pixel)), max(2, round(width * per_pixel / stretch))
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-    # Not `@`: BLAS would start threads for this, which fight with those of data-loading processes.
+    # Not `@`: BLAS would start threads, which compete with data-loading processes.
     wide = np.einsum("kl,jl->kj", coarse, _spread(columns, width))
     return np.einsum("ik,kj->ij", _spread(rows, height), wide)
 
 
 def _octagon(rng: Generator, height: int, width: int) -> Array:
-    """The visible part (H, W): a rectangle with cut corners, at times less the box of a position map."""
+    """The visible part (H, W): a rectangle with cut corners, at times with a corner covered by a position map."""
     x, y = _grid(height, width)
     half_width, half_height = -x[0, 0] * rng.uniform(0.93, 1.01), -y[0, 0] * rng.uniform(0.97, 1.01)
     from_side, from_top = half_width - np.abs(x), half_height - np.abs(y)
@@ -141,7 +144,7 @@ def _mucosa(rng: Generator, height: int, width: int) -> _Canvas:
     radius = np.sqrt(along * along + across * across)
     radius *= np.maximum(1 + 0.2 * warp, 0.3)
 
-    # A fold hides the wall behind it: brightness jumps down at its edge and recovers towards the next one.
+    # A fold hides the wall behind it: brightness drops at its edge and recovers towards the next fold.
     depth = rng.uniform(1.6, 3.6) / (radius + 0.5)
     depth += 0.3 * _noise(rng, height, width, 4)
     climb = depth - np.floor(depth)
@@ -165,14 +168,14 @@ def _mucosa(rng: Generator, height: int, width: int) -> _Canvas:
 
 
 def _glare(rng: Generator, x: Array, y: Array) -> Array:
-    """Overexposure of wall that is close to the lamp, at one side of some frames."""
+    """Overexposed wall close to the lamp, at one side of some frames."""
     bearing = rng.uniform(0, 2 * math.pi)
     nearness = x * math.cos(bearing) + y * math.sin(bearing) - rng.uniform(0.4, 1.3)
     return rng.uniform(1, 6) * np.square(np.maximum(nearness, 0))
 
 
 def _vessels(rng: Generator, canvas: _Canvas) -> None:
-    """Darker branching curves: random walks, each but the first few starting on an earlier one."""
+    """Dark branching curves: random walks, which start on an earlier one, except for the first few."""
     height, width = canvas.light.shape
     short = min(height, width)
     num_roots, steps = 5, 24
@@ -189,7 +192,7 @@ def _vessels(rng: Generator, canvas: _Canvas) -> None:
             walk += walks[rng.integers(index), rng.integers(steps)]
         thickness = max(1, round(short / (128 if is_root else 256)))
         draw.line(walk.ravel().tolist(), fill=255 if is_root else 170, width=thickness)
-    absorption = np.clip(0.5 + 0.6 * _noise(rng, height, width, 3), 0, 1)  # they surface and sink
+    absorption = np.clip(0.5 + 0.6 * _noise(rng, height, width, 3), 0, 1)  # parts lie deeper in the wall
     absorption *= np.asarray(layer.filter(ImageFilter.BoxBlur(short / 320)))
     absorption *= rng.uniform(0.2, 0.8) / 255
     for channel, share in zip(canvas.albedo, (0.35, 0.75, 0.6), strict=True):
@@ -204,7 +207,7 @@ def _lobe(rng: Generator, x: Array, y: Array, radius: float, aspect: float, wobb
     u = x * (cosine / long) + y * (sine / long)
     v = y * (cosine / short) - x * (sine / short)
     square = u * u + v * v + 1e-6
-    # Fourier terms cos(kt), sin(kt) as powers of (u + iv) / |u + iv|: cheaper than arctan2 for each pixel.
+    # Fourier terms cos(kt), sin(kt) as powers of (u + iv) / |u + iv|, which is faster than arctan2 for each pixel.
     inverse = 1 / np.sqrt(square)
     u *= inverse
     v *= inverse
@@ -217,20 +220,20 @@ def _lobe(rng: Generator, x: Array, y: Array, radius: float, aspect: float, wobb
 
 
 def _paint(rng: Generator, part: _Canvas, inside: Array, radius: float, look: _Look) -> None:
-    """Paints onto `part` a thing that covers the pixels where `inside`, as from `_lobe`, is positive."""
+    """Paint an object onto `part`, where `inside` (from `_lobe`) is positive."""
     tilt_x, tilt_y = rng.uniform(-0.5, 0.5, 2).tolist()
     covered = inside > 0
     if min(inside.shape) < 2 or not covered.any():
         return
     pixel = float(part.x[0, 1] - part.x[0, 0])
-    # `inside` over its slope at the outline, 2 / radius, is the distance to the outline.
+    # `inside` divided by its slope at the outline, 2 / radius, is the distance to the outline.
     alpha = np.clip(0.5 + inside * (radius / 2 / max(pixel, look.softness * radius)), 0, 1)
     dome = np.clip(inside, 0, 1)
     dome *= 1.5 - 0.5 * dome
     slope_y, slope_x = np.gradient(dome * (look.relief * radius / pixel))
-    # The lamp is beside the lens: what faces the viewer is bright, with a tilt towards the lamp.
+    # The lamp is beside the lens: surfaces that face the viewer are bright, those tilted to the lamp brightest.
     facing = (1 - tilt_x * slope_x - tilt_y * slope_y) / np.sqrt(1 + np.square(slope_x) + np.square(slope_y))
-    # What stands out of the wall is out of the shade of its folds too.
+    # An object that stands out of the wall is not shaded by the folds.
     level = max(0.5, float(part.light[covered].mean()))
     own = (part.light + look.lift * (level - part.light)) * (0.3 + 0.8 * facing)
 
@@ -267,7 +270,7 @@ def _residue(rng: Generator, canvas: _Canvas) -> None:
 
 
 def _polyp(rng: Generator, canvas: _Canvas, typical_area: float) -> None:
-    """A polyp; `typical_area` is the median of the share of the frame that it covers."""
+    """A polyp. `typical_area` is the median share of the frame that polyps cover."""
     kind = rng.choice(list(POLYP_KINDS), p=list(POLYP_KINDS.values()))
     area = min(max(typical_area * math.exp(rng.normal(0, 0.9)), 0.006), 0.5)
     radius = math.sqrt(area * 4 / math.pi)
@@ -286,7 +289,7 @@ def _polyp(rng: Generator, canvas: _Canvas, typical_area: float) -> None:
 
 
 def _polyp_look(rng: Generator, flat: bool) -> _Look:
-    """Redder or paler than the wall, and always rosier: blue falls less, or rises more, than green."""
+    """Redder or paler than the wall, and always rosier: blue decreases less, or increases more, than green."""
     rosiness = rng.uniform(1.25, 1.45)
     if flat:
         pale = rng.uniform(1.2, 1.45)
@@ -324,11 +327,11 @@ def _specular_spots(rng: Generator, canvas: _Canvas) -> Array:
 
 
 def _expose(rng: Generator, canvas: _Canvas, visible: Array) -> Image.Image:
-    """What the camera records: exposure, highlights, noise, border, a slight blur. Uses up the canvas."""
+    """The image that the camera records: exposure, highlights, noise, border, a slight blur. Overwrites the canvas."""
     height, width = canvas.light.shape
     colour = canvas.albedo
     colour *= canvas.light * rng.normal(1, 0.15)
-    # Overexposure bleaches towards white, as x / (1 + x) does: red, the strongest, saturates first.
+    # Overexposure turns colours white, as x / (1 + x) does: red, the strongest channel, saturates first.
     colour /= 1 + colour
     spots = _specular_spots(rng, canvas)
     colour *= 1 - spots
@@ -342,12 +345,12 @@ def _expose(rng: Generator, canvas: _Canvas, visible: Array) -> Image.Image:
 
 
 def picture(columns: int = 6, cell: int = 160, seed: int = 0) -> Image.Image:
-    """Frames in the upper row; below, the same frames with the outlines of their masks."""
+    """A picture with frames in the upper row and, below, the same frames with the outlines of their masks."""
     sheet = Image.new("RGB", (columns * cell, 2 * cell))
-    for column, row in enumerate(generate(columns, cell, seed)):
-        outline = ImageChops.subtract(row["mask"].filter(ImageFilter.MaxFilter(3)), row["mask"])
-        sheet.paste(row["image"], (column * cell, 0))
-        sheet.paste(row["image"], (column * cell, cell))
+    for column, sample in enumerate(generate(columns, cell, seed)):
+        outline = ImageChops.subtract(sample["mask"].filter(ImageFilter.MaxFilter(3)), sample["mask"])
+        sheet.paste(sample["image"], (column * cell, 0))
+        sheet.paste(sample["image"], (column * cell, cell))
         sheet.paste(OUTLINE_COLOUR, (column * cell, cell), outline)
     return sheet
 

@@ -75,7 +75,7 @@ def test_structure_loss_equals_numpy_in_float64(dtype: torch.dtype, size: tuple[
 
 
 def test_structure_loss_by_hand():
-    """Of an even mask without surroundings that differ, weights are equal: p = 1/2, n = 4 pixels, all polyp.
+    """For a mask that is all polyp all weights are equal: p = 1/2, n = 4 pixels.
 
     Outside is background, so the mean around each pixel is 4/961 and all weigh w = 1 + 5 (1 - 4/961): the
     cross-entropy is ln 2, the intersection 4 w / 2, the union 4 w.

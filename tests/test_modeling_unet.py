@@ -1,5 +1,4 @@
-"""The network and its loss: against a U-Net written a second time, hand-computed numbers, and the conventions that
-the common model tests of `transformers` define."""
+"""The network: against a plain U-Net written here, hand-computed numbers, and the conventions of `transformers`."""
 
 import copy
 import inspect
@@ -33,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def tiny(seed: int = 0, **fields) -> UNetForSemanticSegmentation:
-    """A small network, in evaluation mode, whose biases and normalisations do something."""
+    """A small network in evaluation mode, with biases and normalisations that are not the identity."""
     torch.manual_seed(seed)
     model = UNetForSemanticSegmentation(UNetConfig(**{"base_channels": 4, "depth": 2, "num_groups": 2} | fields))
     with torch.no_grad():
@@ -158,7 +157,7 @@ def plain_copy(model: UNetForSemanticSegmentation) -> PlainUNet:
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (12, 40)])
-def test_equals_the_plain_network_where_height_and_width_divide(norm: str, upsampling: str, height: int, width: int):
+def test_equals_the_plain_network_if_nothing_is_padded(norm: str, upsampling: str, height: int, width: int):
     model = tiny(norm=norm, upsampling=upsampling)
     x = images(height=height, width=width)
     with torch.no_grad():
@@ -250,7 +249,7 @@ def test_number_of_parameters(fields: dict, number: int | None):
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
-def test_bottleneck_is_dropped_out_in_training_alone():
+def test_dropout_of_the_bottleneck_is_active_in_training_only():
     model = tiny(dropout=0.4, base_channels=8)
     x = images()
     with torch.no_grad():
@@ -304,7 +303,7 @@ def test_labels_refused(shape: tuple[int, ...]):
 # --- Loss ---
 
 
-def test_the_network_is_trained_by_the_loss_that_its_configuration_names():
+def test_the_loss_is_the_one_in_the_configuration():
     model = tiny(loss="structure").eval()
     outputs = model(images(), labels=masks())
     assert torch.equal(outputs.loss, structure_loss(outputs.logits, masks().unsqueeze(1)))
@@ -854,7 +853,7 @@ def test_residual_network_by_hand(height: int, width: int):
 
 
 def test_stem_and_widths_of_a_plain_network():
-    """The stem halves, then it is the plain network of the same widths on its output."""
+    """The stem halves the image; the rest is a plain network of the same widths."""
     fields = VARIANTS["plain_stem"]
     model = tiny(**fields)
     inner = tiny(**(fields | {"stem_stride": 1, "num_channels": 4}))

@@ -96,7 +96,7 @@ def test_the_baselines_parameters_have_the_cards_ranges():
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (40, 60)])
-def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
+def test_the_baselines_warp_equals_torchvisions_flips_and_rotation(shape):
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, *shape)).float()
     mask = (torch.rand(shape) < 0.5).to(torch.uint8)
@@ -118,7 +118,7 @@ def test_the_card_warp_is_torchvisions_flips_and_rotation(shape):
     assert len(flips_seen) == 4
 
 
-def test_the_card_gives_the_images_that_torchvision_gives():
+def test_the_baseline_and_torchvision_give_the_same_statistics():
     """Over 400 samples of each: mean and spread of brightness and contrast, and the mean image and mask."""
     pair = next(generate(1, SIZE, seed=3))
     image = tv_tensors.Image(pair["image"])
@@ -146,8 +146,8 @@ def test_the_card_gives_the_images_that_torchvision_gives():
     assert got[1].unique().tolist() == [0, 1]
 
 
-def test_the_card_colours_are_torchvisions_in_both_orders():
-    """For the same factors, to less than three grey levels: torchvision rounds down, and the mean too, each time."""
+def test_the_baselines_colours_equal_torchvisions_in_both_orders():
+    """To less than three grey levels, since torchvision rounds down after each step."""
     image = torch.randint(0, 256, (3, 32, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     change = v2.functional
     cases = [(0.7, 1.3, True), (0.7, 1.3, False), (1.3, 0.7, True), (1.3, 1.3, False)]
@@ -205,7 +205,7 @@ def test_workers_make_the_same_batches_in_every_epoch(processor, rows, workers):
             assert torch.equal(alone["labels"], shared["labels"])
 
 
-def test_the_global_generator_is_left_as_it_was(processor):
+def test_the_global_generators_state_is_restored(processor):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -213,7 +213,7 @@ def test_the_global_generator_is_left_as_it_was(processor):
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_evaluation_is_the_processor_alone(processor):
+def test_evaluation_uses_the_processor_alone(processor):
     row = marked_row()
     example = EvalTransform(processor)(row)
     direct = processor(Image.open(io.BytesIO(row["image"][0]["bytes"])), return_tensors="pt")["pixel_values"][0]
@@ -230,7 +230,7 @@ def test_normalisation_comes_after_the_augmentation():
     torch.testing.assert_close(TrainTransform(normalising, seed=1)(marked_row())["pixel_values"][0], expected)
 
 
-def test_a_mask_of_three_classes_is_named_with_the_remedy(processor):
+def test_a_mask_of_three_classes_is_refused_with_the_remedy(processor):
     levels = np.zeros((SIZE, SIZE), np.uint8)
     levels[:20], levels[40:] = 1, 2
     row = cells(Image.new("RGB", (SIZE, SIZE)), Image.fromarray(levels))
@@ -257,8 +257,8 @@ def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
 @pytest.mark.parametrize("size", [(64, 64), (131, 255), (256, 258), (601, 780), (604, 780)])
-def test_training_reads_a_pair_as_evaluation_does(processor, size, image_format):
-    """The mask to the pixel, the frame too unless it is a JPEG of four times the processor's size and even sides."""
+def test_training_reads_samples_like_evaluation(processor, size, image_format):
+    """Masks are equal to the pixel; so are images, except for JPEG images that are decoded at a reduced size."""
     pair = next(generate(1, size, seed=2))
     row = cells(pair["image"], pair["mask"], image_format)
     expected, got = EvalTransform(processor)(row), unaugmented(processor)(row)
@@ -270,12 +270,12 @@ def test_training_reads_a_pair_as_evaluation_does(processor, size, image_format)
     assert difference.max() < 12
 
 
-def test_a_large_frame_keeps_its_proportions(processor):
+def test_a_large_frame_keeps_its_aspect_ratio(processor):
     row = cells(Image.new("RGB", (518, 264)), Image.new("L", (518, 264)), "JPEG")
     assert TrainTransform(processor)._resized({name: values[0] for name, values in row.items()})[2] == 518 / 264
 
 
-def test_a_frame_that_is_not_resized_is_read_in_full():
+def test_a_frame_that_is_not_resized_is_read_at_full_size():
     row = cells(*next(generate(1, 512, seed=2)).values(), "JPEG")
     small = {"height": 32, "width": 32}
     as_they_are = UNetImageProcessor(do_resize=False, size=small)
@@ -286,7 +286,7 @@ def test_a_frame_that_is_not_resized_is_read_in_full():
 
 
 @pytest.mark.parametrize("samples_that_fit", [0, 1, 12])
-def test_the_cache_changes_nothing_and_keeps_to_its_bound(processor, rows, samples_that_fit):
+def test_the_cache_changes_no_result_and_keeps_its_limit(processor, rows, samples_that_fit):
     sample_bytes = 4 * SIZE * SIZE
     plain, caching = (
         TrainTransform(processor, seed=1, cache_bytes=n) for n in (0, samples_that_fit * sample_bytes + 1)
@@ -328,7 +328,7 @@ def test_a_stream_gives_each_sample_once_an_epoch_in_another_order(stream, proce
 
 
 def test_a_stream_shared_by_two_processes_gives_each_sample_once_an_epoch(stream, processor, rows):
-    """As accelerate shares it, batch by batch, each process with two workers."""
+    """Shared by accelerate, batch by batch, with two workers in each process."""
     data = rows.with_transform(EvalTransform(processor))
     expected = sorted(known_by_their_pixels(data[i] for i in range(12)))
     for epoch in range(2):
@@ -340,7 +340,7 @@ def test_a_stream_shared_by_two_processes_gives_each_sample_once_an_epoch(stream
         assert sorted(seen) == expected
 
 
-def test_a_stream_knows_its_rows(stream):
+def test_a_stream_of_unknown_length_has_no_length(stream):
     with pytest.raises(TypeError, match="does not say how many samples"):
         len(stream)
 
@@ -358,7 +358,7 @@ def test_a_stream_leaves_the_augmentation_to_the_batches(stream, processor, rows
 
 
 def test_warp_by_a_known_matrix():
-    """A quarter turn, and half the size in the middle: each output pixel is an input pixel that can be named."""
+    """A quarter turn, half the size, a shift: the input pixel of each output pixel is known."""
     image = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(3, 8, 8)
     mask = (torch.arange(64).view(8, 8) % 3 == 0).to(torch.uint8)
 
@@ -382,7 +382,7 @@ def test_warp_by_a_known_matrix():
 
 @pytest.mark.parametrize("aspect_ratio", [1.0, 4 / 3])
 def test_ranges_of_the_strong_warp(aspect_ratio):
-    """In the frame's own proportions: scale log-uniform, half flipped, shift uniform, any angle."""
+    """In the frame's own aspect ratio: scale log-uniform, half flipped, shift uniform, any angle."""
     torch.manual_seed(0)
     matrices = torch.stack([StrongAugmentation.sample_matrix(aspect_ratio) for _ in range(2000)]).double()
     proportions = torch.diag(torch.tensor([aspect_ratio, 1.0])).double()
@@ -406,7 +406,7 @@ def test_ranges_of_the_strong_warp(aspect_ratio):
 
 
 def test_a_round_polyp_stays_round_in_a_wide_frame(processor):
-    """A disc in a frame of 2:1, which the processor squeezes to a square, whatever the angle."""
+    """For any angle, in a frame of 2:1, which the processor resizes to a square."""
     height, width = 64, 128
     y, x = np.mgrid[:height, :width]
     disc = ((y - 32) ** 2 + (x - 64) ** 2 < 14**2).astype(np.uint8)
@@ -455,7 +455,7 @@ def test_strong_parameters_depend_on_seed_epoch_and_index_alone(processor, rows)
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_smaller_sizes_come_first(processor, rows):
+def test_progressive_sizes_come_first(processor, rows):
     transform = TrainTransform(processor, augmentation="strong", progressive_sizes=[(16, 2), (32, 3)])
     sides = []
     for epoch in range(4):
@@ -476,7 +476,7 @@ def test_an_unknown_augmentation_is_refused(processor):
 
 @pytest.mark.parametrize("name", ["card", "strong"])
 def test_augmenting_a_batch_equals_augmenting_each_sample(processor, rows, name):
-    """Whatever shares the batch: to a grey level, since sums are taken in another order; masks to the pixel."""
+    """Images to one grey level, since sums are in another order; masks to the pixel."""
     settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)]}
     one_by_one = TrainTransform(processor, **settings)
     in_batches = TrainTransform(processor, **settings, in_batches=True)
@@ -518,8 +518,8 @@ def test_normalisation_of_a_batch(mean):
 
 
 @pytest.mark.parametrize("augment", [BaselineAugmentation(), StrongAugmentation()])
-def test_all_of_it_runs_on_the_device_of_the_batch(augment):
-    """With fake tensors of another device, which raise where two devices meet."""
+def test_augmentation_runs_on_the_device_of_the_batch(augment):
+    """With fake tensors of another device, which raise an error if two devices are mixed."""
     parameters = [augment.sample_parameters((SIZE, SIZE)) for _ in range(4)]
     if isinstance(augment, StrongAugmentation):
         # A generator of random numbers cannot be faked.

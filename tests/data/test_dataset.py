@@ -1,4 +1,4 @@
-"""Data from every kind of source, and clear errors for what cannot be used."""
+"""Data from every kind of source, and clear errors for data that cannot be used."""
 
 import io
 import zlib
@@ -11,7 +11,7 @@ from unet_kvasir_seg.data.dataset import DatasetError, Sample, choose_split, dec
 
 
 def frame(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
-    """An image of one grey level, known again by it."""
+    """An image of one grey level, which identifies it."""
     return Image.new("RGB", size, (value, value, value))
 
 
@@ -50,7 +50,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def make_parquet(tmp_path):
-    """Write a data set of parquet files with the given columns a split; returns its folder."""
+    """Write parquet files with the given columns for each split; returns their folder."""
 
     def make(features: datasets.Features | None = None, **splits: dict) -> str:
         for split, columns in splits.items():
@@ -86,7 +86,7 @@ def test_lists_beside_the_images_decide_the_splits(folder, caplog):
     assert "left out 7 pairs that no list names: frame0, frame4" in caplog.text
 
 
-def test_a_list_must_name_files_that_there_are_and_each_once(folder):
+def test_lists_must_name_existing_files_and_each_once(folder):
     (folder / "train.txt").write_text("frame3\nnobody\n")
     with pytest.raises(DatasetError, match=r"train\.txt names 1 files that images/ lacks: nobody"):
         load_splits(str(folder))
@@ -96,7 +96,7 @@ def test_a_list_must_name_files_that_there_are_and_each_once(folder):
         load_splits(str(folder))
 
 
-def test_a_folder_may_hold_a_folder_a_split(tmp_path):
+def test_a_folder_may_hold_one_folder_for_each_split(tmp_path):
     for split, value in (("train", 10), ("val", 20)):
         for name, picture in (("images", frame(value)), ("masks", mask())):
             (tmp_path / split / name).mkdir(parents=True)
@@ -105,7 +105,7 @@ def test_a_folder_may_hold_a_folder_a_split(tmp_path):
     assert {name: values(rows) for name, rows in splits.items()} == {"train": [10], "validation": [20]}
 
 
-def test_every_image_needs_its_mask_and_the_other_way_round(folder):
+def test_every_image_needs_its_mask_and_every_mask_its_image(folder):
     (folder / "masks" / "frame7.bmp").unlink()
     with pytest.raises(DatasetError, match=r"1 files have no mask of the same name: frame7\."):
         load_splits(str(folder))
@@ -121,7 +121,7 @@ def test_two_files_of_one_stem_are_refused(folder):
         load_splits(str(folder))
 
 
-def test_other_files_are_named_when_they_are_ignored(folder, caplog):
+def test_ignored_files_are_named(folder, caplog):
     (folder / "images" / "notes.doc").write_text("no image")
     load_splits(str(folder))
     assert "notes.doc" in caplog.text
@@ -144,20 +144,20 @@ def test_columns_can_be_named(make_parquet):
     assert values(load_splits(name, image_column="right", mask_column="ground_truth")["test"]) == [6]
 
 
-def test_a_class_label_is_no_mask(make_parquet):
+def test_a_class_label_is_not_taken_for_a_mask(make_parquet):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     name = make_parquet(features, train={"image": [frame(1)], "label": [0]})
     with pytest.raises(DatasetError, match=r"no mask column .* that can hold images are image\. .*--mask_column"):
         load_splits(name)
 
 
-def test_a_named_column_must_be_there(make_parquet):
+def test_a_named_column_must_exist(make_parquet):
     name = make_parquet(image_features("image", "mask"), train={"image": [frame(1)], "mask": [mask()]})
     with pytest.raises(DatasetError, match=r"no column 'gt'; its columns .* are image, mask"):
         load_splits(name, mask_column="gt")
 
 
-def test_a_missing_validation_split_is_cut_from_train_and_said_so(make_parquet, caplog):
+def test_a_missing_validation_split_is_held_out_of_train_with_a_warning(make_parquet, caplog):
     pairs = {"image": [frame(i) for i in range(30)], "mask": [mask()] * 30}
     name = make_parquet(image_features("image", "mask"), train=pairs)
     splits = load_splits(name, seed=3)
@@ -167,7 +167,7 @@ def test_a_missing_validation_split_is_cut_from_train_and_said_so(make_parquet, 
     assert values(splits["validation"]) == values(load_splits(name, seed=3)["validation"])
 
 
-def test_an_absent_split_is_named_with_those_there(folder):
+def test_a_missing_split_is_answered_with_the_existing_ones(folder):
     (folder / "train.txt").write_text("frame1")
     (folder / "val.txt").write_text("frame2")
     with pytest.raises(DatasetError, match='no split "test"; it has train, validation'):
@@ -181,7 +181,7 @@ def test_save_to_disk_is_read(tmp_path):
     assert values(load_splits(str(tmp_path / "disk"))["train"]) == [7, 8]
 
 
-def test_a_stream_has_the_same_rows_known_by_their_images(make_parquet):
+def test_a_stream_has_the_same_samples_identified_by_their_images(make_parquet):
     pairs = {"image": [frame(i) for i in range(6)], "mask": [mask()] * 6}
     name = make_parquet(image_features("image", "mask"), train=pairs, validation=pairs)
     splits = load_splits(name, streaming=True)
@@ -212,7 +212,7 @@ def test_an_unreachable_hub_names_the_id_and_both_remedies():
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
-def test_an_absent_folder_is_said_to_be_absent(name):
+def test_a_missing_folder_is_named(name):
     with pytest.raises(DatasetError, match=f"No data set at {name}: expected a folder"):
         load_splits(name)
 
@@ -223,7 +223,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         load_splits(str(tmp_path))
 
 
-def test_decoding_turns_upright_as_exif_says():
+def test_images_are_turned_upright_as_exif_says():
     picture = frame(0, (12, 8))
     picture.putpixel((0, 0), (200, 0, 0))
     exif = Image.Exif()
@@ -268,7 +268,7 @@ def test_an_unreadable_image_is_named(content):
     ("smallest_side", "size"),
     [(None, (64, 48)), (25, (64, 48)), (24, (32, 24)), (13, (32, 24)), (12, (16, 12)), (6, (8, 6)), (1, (8, 6))],
 )
-def test_a_jpeg_image_is_read_as_small_as_is_asked_for_and_its_mask_in_full(smallest_side, size):
+def test_a_jpeg_image_is_reduced_to_the_requested_size_but_its_mask_is_not(smallest_side, size):
     ground_truth = mask((64, 48))
     for image_format in ("PNG", "JPEG"):
         image = encoded(frame(100, (64, 48)), image_format)
@@ -278,15 +278,15 @@ def test_a_jpeg_image_is_read_as_small_as_is_asked_for_and_its_mask_in_full(smal
         np.testing.assert_array_equal(sample.ground_truth, np.array(ground_truth) == 255)
 
 
-def test_an_image_is_not_padded_to_be_reduced():
-    """66 columns divide by 2 but not by 4; 65 by neither."""
+def test_an_image_is_not_reduced_if_that_needs_padding():
+    """66 is a multiple of 2 but not of 4; 65 of neither."""
     for width, expected in ((66, (33, 24)), (65, (65, 48))):
         pair = encoded(frame(1, (width, 48)), "JPEG"), encoded(mask((width, 48)))
         assert read(*pair, smallest_side=8).image.size == expected
 
 
-def test_a_reduced_image_is_upright_and_has_the_places_of_the_whole():
-    """Of four squares of 32 pixels each pixel is one at 1/8; turned by 90 degrees as EXIF says."""
+def test_a_reduced_image_is_upright_and_not_shifted():
+    """One of the image's quarters is bright; turned by 90 degrees as EXIF says, it is the upper right one."""
     picture = Image.new("L", (64, 32))
     picture.paste(200, (0, 0, 32, 16))
     exif = Image.Exif()
@@ -301,13 +301,13 @@ def test_a_reduced_image_is_upright_and_has_the_places_of_the_whole():
         read(cell, encoded(mask((64, 32))), smallest_side=4)
 
 
-def test_sizes_are_compared_in_full():
-    """At 1/2 images of 64 and of 63 columns have 32 alike."""
+def test_full_sizes_are_compared():
+    """At 1/2 an image of 64 columns and one of 63 both have 32."""
     with pytest.raises(DatasetError, match="the image measures 64x48 pixels and its mask 63x48"):
         read(encoded(frame(1, (64, 48)), "JPEG"), encoded(mask((63, 48))), smallest_side=20)
 
 
-def test_an_image_that_cannot_be_read_reduced_is_named(monkeypatch):
+def test_an_unreadable_image_is_named_if_it_is_to_be_reduced(monkeypatch):
     whole = encoded(frame(1, (64, 64)), "JPEG")["bytes"]
     for content in (b"", b"plain text", whole[:400]):
         with pytest.raises(DatasetError, match=r"The image folder/broken\.jpg cannot be read"):

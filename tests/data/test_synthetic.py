@@ -1,4 +1,4 @@
-"""The synthetic data: rows that repeat, exact masks, and frames from which something can be learnt."""
+"""The synthetic data: repeatable frames, exact masks, and polyps that differ from the wall."""
 
 from collections import deque
 
@@ -37,14 +37,14 @@ def frames() -> list[tuple[np.ndarray, np.ndarray]]:
     return [arrays(row) for row in generate(200, SIZE, seed=3)]
 
 
-def test_a_row_depends_on_seed_index_and_size_alone():
+def test_a_frame_depends_on_seed_index_and_size_alone():
     short, long = list(generate(3, SIZE, seed=1)), list(generate(6, SIZE, seed=1))
     for first, second in zip(short, long, strict=False):
         assert first["image"].tobytes() == second["image"].tobytes()
         assert first["mask"].tobytes() == second["mask"].tobytes()
 
 
-def test_rows_and_seeds_differ():
+def test_frames_and_seeds_differ():
     images = [row["image"].tobytes() for seed in (0, 1, 2) for row in generate(4, SIZE, seed)]
     assert len(set(images)) == 12
 
@@ -94,7 +94,7 @@ def test_the_border_is_black_and_holds_no_mask(frames):
     assert 0.6 < np.mean([(image.max(axis=2) > 0).mean() for image, _ in frames]) < 0.95
 
 
-def test_polyps_vary_as_they_should(frames):
+def test_number_and_area_of_polyps_vary(frames):
     counts = np.array([count_components(mask) for _, mask in frames])
     assert 0.05 < (counts == 0).mean() < 0.25
     assert (counts == 1).mean() > 0.5
@@ -127,10 +127,10 @@ def test_polyps_are_rosier_than_the_wall_but_not_by_much(frames):
     assert 0.02 < np.mean(differences) < 0.4
 
 
-@pytest.mark.parametrize("num_rows", [0, -1])
-def test_no_rows_is_an_error_at_the_call(num_rows):
-    with pytest.raises(ValueError, match=f"num_rows is {num_rows}; expected at least 1"):
-        generate(num_rows)
+@pytest.mark.parametrize("num_samples", [0, -1])
+def test_less_than_one_sample_is_an_error_at_the_call(num_samples):
+    with pytest.raises(ValueError, match=f"num_samples is {num_samples}; expected at least 1"):
+        generate(num_samples)
 
 
 @pytest.mark.parametrize("image_size", [31, (31, 64), (64, 31), 0])
