@@ -1,53 +1,62 @@
-"""The pictures of an evaluation: each function writes one PNG and returns its figure.
+"""The charts of an evaluation: each function writes one PNG and returns its figure.
 
     dice_histogram(dice, "dice_histogram.png")
 
-A card shows them some 400 pixels wide, so lettering is large; colours are those of Okabe and Ito, which readers with
-any colour blindness tell apart, and lines differ in dashes or markers too. The same input gives the same bytes with
-the same matplotlib. Figures are made without pyplot: nothing is kept, and threads do not disturb each other.
+`draw_evaluation` draws all that an evaluation has numbers for.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image, ImageDraw, ImageOps
 
-from ..common.files import to_rgb
-from ..inference.overlay import (
-    GROUND_TRUTH_COLOUR,
-    HALO_COLOUR,
-    PREDICTION_COLOUR,
-    contour_width,
-    draw_overlay,
-)
 from ..losses_unet import LOSSES
+from .results import Results
+from .style import BLUE, GREY, INK, PALE_BLUE, TICK, VERMILLION, dress, legend, letters, new_figure, save
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"
 CARD_LOSSES = ((1, 1.10), (10, 0.90), (20, 0.70), (30, 0.51), (40, 0.19), (50, 0.075))
 
-BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
-PALE_BLUE, INK, GREY, PALE_GREY = "#9CC9E3", "#222222", "#767676", "#E4E4E4"
-PROBABILITY_COLOURS = "viridis"  # perceptually uniform
-
-SIZE, DOTS_PER_INCH = (5.0, 3.6), 150
-FONT = "DejaVu Sans"  # comes with matplotlib, so it is the same everywhere
-TITLE, LABEL, TICK = 12, 11, 10  # points
-
-PAIRS_SHOWN = 12
-
 Numbers = Sequence[float] | np.ndarray
-Case = tuple[str, Image.Image, np.ndarray, np.ndarray, np.ndarray]
-Pair = tuple[str, Image.Image, Image.Image]
+
+
+def draw_evaluation(results: Results, dice: np.ndarray, area_shares: np.ndarray, folder: Path) -> list[str]:
+    """Draw the charts of an evaluation. They show no frame, so all of them may be published.
+
+    Args:
+        results: With the sections "metrics" and "evaluation".
+        dice: (images,) Dice of each image.
+        area_shares: (images,) share of each image's area that is polyp.
+        folder: Where to write them.
+
+    Returns:
+        The names of the files.
+    """
+    evaluation, training = results["evaluation"], results["training"]
+    assert evaluation is not None
+    dice_histogram(dice, folder / "dice_histogram.png")
+    curve = evaluation["threshold_curve"]
+    used = evaluation["threshold"]["value"]
+    threshold_curve(curve["thresholds"], curve["dice_per_image"], used, folder / "threshold_curve.png", len(dice))
+    ece = results["metrics"]["ece_native"]["value"]
+    reliability_diagram(evaluation["calibration"]["bins"], ece, folder / "reliability.png")
+    drawn = ["dice_histogram.png", "threshold_curve.png", "reliability.png"]
+    has_polyp = area_shares > 0
+    if has_polyp.any():
+        protocol = evaluation["protocol"]
+        cuts = (protocol["small_below"], protocol["large_from"])
+        dice_by_size(dice[has_polyp], area_shares[has_polyp], folder / "dice_by_size.png", *cuts)
+        drawn.append("dice_by_size.png")
+    if training and training["loss"]:
+        model: Mapping[str, Any] = results["model"]
+        loss_curve(training["loss"], folder / "loss_curve.png", model["loss"])
+        drawn.append("loss_curve.png")
+    return drawn
 
 
 def dice_histogram(dice: Numbers, path: str | Path) -> Figure:
@@ -61,7 +70,7 @@ def dice_histogram(dice: Numbers, path: str | Path) -> Figure:
         ValueError: If there are no values, or not all of them are numbers from 0 to 1.
     """
     scores = _shares("dice", dice)
-    figure = _figure(f"Distribution of Dice, n = {_number(len(scores), 'image')}")
+    figure = new_figure(f"Distribution of Dice, n = {_number(len(scores), 'image')}")
     axes = _axes(figure, "Dice of an image at its original size", "number of images")
     counts, edges = np.histogram(scores, bins=20, range=(0, 1))
     _bars(axes, edges[:-1], counts, np.diff(edges))
@@ -71,7 +80,7 @@ def dice_histogram(dice: Numbers, path: str | Path) -> Figure:
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     _legend(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def dice_by_size(
@@ -93,7 +102,7 @@ def dice_by_size(
     _same_length("dice", scores, "area_share", shares)
     if not shares.all():
         raise ValueError(f"{(shares == 0).sum()} values of area_share are 0; leave out images without polyp.")
-    figure = _figure(f"Dice by polyp size, n = {_number(len(scores), 'image')}")
+    figure = new_figure(f"Dice by polyp size, n = {_number(len(scores), 'image')}")
     axes = _axes(figure, "polyp, % of the image's area (log scale)", "Dice at original size")
     axes.scatter(100 * shares, scores, s=26, facecolor=BLUE, edgecolor="white", linewidth=0.5, alpha=0.75)
     axes.set_xscale("log")
@@ -106,7 +115,7 @@ def dice_by_size(
     for group, name in enumerate(("small", "medium", "large")):
         left, right, members = bounds[group], bounds[group + 1], scores[groups == group]
         text = f"{name}\nn = {len(members)}"
-        axes.text(np.sqrt(left * right), 1.05, text, horizontalalignment="center", **_letters(TICK))
+        axes.text(np.sqrt(left * right), 1.05, text, horizontalalignment="center", **letters(TICK))
         if len(members):
             axes.plot((left, right), [members.mean()] * 2, color=VERMILLION, linewidth=2.4, label=label)
             label = "_"  # matplotlib keeps it out of the legend
@@ -120,7 +129,7 @@ def dice_by_size(
     axes.set_ylim(-0.04, 1.27)
     axes.yaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
     _legend(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def threshold_curve(
@@ -143,7 +152,7 @@ def threshold_curve(
     equals = np.flatnonzero(scores == scores.max())
     best = equals[np.abs(levels[equals] - 0.5).argmin()]
     used_dice = float(np.interp(used, levels, scores))
-    figure = _figure("Dice by threshold" + (f", n = {_number(images, 'image')}" if images is not None else ""))
+    figure = new_figure("Dice by threshold" + (f", n = {_number(images, 'image')}" if images is not None else ""))
     axes = _axes(figure, "threshold on the probability of polyp", "mean Dice at original size")
     axes.plot(levels, scores, color=BLUE, linewidth=2.4)
     axes.axvline(used, color=INK, linewidth=1.4, linestyle="--")
@@ -158,7 +167,7 @@ def threshold_curve(
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.05)
     _legend(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: float, path: str | Path) -> Figure:
@@ -179,10 +188,10 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: float, path: str
         np.array([row[key] for row in filled], dtype=np.float64)
         for key in ("low", "high", "pixels", "mean_probability", "polyp_share")
     )
-    figure = _figure(f"Calibration, n = {_short(pixels.sum())} pixels")
+    figure = new_figure(f"Calibration, n = {_short(pixels.sum())} pixels")
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
-    _dress(upper, "", "share that is polyp")
-    _dress(lower, "predicted probability of polyp", "pixels")
+    dress(upper, "", "share that is polyp")
+    dress(lower, "predicted probability of polyp", "pixels")
     upper.plot((0, 1), (0, 1), color=GREY, linewidth=1.6, linestyle="--", label="perfect")
     upper.plot(means, shares, color=BLUE, linewidth=2.2, marker="o", markersize=6, label=f"measured, ECE {ece:.3f}")
     upper.set_ylim(-0.03, 1.03)
@@ -197,7 +206,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: float, path: str
     lower.set_xlim(0, 1)
     figure.align_ylabels()
     _legend(upper)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = CARD_LOSS) -> Figure:
@@ -214,7 +223,7 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = 
     if not losses:
         raise ValueError("There are no training losses to show; leave the picture out.")
     epochs, values = zip(*losses, strict=True)
-    figure = _figure(f"Training loss, n = {_number(epochs[-1], 'epoch')}")
+    figure = new_figure(f"Training loss, n = {_number(epochs[-1], 'epoch')}")
     axes = _axes(figure, "epoch", f"mean loss ({LOSSES[loss].short_name})")
     marker = "o" if len(values) < 30 else None
     axes.plot(epochs, values, color=BLUE, linewidth=2.4, marker=marker, markersize=5, label="this training")
@@ -225,60 +234,7 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = 
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     _legend(axes)
-    return _save(figure, path)
-
-
-def example_grid(cases: Sequence[Case], path: str | Path) -> Figure:
-    """A row a case: image, ground truth, predicted probability, and the image with both contours.
-
-    Args:
-        cases: Title such as "best: 0.98", image, ground truth (H, W) bool, probability (H, W) float, mask (H, W) bool.
-            Only thumbnails of one height are kept, so images may be of different and of large sizes.
-        path: The PNG to write.
-
-    Raises:
-        ValueError: If there are no cases, or an array's size is not its image's.
-    """
-    if not cases:
-        raise ValueError("There are no cases to show; leave the picture out.")
-    cell = _cell_size([image for _, image, *_ in cases])
-    rows: list[list[_Group]] = []
-    for title, image, ground_truth, probability, mask in cases:
-        if probability.shape != (image.height, image.width):
-            raise ValueError(
-                f"{title}: the probability map has the shape {probability.shape} and its image, of "
-                f"{image.width}x{image.height} pixels, {(image.height, image.width)}; expected one size."
-            )
-        # Twice the usual width, since it is made small. This checks the masks.
-        overlay = draw_overlay(image, mask, ground_truth, width=2 * contour_width(image.size))
-        pictures = (to_rgb(image), Image.fromarray(ground_truth), _in_colours(probability), overlay)
-        rows.append([(title, [_thumbnail(picture, cell) for picture in pictures])])
-    headings = ("image", "ground truth", "prediction", "contours")
-    sheet = _grid(f"Image, ground truth and prediction, n = {_number(len(cases), 'image')}", rows, headings)
-    _explain_colours(sheet)
-    return _save(sheet.figure(), path)
-
-
-def pair_grid(pairs: Sequence[Pair], path: str | Path, total: int | None = None) -> Figure:
-    """Near-duplicate frames side by side, two pairs a row; of more than 12 pairs the first 12.
-
-    Args:
-        pairs: Title, first image, second image; a title may have several lines.
-        path: The PNG to write.
-        total: How many pairs there are, if `pairs` are not all of them.
-
-    Raises:
-        ValueError: If there are no pairs.
-    """
-    if not pairs:
-        raise ValueError("There are no pairs to show; leave the picture out.")
-    shown = pairs[:PAIRS_SHOWN]
-    cell = _cell_size([image for _, *images in shown for image in images])
-    groups: list[_Group] = [(title, [_thumbnail(to_rgb(image), cell) for image in images]) for title, *images in shown]
-    rows = [groups[start : start + 2] for start in range(0, len(groups), 2)]
-    number = _number(total or len(pairs), "pair")
-    title = f"Near-duplicates, n = {number}" + (f", {len(shown)} shown" if len(shown) < (total or len(pairs)) else "")
-    return _save(_grid(title, rows, points=8).figure(), path)
+    return save(figure, path)
 
 
 def _shares(name: str, values: Numbers) -> np.ndarray:
@@ -302,33 +258,10 @@ def _same_length(first_name: str, first: np.ndarray, second_name: str, second: n
         )
 
 
-def _figure(title: str) -> Figure:
-    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
-    figure.suptitle(title, x=0.02, horizontalalignment="left", fontweight="bold", **_letters(TITLE))
-    return figure
-
-
-def _letters(points: int) -> dict[str, Any]:
-    return {"fontfamily": FONT, "fontsize": points, "color": INK}
-
-
 def _axes(figure: Figure, x_label: str, y_label: str) -> Axes:
     axes = figure.subplots()
-    _dress(axes, x_label, y_label)
+    dress(axes, x_label, y_label)
     return axes
-
-
-def _dress(axes: Axes, x_label: str, y_label: str) -> None:
-    """Give axes the one look that all have, whatever the user's settings of matplotlib."""
-    axes.set_facecolor("white")
-    axes.set_xlabel(x_label, **_letters(LABEL))
-    axes.set_ylabel(y_label, **_letters(LABEL))
-    axes.tick_params(labelsize=TICK, labelfontfamily=FONT, labelcolor=INK, color=INK, length=3)
-    axes.grid(True, color=PALE_GREY, linewidth=0.8, linestyle="-")
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set(color=INK, linewidth=0.8)
 
 
 def _bars(axes: Axes, lefts: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> None:
@@ -337,17 +270,15 @@ def _bars(axes: Axes, lefts: np.ndarray, heights: np.ndarray, widths: np.ndarray
 
 def _legend(axes: Axes) -> None:
     """A line between title and axes, where it hides no data."""
-    axes.legend(
+    legend(
+        axes,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=2,
-        frameon=False,
         borderaxespad=0.2,
         borderpad=0.2,
         columnspacing=1.4,
         handlelength=1.8,
-        labelcolor=INK,
-        prop={"family": FONT, "size": TICK},
     )
 
 
@@ -370,123 +301,3 @@ def _short(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.3g}{name}"
     return f"{count:g}"
-
-
-def _save(figure: Figure, path: str | Path) -> Figure:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    # Not `savefig`: it writes matplotlib's version into the file, and a fourth channel.
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, format="PNG", optimize=True)
-    return figure
-
-
-# Grids are laid out in pixels from the upper left corner.
-
-GRID_DOTS_PER_INCH = 200  # more than in the other figures, since frames have details
-GRID_TEXT = 9  # points
-CELL_WIDTH, CELL_ASPECTS = 236, (0.6, 1.8)  # the range of its width to height; strips are fitted in
-MARGIN, GAP, GROUP_GAP, ROW_GAP = 12, 6, 30, 16
-TITLE_LINE, LINE = 60, 32
-
-_Group = tuple[str, list[Image.Image]]  # a title, and below it thumbnails side by side
-
-
-@dataclass
-class _Sheet:
-    """A page under work: pictures are pasted at once, texts are noted for matplotlib to set."""
-
-    image: Image.Image
-    texts: list[tuple[float, float, str, dict[str, Any]]] = field(default_factory=list)
-
-    def write(self, x: float, y: float, text: str, **look: Any) -> None:
-        """Note a text whose upper left corner is at (x, y), unless `look` says otherwise."""
-        self.texts.append((x, y, text, _letters(GRID_TEXT) | {"verticalalignment": "top"} | look))
-
-    def extend(self, rows: int) -> int:
-        """Add rows of pixels at the foot; returns where they begin."""
-        width, height = self.image.size
-        longer = Image.new("RGB", (width, height + rows), "white")
-        longer.paste(self.image)
-        self.image = longer
-        return height
-
-    def figure(self) -> Figure:
-        width, height = self.image.size
-        # Half a pixel more, since matplotlib rounds down to whole pixels.
-        inches = ((width + 0.5) / GRID_DOTS_PER_INCH, (height + 0.5) / GRID_DOTS_PER_INCH)
-        figure = Figure(figsize=inches, dpi=GRID_DOTS_PER_INCH, facecolor="white")
-        figure.figimage(np.asarray(self.image), origin="upper")
-        for x, y, text, look in self.texts:
-            figure.text(x / width, 1 - y / height, text, **look)
-        return figure
-
-
-def _grid(title: str, rows: list[list[_Group]], headings: Sequence[str] = (), points: int = GRID_TEXT) -> _Sheet:
-    """Lay out rows of groups, their titles in letters of `points`, under a title and the headings of columns."""
-    columns = len(rows[0][0][1])
-    group_width = columns * CELL_WIDTH + (columns - 1) * GAP
-    letters = int(group_width / (0.58 * points * GRID_DOTS_PER_INCH / 72))  # a letter of DejaVu is 0.58 em wide
-    names = [[_wrapped(name, letters) for name, _ in row] for row in rows]
-    name_heights = [6 + round(3.3 * points) * max(1 + name.count("\n") for name in row) for row in names]
-    cell_height = rows[0][0][1][0].height
-    top = MARGIN + TITLE_LINE + (LINE if headings else 0)
-    width = 2 * MARGIN + len(rows[0]) * (group_width + GROUP_GAP) - GROUP_GAP
-    height = top + sum(name_heights) + len(rows) * (cell_height + ROW_GAP)
-    sheet = _Sheet(Image.new("RGB", (width, height), "white"))
-    sheet.write(MARGIN, MARGIN, title, fontsize=LABEL, fontweight="bold")
-    for column, heading in enumerate(headings):
-        middle = _left(column) + CELL_WIDTH / 2
-        sheet.write(middle, MARGIN + TITLE_LINE, heading, horizontalalignment="center", color=GREY)
-    for row, row_names, name_height in zip(rows, names, name_heights, strict=True):
-        for group, (name, (_, thumbnails)) in enumerate(zip(row_names, row, strict=True)):
-            indent = group * (group_width + GROUP_GAP)
-            sheet.write(MARGIN + indent, top, name, fontsize=points)
-            for column, thumbnail in enumerate(thumbnails):
-                sheet.image.paste(thumbnail, (indent + _left(column), top + name_height))
-        top += name_height + cell_height + ROW_GAP
-    return sheet
-
-
-def _wrapped(text: str, letters: int) -> str:
-    """The text with lines of at most so many letters, and the line breaks that it had."""
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, letters))
-
-
-def _left(column: int) -> int:
-    return MARGIN + column * (CELL_WIDTH + GAP)
-
-
-def _cell_size(images: Sequence[Image.Image]) -> tuple[int, int]:
-    """Width and height of the cells in which thumbnails of these images have one height."""
-    aspect = np.clip(max(image.width / image.height for image in images), *CELL_ASPECTS)
-    return CELL_WIDTH, round(CELL_WIDTH / aspect)
-
-
-def _thumbnail(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """The picture, its aspect kept, in the middle of a white cell."""
-    return ImageOps.pad(picture.convert("RGB"), cell, Image.Resampling.LANCZOS, color="white")
-
-
-def _in_colours(probability: np.ndarray) -> Image.Image:
-    return Image.fromarray(matplotlib.colormaps[PROBABILITY_COLOURS](probability, bytes=True)[..., :3])
-
-
-def _explain_colours(sheet: _Sheet) -> None:
-    """At the foot of an example grid, say what the colours of its last two columns mean."""
-    top = sheet.extend(2 * LINE + MARGIN)
-    left, below, length = _left(2), top + LINE, CELL_WIDTH - 24
-    ramp = _in_colours(np.linspace(0, 1, length)[None, :].repeat(LINE // 2, axis=0))
-    sheet.image.paste(ramp, (left, top + LINE // 4))
-    sheet.write(left, below, "0")
-    sheet.write(left + length / 2, below, "probability", horizontalalignment="center")
-    sheet.write(left + length, below, "1", horizontalalignment="right")
-    draw = ImageDraw.Draw(sheet.image)
-    left = _left(3)
-    for name, colour, dash, y in (
-        ("prediction", PREDICTION_COLOUR, 60, top),
-        ("ground truth", GROUND_TRUTH_COLOUR, 12, below),
-    ):
-        for start in range(left, left + 60, 2 * dash):
-            draw.rectangle((start, y + 11, start + dash, y + 20), HALO_COLOUR)
-            draw.rectangle((start, y + 13, start + dash, y + 18), colour)
-        sheet.write(left + 72, y, name)

@@ -85,6 +85,32 @@ def results_tables(results: Results, compact: bool = False) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def results_as_text(results: Results) -> str:
+    """All scores of an evaluation for the terminal, a line each."""
+    evaluation, data = results["evaluation"], results["data"]
+    assert evaluation is not None
+    threshold = evaluation["threshold"]
+    chosen = f" (the best on {threshold['tuned_on']})" if threshold["tuned_on"] else ""
+    lines = [
+        f"{results['model']['name']} on {data['name']}, split {data['split']}:",
+        f"{data['rows'][data['split'] or '']} images of {evaluation['native_size']} pixels, 95 % intervals;",
+        f"threshold {threshold['value']:.4g}{chosen}.",
+        *(_text_line(name, score["value"], score["ci95"]) for name, score in results["metrics"].items()),
+    ]
+    if comparison := evaluation["comparison"]:
+        lines.append(f"Minus {comparison['with']}, on the same images:")
+        for name, difference in comparison["metrics"].items():
+            line = _text_line(name, difference["difference"], difference["ci95"])
+            lines.append(f"{line}  p = {difference['p_value']:.4g}")
+    if found := evaluation["audit"]:
+        lines.append(
+            f"{len(found['pairs'])} near-duplicate pairs with other splits; without the {found['left_out']} images:"
+        )
+        lines += [_text_line(name, score["value"], score["ci95"]) for name, score in found["metrics"].items()]
+    lines.append(f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model.")
+    return "\n".join(lines)
+
+
 def update_document(document: Path, text: str, markers: tuple[str, str] = RESULTS_MARKERS) -> None:
     """Put `text` between two markers of a Markdown file, atomically; the rest stays as it is, byte for byte.
 
@@ -342,6 +368,10 @@ def percent(share: float) -> str:
 def width_x_height(image_size: Sequence[int] | None) -> str:
     """A size (height, width) as "width x height", which is how the Hub and cameras state it."""
     return f"{image_size[1]}x{image_size[0]}" if image_size else ""
+
+
+def _text_line(name: str, value: float, ci95: Sequence[float]) -> str:
+    return f"  {name:<35} {value:8.4f}  [{ci95[0]:.4f}, {ci95[1]:.4f}]"
 
 
 def _difference(score: Difference) -> str:

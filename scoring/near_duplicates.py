@@ -1,8 +1,8 @@
-"""Finds frames of one split that another split holds too, nearly unchanged: they make its scores too good.
+"""Finds near-duplicates: frames of one split that another split holds too, nearly unchanged, which inflate its scores.
 
-Exports of one video differ in compression, size, brightness, border and orientation, so their bytes tell nothing.
-Frames are compared by difference hash (through `imagehash`): which of two neighbouring areas is brighter. It knows
-a frame again; it does not know a lesion again that the camera has moved past.
+Exports of one video differ in compression, size, brightness, border and orientation, so their bytes cannot be
+compared. Frames are compared by difference hash (by `imagehash`): which of two neighbouring areas is brighter. It
+recognises a frame; it does not recognise a lesion that the camera has moved past.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,28 +16,31 @@ from tqdm.auto import tqdm
 
 from ..data.dataset import decode_image, sample_name
 
-# Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits. Six pairs are
-# one picture, or two of one second: they differ in 6, 7, 8, 12, 52 and 55 of the 512 bits. All others differ in 141
-# and more upright, 132 and more in another turn (1 pair in 100,000 in less than 147, 1 in 1,000 in less than 180,
-# half in less than 246). So do frames of `data.synthetic`: 132, among 200 each of four seeds, upright and mirrored,
-# at 64, 96 and 256 pixels.
-# Of 200 frames changed on purpose, found at 100: all after JPEG at quality 50, half or double size, a stretch to
-# 256x256, 20 % more or less brightness, 20 % more contrast, a shift by a pixel, a black border, a crop of 2.5 % at
-# each side; 96 % after a crop of 3 %, 50 % of 4 %, 19 % of 5 %. Six more pairs across the splits show one lesion from
-# two views, as matching of SIFT features told: they differ in 165 to 254 bits, as unrelated frames do, and so they
-# are not found; nor are those within the training split, from 147.
-# Hashed up to its edge, unrelated frames come as near as 109, for all show one endoscope's mask, an octagon with a box
-# in a corner; and with dark borders left on, a frame with side bars is 167 from itself without. pHash of 16 x 16 bits
-# was worse: 52 for a pair of one picture, 42 for unrelated synthetic frames.
+# Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits.
+# - Six pairs are near-duplicates, of one frame or of two frames within a second. They differ in 6, 7, 8, 12, 52 and 55
+#   of the 512 bits.
+# - All other pairs differ in 141 bits or more upright, and in 132 or more if one is turned: 1 pair in 100,000 in less
+#   than 147, 1 in 1,000 in less than 180, half in less than 246.
+# - Synthetic frames, 200 of each of four seeds at 64, 96 and 256 pixels, upright and mirrored, differ in 132 or more.
+# - Of 200 frames changed on purpose, a distance of 100 finds all after JPEG at quality 50, half or double size, a
+#   stretch to 256x256, 20 % more or less brightness, 20 % more contrast, a shift by a pixel, a black border, and a
+#   crop of 2.5 % at each side. After a crop of 3 % it finds 96 %, of 4 % 50 %, of 5 % 19 %.
+# - Not found: six more pairs across the splits, which matching of SIFT features gave, show one lesion from two views.
+#   They differ in 165 to 254 bits, as unrelated frames do. Such pairs within the training split begin at 147.
+# What was tried and is worse:
+# - Hashing up to the frame's edge: unrelated frames come as near as 109, since all show the endoscope's mask, an
+#   octagon with a box in a corner.
+# - Leaving dark borders on: a frame with side bars differs in 167 bits from the same frame without.
+# - pHash of 16 x 16 bits: 52 for a near-duplicate, 42 for unrelated synthetic frames.
 HASH_SIZE = 16  # differences a side, counted to the right and downwards
 BITS = 2 * HASH_SIZE**2
 MAX_DISTANCE = 100
 DARK = 25  # grey level; side bars of recorders are not quite black
-LIT_SHARE = 0.1  # of a row's or column's pixels, or it belongs to the dark border
-MARGIN = 0.15  # left out at each side of what is lit
-REDUCED_SIDE = 64  # pixels; what is turned and hashed is a square of this
+LIT_SHARE = 0.1  # a row or column with a smaller share of lit pixels belongs to the dark border
+MARGIN = 0.15  # share of the lit area that is cut off at each side
+REDUCED_SIDE = 64  # pixels; a square of this side is turned and hashed
 
-# A square's eight symmetries, upright first: data sets that were augmented before their export hold them all.
+# A square's eight symmetries, upright first: data sets that were augmented before their export may hold any of them.
 TURNS = (None, *Image.Transpose)
 
 
@@ -47,16 +50,16 @@ class NearDuplicate:
 
     first: tuple[str, str]  # split, and `data.dataset.sample_name`
     second: tuple[str, str]
-    first_row: int  # as in the column `row`
-    second_row: int
+    first_index: int  # as in the column `index`
+    second_index: int
     distance: int  # of `BITS` that differ
 
 
 def find_near_duplicates(splits: Mapping[str, Dataset], max_distance: int = MAX_DISTANCE) -> list[NearDuplicate]:
     """The pairs of frames of two splits whose hashes differ in at most `max_distance` bits, the nearest first.
 
-    One of the two may be mirrored or turned by quarter turns. Pairs within a split are no leak and not listed.
-    Each image is decoded once, and 512 bytes of it are kept.
+    One of the two may be mirrored or turned by quarter turns. Pairs within a split are no leak and are not listed.
+    Each image is decoded once, and only its hashes, 512 bytes, are kept.
 
     Args:
         splits: As `data.dataset.load_splits` gives them, streams apart.
@@ -72,8 +75,8 @@ def find_near_duplicates(splits: Mapping[str, Dataset], max_distance: int = MAX_
         NearDuplicate(
             (first, hashed[first].names[i]),
             (second, hashed[second].names[j]),
-            hashed[first].rows[i],
-            hashed[second].rows[j],
+            hashed[first].indices[i],
+            hashed[second].indices[j],
             distance,
         )
         for position, first in enumerate(names)
@@ -84,7 +87,7 @@ def find_near_duplicates(splits: Mapping[str, Dataset], max_distance: int = MAX_
 
 
 def frame_hashes(image: Image.Image) -> list[imagehash.ImageHash]:
-    """The hashes of the middle of what the camera saw, one for each of `TURNS`, of `BITS` bits."""
+    """Hashes of the middle of the lit area, one for each of `TURNS`, of `BITS` bits each."""
     grey = image.convert("L")
     left, top, right, bottom = _lit_box(np.asarray(grey))
     across, down = MARGIN * (right - left), MARGIN * (bottom - top)
@@ -96,37 +99,50 @@ def frame_hashes(image: Image.Image) -> list[imagehash.ImageHash]:
     return [_difference_hash(middle if turn is None else middle.transpose(turn)) for turn in TURNS]
 
 
-def rows_to_leave_out(pairs: Iterable[NearDuplicate], split: str) -> set[int]:
-    """The rows of `split`, as in its column `row`, that have a near-duplicate in another split."""
-    sides = [side for pair in pairs for side in ((pair.first, pair.first_row), (pair.second, pair.second_row))]
-    return {row for (of_split, _), row in sides if of_split == split}
+def samples_to_leave_out(pairs: Iterable[NearDuplicate], split: str) -> set[int]:
+    """The samples of `split`, as in its column `index`, that have a near-duplicate in another split."""
+    sides = [side for pair in pairs for side in ((pair.first, pair.first_index), (pair.second, pair.second_index))]
+    return {index for (of_split, _), index in sides if of_split == split}
 
 
 def decode_duplicates(splits: Mapping[str, Dataset], pair: NearDuplicate) -> tuple[Image.Image, Image.Image]:
-    """The two images of a pair, to be looked at."""
+    """The two images of a pair."""
     return (
-        _decode_row(splits[pair.first[0]], pair.first_row),
-        _decode_row(splits[pair.second[0]], pair.second_row),
+        _decode_sample(splits[pair.first[0]], pair.first_index),
+        _decode_sample(splits[pair.second[0]], pair.second_index),
     )
+
+
+def titled_images(
+    splits: Mapping[str, Dataset], pairs: Iterable[NearDuplicate]
+) -> list[tuple[str, Image.Image, Image.Image]]:
+    """Title and images of each pair, for a picture of them."""
+    return [
+        (
+            f"{' '.join(pair.first)}\n{' '.join(pair.second)}\ndistance {pair.distance}",
+            *decode_duplicates(splits, pair),
+        )
+        for pair in pairs
+    ]
 
 
 @dataclass(frozen=True)
 class _Hashed:
     names: list[str]
-    rows: list[int]
+    indices: list[int]
     bits: np.ndarray  # (frames, turns, bytes) uint8, packed
 
 
 def _hash_split(rows: Dataset, progress: tqdm) -> _Hashed:
-    names, numbers, packed = [], [], []
-    for example in rows.select_columns(["image", "index"]):
-        cell, row = example["image"], int(example["index"])
-        hashes = frame_hashes(decode_image(cell, row))
-        names.append(sample_name(cell, row))
-        numbers.append(row)
+    names, indices, packed = [], [], []
+    for row in rows.select_columns(["image", "index"]):
+        index = int(row["index"])
+        hashes = frame_hashes(decode_image(row["image"], index))
+        names.append(sample_name(row["image"], index))
+        indices.append(index)
         packed.append([np.packbits(one.hash) for one in hashes])
         progress.update()
-    return _Hashed(names, numbers, np.asarray(packed, np.uint8).reshape(len(names), len(TURNS), -1))
+    return _Hashed(names, indices, np.asarray(packed, np.uint8).reshape(len(names), len(TURNS), -1))
 
 
 def _difference_hash(picture: Image.Image) -> imagehash.ImageHash:
@@ -135,7 +151,7 @@ def _difference_hash(picture: Image.Image) -> imagehash.ImageHash:
 
 
 def _lit_box(grey: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is not dark border in (H, W) grey levels; all of it if all is dark."""
+    """Left, top, right and bottom of (H, W) grey levels without their dark border; all of them if all is dark."""
     height, width = grey.shape
     lit = grey > DARK
     columns, rows = (np.flatnonzero(lit.mean(axis) > LIT_SHARE) for axis in (0, 1))
@@ -147,7 +163,7 @@ def _lit_box(grey: np.ndarray) -> tuple[int, int, int, int]:
 def _near_pairs(
     first: np.ndarray, second: np.ndarray, max_distance: int, pairs_at_once: int = 4_000_000
 ) -> Iterable[tuple[int, int, int]]:
-    """(i, j, distance) of the near ones among (N, turns, bytes) and (M, turns, bytes) packed hashes, in order."""
+    """(i, j, distance) of the near pairs of (N, turns, bytes) and (M, turns, bytes) packed hashes, in order."""
     block = max(pairs_at_once // max(len(second), 1), 1)
     for start in range(0, len(first), block):
         upright = _unpacked(first[start : start + block, 0])
@@ -167,6 +183,6 @@ def _unpacked(packed: np.ndarray) -> np.ndarray:
     return np.unpackbits(packed, axis=-1).astype(np.float32)
 
 
-def _decode_row(rows: Dataset, row: int) -> Image.Image:
-    index = list(rows["index"]).index(row)
-    return decode_image(rows[index]["image"], row)
+def _decode_sample(rows: Dataset, index: int) -> Image.Image:
+    place = list(rows["index"]).index(index)
+    return decode_image(rows[place]["image"], index)

@@ -63,6 +63,11 @@ def per_image_iou(images: Sequence[ImageScores]) -> np.ndarray:
     return overlap_scores(*_counts(images))["iou"]
 
 
+def area_shares(images: Sequence[ImageScores]) -> np.ndarray:
+    """Share of each image's area that is polyp, (images,)."""
+    return _column(images, "true_pixels") / _area(images)
+
+
 def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """All scores of a data set.
 
@@ -190,7 +195,7 @@ def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None
         "name": [image.name for image in images],
         "height": [image.height for image in images],
         "width": [image.width for image in images],
-        "area_share": _area_share(images).tolist(),
+        "area_share": area_shares(images).tolist(),
         "polyps": [image.polyps for image in images],
         **{name: scores[f"{name}_per_image_native"].tolist() for name in OVERLAP_SCORES},
         "accuracy": scores["accuracy_per_image_native"].tolist(),
@@ -245,7 +250,7 @@ def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray], images: int)
 def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
     """Scores by the size and by the number of the polyps, of the images with polyp."""
     with_polyp = [image for image in images if image.true_pixels]
-    shares = _area_share(with_polyp)
+    shares = area_shares(with_polyp)
     numbers = _column(with_polyp, "polyps")
     strata = {
         "size": {
@@ -359,10 +364,6 @@ def _column(images: Sequence[ImageScores], name: str) -> np.ndarray:
 
 def _area(images: Sequence[ImageScores]) -> np.ndarray:
     return np.array([image.height * image.width for image in images], dtype=np.float64)
-
-
-def _area_share(images: Sequence[ImageScores]) -> np.ndarray:
-    return _column(images, "true_pixels") / _area(images)
 
 
 def _check_finite(images: Sequence[ImageScores], columns: dict[str, np.ndarray]) -> None:

@@ -18,9 +18,9 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from unet_kvasir_seg import evaluation
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.evaluation import describe_sizes
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.reporting.results import read_results
 
 SPLITS = {"train": 3, "validation": 4, "test": 6}
 
@@ -59,7 +59,7 @@ def run(run_command):
 
 
 def read(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
+    return read_results(folder / "results.json", allow_invalid=True)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -91,7 +91,7 @@ def pairs(frames: Path, split: str = "test") -> list[tuple[str, Image.Image, np.
     ]
 
 
-def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames, tmp_path):
+def test_scores_are_those_of_the_models_masks_at_original_size(run, model, frames, tmp_path):
     out = tmp_path / "out"
     done = run("--model", model, "--dataset_name", frames, "--output_dir", out, "--batch_size", "4")
     results = read(out)
@@ -124,7 +124,7 @@ def test_scores_are_those_of_the_models_masks_at_native_size(run, model, frames,
     assert str(tmp_path) not in (out / "results.json").read_text() + (out / "README.md").read_text()
 
 
-def test_scores_at_network_size_are_of_resized_ground_truth(run, model, frames, tmp_path):
+def test_scores_at_input_size_are_of_resized_ground_truth(run, model, frames, tmp_path):
     run("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out")
     network = UNetForSemanticSegmentation.from_pretrained(model)
     processor = UNetImageProcessor.from_pretrained(model)
@@ -244,7 +244,7 @@ def test_a_model_and_itself_do_not_differ(run, model, frames, tmp_path):
     }
 
 
-def test_the_audit_leaves_out_what_another_split_holds(run, model, frames, tmp_path):
+def test_near_duplicates_are_left_out(run, model, frames, tmp_path):
     copy = tmp_path / "frames"
     for split in SPLITS:
         for kind in ("images", "masks"):
@@ -394,11 +394,6 @@ def test_predictions_that_do_not_fit_are_named(run, frames, tmp_path):
     assert "test1.npy cannot be read" in refused(run(*arguments, check=False))
 
 
-def test_sizes_are_described_by_area():
-    assert describe_sizes([(384, 288), (384, 288)]) == "384x288"
-    assert describe_sizes([(1920, 1072), (332, 487), (640, 480)]) == "from 332x487 to 1920x1072"
-
-
 def test_a_push_holds_results_card_and_pictures(run, frames, tmp_path, model, monkeypatch):
     with LoopbackHub() as hub:
         environment = {
@@ -458,3 +453,15 @@ def test_a_push_holds_results_card_and_pictures(run, frames, tmp_path, model, mo
         assert all(f"]({picture})" in card.text for picture in pictures)
         home = str(tmp_path)
         assert not any(home.encode() in content for content in repo.files.values())
+
+
+def test_help_comes_without_heavy_imports():
+    code = (
+        "import sys; from unet_kvasir_seg import evaluation\n"
+        "try: evaluation.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'torchvision', 'transformers', 'datasets', 'evaluate'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "--tune_threshold_on" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

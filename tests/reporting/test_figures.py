@@ -12,22 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.inference.overlay import PREDICTION_COLOUR
 from unet_kvasir_seg.reporting.figures import (
-    BLUE,
     CARD_LOSSES,
-    CELL_WIDTH,
-    GAP,
-    MARGIN,
-    VERMILLION,
     dice_by_size,
     dice_histogram,
-    example_grid,
     loss_curve,
-    pair_grid,
     reliability_diagram,
     threshold_curve,
 )
+from unet_kvasir_seg.reporting.grids import example_grid, pair_grid
+from unet_kvasir_seg.reporting.style import BLUE, VERMILLION
 
 DICE = [0.0, 0.52, 0.54, 0.9, 1.0]  # mean 0.592, median 0.54
 SHARES = [0.01, 0.04, 0.05, 0.2, 0.5]  # two small, one medium, two large
@@ -37,14 +31,6 @@ BINS = [
     {"low": 0.5, "high": 0.75, "pixels": 30_000, "mean_probability": 0.6, "polyp_share": 0.4},
     {"low": 0.75, "high": 1.0, "pixels": 400, "mean_probability": 0.9, "polyp_share": 1.0},
 ]
-RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
-
-
-def case(size: tuple[int, int] = (48, 36), colour: tuple[int, int, int] = RED, title: str = "best: 0.98") -> tuple:
-    """A case of one colour: polyp in the left half, predicted in the right."""
-    width, height = size
-    left = np.broadcast_to(np.arange(width) < width // 2, (height, width))
-    return title, Image.new("RGB", size, colour), left, (~left).astype(np.float32), ~left
 
 
 def line(axes: Axes, label: str) -> list[list[float]]:
@@ -55,10 +41,6 @@ def line(axes: Axes, label: str) -> list[list[float]]:
 
 def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.texts]
 
 
 def sheet(path: Path) -> np.ndarray:
@@ -164,94 +146,6 @@ def test_losses_are_shown_beside_the_cards(tmp_path):
     assert figure.axes[0].get_ylabel() == "mean loss (weighted BCE + IoU)"
 
 
-def test_an_example_is_image_ground_truth_probability_and_contours(tmp_path):
-    figure = example_grid([case(title="best: 0.98"), case(title="worst: 0.01", colour=GREEN)], tmp_path / "x.png")
-    assert texts(figure)[:7] == [
-        "Image, ground truth and prediction, n = 2 images",
-        "image",
-        "ground truth",
-        "prediction",
-        "contours",
-        "best: 0.98",
-        "worst: 0.01",
-    ]
-    assert texts(figure)[7:] == ["0", "probability", "1", "prediction", "ground truth"]
-    pixels = sheet(tmp_path / "x.png")
-    cell_height = CELL_WIDTH * 36 // 48
-    lefts = [MARGIN + column * (CELL_WIDTH + GAP) for column in range(4)]
-    tops = [int(np.flatnonzero((pixels[:, lefts[0]] == colour).all(1))[0]) for colour in (RED, GREEN)]
-    for top, colour in zip(tops, (RED, GREEN), strict=True):
-        image, ground_truth, probability, contours = (
-            pixels[top : top + cell_height, left : left + CELL_WIDTH] for left in lefts
-        )
-        assert (image == colour).all()
-        quarter, three_quarters = (cell_height // 2, CELL_WIDTH // 4), (cell_height // 2, 3 * CELL_WIDTH // 4)
-        assert tuple(ground_truth[quarter]) == WHITE
-        assert tuple(ground_truth[three_quarters]) == BLACK
-        # The ends of viridis.
-        assert tuple(probability[quarter]) == (68, 1, 84)
-        assert tuple(probability[three_quarters]) == (253, 231, 36)
-        assert tuple(contours[quarter]) == colour
-        tint = 0.65 * np.array(colour) + 0.35 * np.array(PREDICTION_COLOUR)
-        np.testing.assert_allclose(contours[three_quarters], tint, atol=1)
-        # Nothing is painted between the rows and beside the cells.
-        assert (pixels[top + cell_height, : lefts[3]] == 255).all()
-        assert (pixels[top : top + cell_height, lefts[1] - GAP : lefts[1]] == 255).all()
-
-
-def test_thumbnails_have_one_height_and_keep_their_aspect(tmp_path):
-    sizes = ((80, 50), (40, 50), (320, 200), (50, 100))
-    colours = (RED, GREEN, (0, 0, 255), (255, 0, 255))
-    cases = [case(size, colour) for size, colour in zip(sizes, colours, strict=True)]
-    example_grid(cases, tmp_path / "x.png")
-    column = sheet(tmp_path / "x.png")[:, MARGIN : MARGIN + CELL_WIDTH]
-    for (width, height), colour in zip(sizes, colours, strict=True):
-        rows, columns = np.nonzero((column == colour).all(axis=2))
-        shown_height, shown_width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert shown_height == round(CELL_WIDTH / 1.6)
-        assert shown_width == pytest.approx(shown_height * width / height, abs=1)
-        assert (columns.min() + columns.max()) / 2 == pytest.approx((CELL_WIDTH - 1) / 2, abs=1)
-
-
-@pytest.mark.parametrize("size", [(400, 20), (20, 400), (1, 1)])
-def test_strips_and_single_pixels_fit_into_a_cell(tmp_path, size):
-    example_grid([case(size)], tmp_path / "x.png")
-    height, width, _ = sheet(tmp_path / "x.png").shape
-    assert width == 2 * MARGIN + 4 * CELL_WIDTH + 3 * GAP
-    assert height < 2 * CELL_WIDTH + 300
-
-
-def test_pairs_stand_side_by_side(tmp_path):
-    red, black = Image.new("RGB", (30, 30), RED), Image.new("L", (30, 30), 0)
-    figure = pair_grid([("a\nb", red, black), ("word " * 12, black, red)], tmp_path / "x.png")
-    assert texts(figure)[:2] == ["Near-duplicates, n = 2 pairs", "a\nb"]
-    assert texts(figure)[2].replace("\n", " ") == ("word " * 12).strip()
-    assert max(len(row) for row in texts(figure)[2].splitlines()) < 40
-    pixels = sheet(tmp_path / "x.png")
-    is_red, is_black = ((pixels == colour).all(axis=2).sum(axis=0) == CELL_WIDTH for colour in (RED, BLACK))
-    # Square cells: red, black, black, red.
-    (red_columns,), (black_columns,) = np.nonzero(is_red), np.nonzero(is_black)
-    assert (len(red_columns), len(black_columns)) == (2 * CELL_WIDTH, 2 * CELL_WIDTH)
-    assert red_columns[CELL_WIDTH - 1] < black_columns[0]
-    assert black_columns[-1] < red_columns[CELL_WIDTH]
-
-
-@pytest.mark.parametrize(
-    ("given", "total", "title", "rows"),
-    [
-        (1, None, "Near-duplicates, n = 1 pair", 1),
-        (13, None, "Near-duplicates, n = 13 pairs, 12 shown", 6),
-        (12, 31, "Near-duplicates, n = 31 pairs, 12 shown", 6),
-    ],
-)
-def test_of_many_pairs_twelve_are_shown(tmp_path, given, total, title, rows):
-    red = Image.new("RGB", (40, 20), RED)
-    figure = pair_grid([("pair", red, red)] * given, tmp_path / "x.png", total=total)
-    assert texts(figure) == [title] + ["pair"] * min(given, 12)
-    column = (sheet(tmp_path / "x.png")[:, MARGIN] == RED).all(axis=1).astype(int)
-    assert (np.diff(column) == 1).sum() == rows
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_files_are_pictures_with_nothing_but_pixels(name, drawings, tmp_path):
     figure = drawings[name](tmp_path / "x.png")
@@ -301,7 +195,8 @@ def test_the_users_settings_of_matplotlib_do_not_matter(drawings, tmp_path):
 
 
 def test_pyplot_is_not_used():
-    code = "import sys, unet_kvasir_seg.reporting.figures; assert 'matplotlib.pyplot' not in sys.modules"
+    imports = "import sys; from unet_kvasir_seg.reporting import figures, grids"
+    code = f"{imports}; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -316,15 +211,9 @@ def test_pyplot_is_not_used():
         (lambda path: threshold_curve([0.5], [0.5, 1], 0.5, path), "thresholds has 1 values and dice 2"),
         (lambda path: reliability_diagram(BINS[1:2], 0, path), "None of the 1 bins holds a pixel"),
         (lambda path: loss_curve([], path), "no training losses"),
-        (lambda path: example_grid([], path), "no cases"),
-        (lambda path: pair_grid([], path), "no pairs"),
-        (
-            lambda path: example_grid([(*case()[:3], np.zeros((3, 4), np.float32), case()[4])], path),
-            r"best: 0.98: the probability map has the shape \(3, 4\) and its image, of 48x36 pixels, \(36, 48\)",
-        ),
     ],
 )
-def test_what_bad_input_gets(draw, message, tmp_path):
+def test_bad_input_is_refused(draw, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         draw(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())

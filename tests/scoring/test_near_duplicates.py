@@ -14,7 +14,7 @@ from unet_kvasir_seg.scoring.near_duplicates import (
     decode_duplicates,
     find_near_duplicates,
     frame_hashes,
-    rows_to_leave_out,
+    samples_to_leave_out,
 )
 
 SIZE = 64
@@ -66,15 +66,15 @@ def test_exactly_the_planted_duplicates_are_found(frames):
         "validation": split(*(cell(image) for image in validation), *(cell(image, "copy.jpg") for image in changed)),
     }
     pairs = find_near_duplicates(splits)
-    assert {(pair.first_row, pair.second_row) for pair in pairs} == {(2 * i, 30 + i) for i in range(len(CHANGES))}
+    assert {(pair.first_index, pair.second_index) for pair in pairs} == {(2 * i, 30 + i) for i in range(len(CHANGES))}
     assert {(pair.first, pair.second) for pair in pairs} == {
         (("train", f"row_{2 * i}"), ("validation", "copy")) for i in range(len(CHANGES))
     }
     distances = [pair.distance for pair in pairs]
     assert distances == sorted(distances)
-    assert rows_to_leave_out(pairs, "validation") == {30 + i for i in range(len(CHANGES))}
-    assert rows_to_leave_out(pairs, "train") == {2 * i for i in range(len(CHANGES))}
-    assert rows_to_leave_out(pairs, "test") == set()
+    assert samples_to_leave_out(pairs, "validation") == {30 + i for i in range(len(CHANGES))}
+    assert samples_to_leave_out(pairs, "train") == {2 * i for i in range(len(CHANGES))}
+    assert samples_to_leave_out(pairs, "test") == set()
 
 
 def test_unrelated_frames_are_no_duplicates(frames):
@@ -94,8 +94,8 @@ def test_distances_are_those_of_imagehash_in_the_nearest_turn(frames):
         for j, theirs in enumerate(hashes["b"])
     }
     found = find_near_duplicates(splits, max_distance=BITS)
-    assert {(pair.first_row, pair.second_row): pair.distance for pair in found} == expected
-    assert (found[0].first_row, found[0].second_row) == (3, 4)
+    assert {(pair.first_index, pair.second_index): pair.distance for pair in found} == expected
+    assert (found[0].first_index, found[0].second_index) == (3, 4)
     limit = found[10].distance
     assert len(find_near_duplicates(splits, max_distance=limit)) == sum(d <= limit for d in expected.values())
 
@@ -105,7 +105,7 @@ def test_duplicates_within_a_split_are_not_listed(frames):
     assert find_near_duplicates({"train": split(*twice), "validation": split(cell(frames[1]))}) == []
     assert find_near_duplicates({"train": split(*twice)}) == []
     pairs = find_near_duplicates({"train": split(*twice), "validation": split(cell(frames[1]), twice[0])})
-    assert [(pair.first_row, pair.second_row) for pair in pairs] == [(0, 1), (1, 1)]
+    assert [(pair.first_index, pair.second_index) for pair in pairs] == [(0, 1), (1, 1)]
     assert pairs[0].distance == 0
 
 
@@ -115,7 +115,7 @@ def test_the_images_of_a_pair_are_found_by_their_rows(frames):
         "test": split(cell(frames[9]), cell(frames[1].resize((40, 30)))),
     }
     (pair,) = find_near_duplicates(splits)
-    assert (pair.first_row, pair.second_row) == (1, 1)
+    assert (pair.first_index, pair.second_index) == (1, 1)
     first, second = decode_duplicates(splits, pair)
     assert (first.size, second.size) == ((SIZE, SIZE), (40, 30))
     assert first.tobytes() == Image.open(io.BytesIO(cell(frames[1])["bytes"])).tobytes()
@@ -135,12 +135,12 @@ def test_dark_and_tiny_frames_can_be_hashed(size):
 def test_real_frames(kvasir_seg):
     pairs = find_near_duplicates(load_splits(kvasir_seg))
     # One frame with and without the recorder's side bars; one shown smaller, beside a map of the position.
-    assert [(pair.first_row, pair.second_row) for pair in pairs] == [(47, 95), (75, 96)]
+    assert [(pair.first_index, pair.second_index) for pair in pairs] == [(47, 95), (75, 96)]
     assert pairs[0] == NearDuplicate(
         first=("train", "cju1dfeupuzlw0835gnxip369"),
         second=("validation", "cjyzul1qggwwj07216mhiv5sy"),
-        first_row=47,
-        second_row=95,
+        first_index=47,
+        second_index=95,
         distance=pairs[0].distance,
     )
     assert pairs[0].distance < 20
