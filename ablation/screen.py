@@ -4,7 +4,7 @@
     python ablation/screen.py --dataset_name path/to/kvasir-seg                # ablation/plan.yaml
     python ablation/screen.py --dataset_name path/to/kvasir-seg --at_once 2    # two runs side by side share the cores
     python ablation/screen.py --dataset_name path/to/kvasir-seg --rounds 2     # the first two rounds
-    python ablation/table.py outputs/ablation/ablation.json README.md
+    python ablation/table.py outputs/ablation/ablation.json docs/what-pays.md
 
 Each run is `python train.py` and then `python evaluation.py --split validation`, in a folder with its recipe and its
 log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A stopped

@@ -1,7 +1,6 @@
-"""Put the tables of screenings into a README, between `<!-- ablation: begin -->` and `<!-- ablation: end -->`.
+"""Put the tables of screenings into a document, between `<!-- ablation: begin -->` and `<!-- ablation: end -->`.
 
-python ablation/table.py outputs/ablation/ablation.json README.md
-python ablation/table.py ablation/ablation.json ablation/levers.json README.md
+python ablation/table.py ablation/ablation.json ablation/levers.json docs/what-pays.md
 """
 
 import argparse
@@ -18,8 +17,8 @@ SCORE = "dice_per_image_native"
 MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 LEGEND = (
     "Dice: mean per image of the validation split at original size, in brackets its 95 % bootstrap interval over the "
-    "images; seeds are those of the trainings. Minutes: of a training with its evaluations, beside what shared the "
-    "cores with it. In bold: went on to the next round."
+    "images; seeds are those of the trainings. Minutes: of a training with its evaluations, while other runs shared "
+    "the cores. In bold: went on to the next round."
 )
 
 
@@ -67,15 +66,15 @@ def main(argv: list[str] | None = None) -> None:
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("ablations", type=Path, nargs="+", help="ablation.json that screen.py wrote, or several")
-    parser.add_argument("readme", type=Path, help="Markdown file that has the two lines")
+    parser.add_argument("document", type=Path, help="Markdown file that has these two lines")
     arguments = parser.parse_args(argv)
     with user_errors(program):
         screenings = [
             read_versioned(file, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")["rounds"]
             for file in arguments.ablations
         ]
-        update_document(arguments.readme, tables(*screenings), MARKERS)
-        print(f"Put the tables of {', '.join(map(str, arguments.ablations))} into {arguments.readme}.")
+        update_document(arguments.document, tables(*screenings), MARKERS)
+        print(f"Put the tables of {', '.join(map(str, arguments.ablations))} into {arguments.document}.")
 
 
 if __name__ == "__main__":
