@@ -1,0 +1,252 @@
+"""Segments many images, from their files to the files of their outputs.
+
+    report = Report()
+    segment_images(sources, ImageRun(predictor, Path("out"), threshold=0.5), report)
+
+Reading, network and writing run in parallel; a bounded number of images is in memory. An image whose outputs are there
+already is not done again.
+"""
+
+import hashlib
+import io
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm.auto import tqdm
+
+from ..common.errors import UserError, first_line
+from ..common.files import image_from_bytes, write_atomic
+from ..common.prefetch import prefetch_map
+from .inputs import MASKS, OVERLAYS, PROBABILITIES, Failure, Source
+from .output_folder import RECORD, cannot_write, make_record, read_record, refuse_mismatch
+from .overlay import draw_overlay
+from .prediction import BasePredictor, Prediction, PreparedImage
+
+# Threads that read, and as many that write; the network needs cores too.
+THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))
+BATCH_PIXELS = 2**25  # bound of a batch's images at their original sizes; the probability maps take 4 bytes a pixel
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image that was read.
+
+    Attributes:
+        source: Where it comes from.
+        digest: Hash of its file.
+        prepared: As the network takes it.
+        image: The upright image, if an overlay is to be drawn; otherwise None.
+    """
+
+    source: Source
+    digest: str
+    prepared: PreparedImage
+    image: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """An image whose outputs are complete.
+
+    Attributes:
+        by_earlier_run: Whether they were there before this run.
+    """
+
+    by_earlier_run: bool
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        images, videos: Number of inputs that were segmented.
+        images_before, videos_before: Number of inputs that an earlier run had done.
+        seconds: Time for the images.
+        failures: Inputs that were not done, or not completely.
+    """
+
+    images: int = 0
+    images_before: int = 0
+    seconds: float = 0.0
+    videos: int = 0
+    videos_before: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, other: "Report") -> None:
+        """Add the share of another process, which ran at the same time."""
+        self.images += other.images
+        self.images_before += other.images_before
+        self.seconds = max(self.seconds, other.seconds)
+        self.videos += other.videos
+        self.videos_before += other.videos_before
+        self.failures += other.failures
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """The steps from an image's file to its outputs.
+
+    Attributes:
+        predictor: Segments the images.
+        output: The output folder, opened by `open_output`.
+        threshold, tta: As for a call of the predictor.
+        batch_size: Images that go through the network together; fewer if they are large.
+        overlay, probabilities: Whether to write these too.
+    """
+
+    predictor: BasePredictor
+    output: Path
+    threshold: float = 0.5
+    tta: bool = False
+    batch_size: int = 8
+    overlay: bool = False
+    probabilities: bool = False
+
+    def targets(self, source: Source) -> dict[str, Path]:
+        """The files to write for an image, by kind. The mask is last: when it is there, the image is done."""
+        wanted = {OVERLAYS: self.overlay, PROBABILITIES: self.probabilities, MASKS: True}
+        return {kind: self.output / source.output(kind, ".png") for kind, write in wanted.items() if write}
+
+    def read(self, source: Source) -> Frame | Done | Failure:
+        """Read an image and prepare it for the network, unless it is done already."""
+        try:
+            content = Path(source.path).read_bytes()
+        except OSError as error:
+            return Failure(source.path, f"cannot be read ({error.strerror})")
+        digest = hashlib.sha256(content).hexdigest()
+        targets = self.targets(source)
+        if targets[MASKS].exists():
+            try:
+                record = read_record(targets[MASKS])
+            except OSError:
+                pass  # the mask is damaged, and is made again
+            else:
+                if refusal := refuse_mismatch(record, digest, targets[MASKS], source):
+                    return refusal
+                if all(target.exists() for target in targets.values()):
+                    return Done(by_earlier_run=True)
+        try:
+            image = image_from_bytes(content)
+            prepared = self.predictor.prepare(image)
+        except ValueError as error:
+            return Failure(source.path, first_line(error))
+        return Frame(source, digest, prepared, image if self.overlay else None)
+
+    def segment(self, items: Iterable[Frame | Done | Failure]) -> Iterator[tuple[Frame, Prediction] | Done | Failure]:
+        """Predict for the frames, in batches; other items are passed on."""
+        batch: list[Frame] = []
+        for item in items:
+            if not isinstance(item, Frame):
+                yield item
+                continue
+            sizes = [frame.prepared.size for frame in (*batch, item)]
+            if batch and sum(height * width for height, width in sizes) > BATCH_PIXELS:
+                yield from self._segment_batch(batch)
+                batch = []
+            batch.append(item)
+            if len(batch) == self.batch_size:
+                yield from self._segment_batch(batch)
+                batch = []
+        if batch:
+            yield from self._segment_batch(batch)
+
+    def _segment_batch(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        prepared = [frame.prepared for frame in frames]
+        predictions = self.predictor.predict_prepared(prepared, threshold=self.threshold, tta=self.tta)
+        for frame, prediction in zip(frames, predictions, strict=True):
+            if not prediction.is_valid:
+                raise UserError(
+                    f"The model gives NaN for the image {frame.source.path}. Try --dtype float32; if it is that "
+                    "already, the weights are broken."
+                )
+            yield frame, prediction
+
+    def write(self, item: tuple[Frame, Prediction] | Done | Failure) -> Done | Failure:
+        """Write the outputs of an image; other items are passed on.
+
+        Raises:
+            UserError: If a file cannot be written.
+        """
+        if isinstance(item, Done | Failure):
+            return item
+        frame, prediction = item
+        for kind, target in self.targets(frame.source).items():
+            content = _encode_output(kind, frame, prediction)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, content)
+            except OSError as error:
+                raise cannot_write(target, error) from error
+        return Done(by_earlier_run=False)
+
+
+def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
+    """One of the PNG files of an image."""
+    if kind == MASKS:
+        record = make_record(frame.source, frame.digest, prediction.lesions)
+        # A mask consists of runs of one value: run-length encoding alone is faster, and the file smaller.
+        return encode_png(Image.fromarray(prediction.mask.astype(np.uint8) * 255), record, compress_type=zlib.Z_RLE)
+    if kind == PROBABILITIES:
+        return encode_png(Image.fromarray((prediction.probability * 65535).round().astype(np.uint16)))
+    assert frame.image is not None
+    # More effort would hardly make the file of a photograph smaller.
+    return encode_png(draw_overlay(frame.image, prediction.mask), compress_level=1)
+
+
+def encode_png(image: Image.Image, record: str | None = None, **compression: int) -> bytes:
+    """Encode a PNG file, with a record if given.
+
+    Args:
+        image: The image.
+        record: As `make_record` gives it.
+        **compression: Options of Pillow's PNG writer.
+    """
+    info = PngInfo()
+    if record is not None:
+        info.add_text(RECORD, record)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info, **compression)
+    return buffer.getvalue()
+
+
+def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, show_progress: bool = False) -> None:
+    """Segment images and write their outputs.
+
+    Args:
+        sources: The images.
+        run: How.
+        report: The outcome is added to it.
+        show_progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: If a file cannot be written, or the network gives NaN.
+    """
+    if not sources:
+        return
+    started = time.perf_counter()
+    frames = prefetch_map(run.read, sources, threads=THREADS, ahead=2 * run.batch_size)
+    outcomes = prefetch_map(run.write, run.segment(frames), threads=THREADS, ahead=run.batch_size)
+    # Smoothing 0 shows the images per second of the whole run.
+    with (
+        tqdm(total=len(sources), desc="Images", unit="image", smoothing=0, disable=not show_progress) as progress,
+        closing(outcomes),
+    ):
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                report.failures.append(outcome)
+            elif outcome.by_earlier_run:
+                report.images_before += 1
+                progress.initial += 1  # does not count for the speed
+            else:
+                report.images += 1
+            progress.update()
+    report.seconds = time.perf_counter() - started
