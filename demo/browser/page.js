@@ -308,7 +308,7 @@ function openFile(file) {
 
 for (const id of ["image", "model"]) {
   element(id).addEventListener("change", (event) => openFile(event.target.files[0]));
-  element(id).addEventListener("click", (event) => (event.target.value = "")); // or choosing the same file again is no change
+  element(id).addEventListener("click", (event) => (event.target.value = "")); // or no file can be chosen twice
 }
 document.addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
 document.addEventListener("dragover", (event) => {
