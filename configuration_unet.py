@@ -151,6 +151,20 @@ class UNetConfig(PretrainedConfig):
         Raises:
             ValueError: If a value, or a combination of values, cannot work.
         """
+        self._check_counts()
+        self._check_choices()
+        self._check_blocks()
+        self._check_groups()
+        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout!r}.")
+        names = dict(self.id2label or {})
+        if set(names) != {0, 1} or len(set(names.values())) != 2:
+            raise ValueError(
+                f"`id2label` must give labels 0 and 1 two names, got {self.id2label}: the network has one logit, "
+                'which tells one foreground class from the background. Pass {0: "background", 1: "polyp"}.'
+            )
+
+    def _check_counts(self) -> None:
         for name in ("num_channels", "base_channels", "depth", "num_groups", "decoder_convs"):
             value = getattr(self, name)
             if not _is_count(value):
@@ -170,14 +184,16 @@ class UNetConfig(PretrainedConfig):
                     f"`{name}` must have {entries} entries, one for each of the {parts} of depth={self.depth}, got "
                     f"{len(values)}: {values!r}."
                 )
-        if self.norm not in NORMS:
-            raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}.")
-        if self.upsampling not in UPSAMPLINGS:
-            raise ValueError(f"`upsampling` must be one of {', '.join(UPSAMPLINGS)}, got {self.upsampling!r}.")
-        if self.loss not in LOSSES:
-            raise ValueError(f"`loss` must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
-        if self.block not in BLOCKS:
-            raise ValueError(f"`block` must be one of {', '.join(BLOCKS)}, got {self.block!r}.")
+
+    def _check_choices(self) -> None:
+        choices = {"norm": NORMS, "upsampling": UPSAMPLINGS, "block": BLOCKS, "loss": tuple(LOSSES)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if isinstance(self.stem_stride, bool) or self.stem_stride not in STEM_STRIDES:
+            raise ValueError(f"`stem_stride` must be 1 or 2, got {self.stem_stride!r}.")
+
+    def _check_blocks(self) -> None:
         if self.block == "residual" and self.norm == "none":
             raise ValueError(
                 'block="residual" needs a normalisation, got norm="none": each sum would double the variance. '
@@ -187,17 +203,6 @@ class UNetConfig(PretrainedConfig):
             raise ValueError(
                 f'`encoder_blocks` counts residual blocks, got {self.encoder_blocks!r} with block="plain". Choose '
                 'block="residual" or leave it out.'
-            )
-        if isinstance(self.stem_stride, bool) or self.stem_stride not in STEM_STRIDES:
-            raise ValueError(f"`stem_stride` must be 1 or 2, got {self.stem_stride!r}.")
-        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout!r}.")
-        self._check_groups()
-        names = dict(self.id2label or {})
-        if set(names) != {0, 1} or len(set(names.values())) != 2:
-            raise ValueError(
-                f"`id2label` must give labels 0 and 1 two names, got {self.id2label}: the network has one logit, "
-                'which tells one foreground class from the background. Pass {0: "background", 1: "polyp"}.'
             )
 
     def _check_groups(self) -> None:

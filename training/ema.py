@@ -35,8 +35,8 @@ class ExponentialMovingAverage(TrainerCallback):
             raise ValueError(f"`decay` must be at least 0 and below 1, got {decay}.")
         self.decay = decay
         self.checkpoint = checkpoint
-        # `torch.optim.swa_utils.AveragedModel` would take more code: it copies at its first update, averages integer
-        # buffers, and counts its updates itself, on the device, so that a resumed run must correct all three.
+        # `torch.optim.swa_utils.AveragedModel` would take more code than this dict: it replaces the average at its
+        # first update, averages integer buffers too, and a resumed run would have to set its count of updates.
         self.average: dict[str, Tensor] = {}  # empty before and after the training
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:

@@ -99,11 +99,11 @@ def test_decays_refused(decay):
         ExponentialMovingAverage(decay)
 
 
-def test_the_average_is_evaluated_saved_and_resumed(run_train, tmp_path):
+def test_the_average_is_evaluated_and_saved_and_resuming_changes_nothing(run_train, tmp_path):
     last = ("--load_best_model_at_end", "False")
-    run_train(*RUN, *last, "--ema_decay", 0.5, "--output_dir", "whole")
-    whole = tmp_path / "whole"
-    checkpoint = whole / "checkpoint-10"
+    run_train(*RUN, *last, "--ema_decay", 0.5, "--output_dir", "uninterrupted")
+    uninterrupted = tmp_path / "uninterrupted"
+    checkpoint = uninterrupted / "checkpoint-10"
     averaged, weights = load_file(checkpoint / "model.safetensors"), load_file(checkpoint / TRAINING_WEIGHTS)
     assert set(weights) == {name for name in averaged if not name.endswith("num_batches_tracked")}
     assert max((averaged[name] - weights[name]).abs().max() for name in weights) > 1e-4
@@ -124,13 +124,16 @@ def test_the_average_is_evaluated_saved_and_resumed(run_train, tmp_path):
     assert logged == pytest.approx(expected.item(), rel=1e-5)
 
     resumed = tmp_path / "resumed"
-    shutil.copytree(whole / "checkpoint-5", resumed / "checkpoint-5")
+    shutil.copytree(uninterrupted / "checkpoint-5", resumed / "checkpoint-5")
     run_train(*RUN, *last, "--ema_decay", 0.5, "--output_dir", "resumed", "--resume_from_checkpoint")
     for file in ("model.safetensors", "checkpoint-12/model.safetensors", f"checkpoint-12/{TRAINING_WEIGHTS}"):
-        expected, got = load_file(whole / file), load_file(resumed / file)
+        expected, got = load_file(uninterrupted / file), load_file(resumed / file)
         assert all(torch.equal(got[name], expected[name]) for name in expected), file
-    # What is left at the end is the last average.
-    final, end = load_file(whole / "model.safetensors"), load_file(whole / "checkpoint-12" / "model.safetensors")
+    # The final model is the last average.
+    final, end = (
+        load_file(uninterrupted / "model.safetensors"),
+        load_file(uninterrupted / "checkpoint-12" / "model.safetensors"),
+    )
     assert all(torch.equal(final[name], end[name]) for name in final)
 
     refused = run_train(*RUN, "--output_dir", "resumed", "--resume_from_checkpoint", check=False)
@@ -146,7 +149,7 @@ def test_the_best_checkpoints_average_is_left_at_the_end(run_train, tmp_path):
     assert all(torch.equal(final[name], expected[name]) for name in final)
 
 
-def test_a_half_written_file_of_weights_is_found(run_train, tmp_path):
+def test_an_incomplete_file_of_training_weights_is_noticed(run_train, tmp_path):
     run_train(*RUN, "--ema_decay", 0.5, "--output_dir", "run")
     checkpoint = tmp_path / "run" / "checkpoint-5"
     assert is_complete(checkpoint)

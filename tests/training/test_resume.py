@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
     arguments = (*TINY, *FP32, "--num_train_epochs", 6, "--learning_rate", "1e-3", "--save_total_limit", 99)
     arguments += ("--per_device_train_batch_size", 1, "--save_strategy", "steps", "--save_steps", 5)
     arguments += ("--eval_strategy", "steps", "--eval_steps", 5)
-    run_train(*arguments, "--output_dir", "whole")
+    run_train(*arguments, "--output_dir", "uninterrupted")
 
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments), "--output_dir", "killed"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -76,4 +76,4 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
     assert not (tmp_path / "killed" / "checkpoint-48").exists()
 
     run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint", fresh_process=True)
-    assert largest_difference(tmp_path / "whole" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0
+    assert largest_difference(tmp_path / "uninterrupted" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0
