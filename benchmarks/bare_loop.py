@@ -1,12 +1,12 @@
-"""The card's recipe as a plain PyTorch loop, to hold `train.py` against: same network, no Trainer.
+"""The card's recipe as a plain PyTorch loop, to compare `train.py` with: same network, no Trainer.
 
     python benchmarks/bare_loop.py --dataset_name ../kvasir-seg --base_channels 16 --epochs 2 --seeds 1 2 3
     python benchmarks/bare_loop.py --dataset_name ../kvasir-seg --base_channels 16 --epochs 2 --seeds 1 2 3 --plain
 
 Frames are decoded and resized once and held in memory. For each seed and epoch it prints the mean training loss, the
-images per second of training, and the per-image mean Dice on the validation split at the input size. With --plain
-it computes as the card's reader would: in float32 and PyTorch's own memory format, with torchvision's augmentation of
-PIL images one after the other; what the fast path reaches should not differ from that.
+images per second of training, and the mean Dice per image on the validation split at the input size. With --plain it
+computes as a reader of the card would: in float32 and PyTorch's default memory format, with torchvision's augmentation
+of PIL images one by one. The scores with and without --plain should not differ.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.transforms import EvalTransform
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+from unet_kvasir_seg.scoring.overlap import overlap_scores, pixel_counts
 
 BATCH_SIZE = 4
 LEARNING_RATE = 1e-4
@@ -61,12 +62,12 @@ def plain_examples(images: Tensor, masks: Tensor) -> Examples:
 
 @torch.inference_mode()
 def validation_dice(model: UNetForSemanticSegmentation, images: Tensor, masks: Tensor) -> float:
-    """Mean over images of 2|A and B| / (|A| + |B|) at the input size."""
-    scores = []
-    for image, mask in zip(images, masks, strict=True):
-        predicted = model(image[None] / 255).logits[0, 0] > 0
-        scores.append(2 * (predicted & (mask == 1)).sum() / (predicted.sum() + mask.sum()))
-    return torch.stack(scores).mean().item()
+    """Mean Dice per image at the input size."""
+    counts = [
+        pixel_counts(model(image[None] / 255).logits[:, 0] > 0, mask[None])
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    return float(overlap_scores(*torch.cat(counts).numpy().T)["dice"].mean())
 
 
 def train(
@@ -79,7 +80,7 @@ def train(
     base_channels: int,
     plain: bool,
 ) -> None:
-    """Train one model from `seed` on `count` rows, printing a line an epoch."""
+    """Train one model from `seed` on `count` samples, printing a line for each epoch."""
     torch.manual_seed(seed)
     random.seed(seed)
     model = UNetForSemanticSegmentation(UNetConfig(base_channels=base_channels))

@@ -1,7 +1,7 @@
-"""Timing contestants in turn, so that what disturbs the machine disturbs all of them alike.
+"""Times contestants in turn, so that a disturbance of the machine meets all of them alike.
 
-A contestant runs in a process that it shares only with those of its side: what one program sets for itself, such as
-how its memory is kept, must neither help nor hinder its rivals.
+This project's contestants run in one process and their rivals in another: process-wide settings of one side, such as
+how memory is allocated, must neither help nor hinder the other.
 """
 
 import contextlib
@@ -66,16 +66,16 @@ class Entry(ABC):
 
 
 def alternate(entries: Sequence[Entry], device: str, rounds: int, block_seconds: float) -> list[Measurement]:
-    """Time entries in turn, `rounds` times; one that cannot start is left out, and a line says so.
+    """Time entries in turn, `rounds` times. An entry that cannot start is left out, and a line says so.
 
     Args:
-        entries: Of one part, or to be measured among it.
+        entries: Contestants of one part, and what is measured among them, such as matrix multiplications.
         device: "cpu", "cuda" or "mps".
         rounds: Turns of each.
         block_seconds: A turn repeats its call for about so long, and at least once.
 
     Raises:
-        UserError: If the system ended a process, as it does when memory is short.
+        UserError: If the system ended a process, most likely because memory is short.
     """
     print(f"  {entries[0].part}, {device}: {len(entries)} contestants, {rounds} rounds", flush=True)
     with contextlib.ExitStack() as stack:
@@ -99,7 +99,7 @@ def alternate(entries: Sequence[Entry], device: str, rounds: int, block_seconds:
 
 
 def measure_alone(entry: Entry, device: str, rounds: int) -> Measurement | None:
-    """Time an entry in a process of its own, and take the most memory that it had; None if it cannot run."""
+    """Time an entry in a process of its own and take its peak memory; None if it cannot run."""
     with _process() as process:
         try:
             first_seconds, seconds, peak_bytes = process.submit(_run_alone, entry, device, rounds).result()
@@ -123,7 +123,7 @@ def _named(entry: Entry):
 def _process() -> ProcessPoolExecutor:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    # A server that has imported it all and done nothing yet gives a fresh process at once.
+    # The server forks processes that have imported everything already and have computed nothing yet.
     preloaded = [f"unet_kvasir_seg.benchmarks.{name}" for name in ("inference", "training", "data_path", "scaling")]
     context.set_forkserver_preload(preloaded)
     return ProcessPoolExecutor(1, mp_context=context, initializer=logging.disable_progress_bar)
@@ -156,9 +156,9 @@ def _run_alone(entry: Entry, device: str, rounds: int) -> tuple[float, list[floa
 
 
 def _seconds(call: Callable[[], object], device: str, calls: int = 1) -> float:
-    """Seconds of one of `calls` calls.
+    """Mean seconds of a call, over `calls` calls.
 
-    Not `torch.utils.benchmark.Timer`: it makes two calls before each that it times, which are minutes in the case of
+    Not `torch.utils.benchmark.Timer`: it makes two further calls before each timed one, which costs minutes with
     training steps, and does not wait for Apple's GPU.
     """
     _synchronize(device)
@@ -177,11 +177,11 @@ def _synchronize(device: str) -> None:
 
 
 def _peak_bytes(device: str) -> int | None:
-    """Most memory so far: of the GPU's allocator, or of the process; None where the system does not tell."""
+    """Peak memory so far, of the GPU's allocator or of the process; None if the system does not say."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if device == "cpu" and sys.platform == "linux":
-        # Not `getrusage`: there a process begins with the peak of the one that started it.
+        # Not `getrusage`: its peak is inherited from the parent process.
         status = Path("/proc/self/status").read_text().splitlines()
         return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), None)
     return None
@@ -189,7 +189,7 @@ def _peak_bytes(device: str) -> int | None:
 
 @contextlib.contextmanager
 def _as_plain_errors():
-    """Errors of libraries do not all travel between processes."""
+    """Turn errors of libraries, some of which cannot be pickled, into ones that can travel between processes."""
     try:
         yield
     except Exception as error:

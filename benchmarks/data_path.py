@@ -29,7 +29,7 @@ EncodedPair = tuple[bytes, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class CardPipeline(Entry):
-    """`card_example` of each frame: torchvision's functions on PIL images, one by one, as a user would write it.
+    """`card_example` of each frame: torchvision's functions on PIL images one by one, as a user would write it.
 
     Attributes:
         pairs: Encoded frames and masks.
@@ -48,12 +48,12 @@ class CardPipeline(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformedRows(Entry):
-    """This project's `TrainTransform` of the rows that `load_splits` gives.
+    """This project's `TrainTransform`, which takes rows as `load_splits` gives them.
 
     Attributes:
         pairs: Encoded frames and masks.
         image_size: Side in pixels of the examples.
-        cache_bytes: Memory for rows of earlier epochs; 0: each is decoded, as in the first epoch.
+        cache_bytes: Memory for resized samples of earlier epochs; 0: all are decoded again, as in the first epoch.
     """
 
     pairs: list[EncodedPair] = field(repr=False)
@@ -93,7 +93,7 @@ def as_rows(pairs: list[EncodedPair]) -> dict[str, list]:
 
 
 def encoded_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
-    """Synthetic frames of that width and height and their masks, both as JPEG: so Kvasir-SEG has them."""
+    """Synthetic frames of that width and height and their masks, both as JPEG, as in Kvasir-SEG."""
     width, height = size
     return [(_jpeg(row["image"]), _jpeg(row["mask"])) for row in generate(count, (height, width))]
 

@@ -8,19 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from unet_kvasir_seg.benchmarks.measurement import Measurement
-from unet_kvasir_seg.reporting.figures import (
-    BLUE,
-    DOTS_PER_INCH,
-    FONT,
-    INK,
-    LABEL,
-    PALE_GREY,
-    TICK,
-    TITLE,
-    VERMILLION,
-)
+from unet_kvasir_seg.reporting.style import BLUE, LABEL, SIZE, VERMILLION, dress, legend, letters, new_figure, save
 
-OURS = "this project"  # names of this project's contestants begin so
+OURS = "this project"  # how names of this project's contestants begin
 MARKS = ((BLUE, "o"), (VERMILLION, "s"))
 UNITS = {
     "image size": "side of the image, pixels",
@@ -38,11 +28,11 @@ def draw_contest(measurements: Sequence[Measurement], path: Path) -> Figure:
     """
     parts = list(dict.fromkeys(one.part for one in measurements))
     most = max(sum(one.part == part for one in measurements) for part in parts)
-    figure = _figure("Time by contestant", len(parts) * 5.6, 1.8 + 0.3 * most)
+    figure = new_figure("Time by contestant", (len(parts) * 5.6, 1.8 + 0.3 * most))
     for axes, part in zip(_panels(figure, 1, len(parts)), parts, strict=True):
         chosen = [one for one in measurements if one.part == part][::-1]
-        _dress(axes, "ms an image (log scale)", "")
-        axes.set_title(part, fontfamily=FONT, fontsize=LABEL, color=INK)
+        dress(axes, "ms an image (log scale)", "")
+        axes.set_title(part, **letters(LABEL))
         for colour, marker, is_ours in ((*MARKS[0], True), (*MARKS[1], False)):
             places = [place for place, one in enumerate(chosen) if one.name.startswith(OURS) == is_ours]
             quartiles = np.array(
@@ -55,7 +45,7 @@ def draw_contest(measurements: Sequence[Measurement], path: Path) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(chosen)), [one.name for one in chosen])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_growth(measurements: Sequence[Measurement], path: Path) -> Figure:
@@ -66,12 +56,12 @@ def draw_growth(measurements: Sequence[Measurement], path: Path) -> Figure:
         path: The PNG to write.
     """
     axes_names = [axis for axis in UNITS if any(one.axis == axis for one in measurements)]
-    figure = _figure("Time and memory of a call", len(axes_names) * 4.2, 6.6)
+    figure = new_figure("Time and memory of a call", (len(axes_names) * 4.2, 6.6))
     panels = iter(_panels(figure, 2, len(axes_names)))
     for label, height in (("seconds (log scale)", _seconds), ("peak memory, GB (log scale)", _gigabytes)):
         for axis in axes_names:
             _lines(next(panels), [one for one in measurements if one.axis == axis], UNITS[axis], label, height)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_loading(measurements: Sequence[Measurement], path: Path) -> Figure:
@@ -81,15 +71,15 @@ def draw_loading(measurements: Sequence[Measurement], path: Path) -> Figure:
         measurements: Of data loading, the value being the number of workers.
         path: The PNG to write.
     """
-    figure = _figure("Data loading", 5.0, 3.6)
+    figure = new_figure("Data loading", SIZE)
     (axes,) = _panels(figure, 1, 1)
-    _dress(axes, "worker processes", "images/s")
+    dress(axes, "worker processes", "images/s")
     workers = [one.value for one in measurements]
     colour, marker = MARKS[0]
     axes.plot(workers, [one.images / one.median for one in measurements], color=colour, marker=marker, linewidth=2.4)
     axes.xaxis.set_major_locator(FixedLocator(workers))
     axes.set_ylim(bottom=0)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _lines(
@@ -100,13 +90,13 @@ def _lines(
     height: Callable[[Measurement], float | None],
 ) -> None:
     """A line for each part, over the values of one axis."""
-    _dress(axes, f"{x_label} (log scale)", y_label)
+    dress(axes, f"{x_label} (log scale)", y_label)
     for (colour, marker), part in zip(MARKS, dict.fromkeys(one.part for one in measurements), strict=False):
         points = [(one.value, height(one)) for one in measurements if one.part == part]
         known = [(value, number) for value, number in points if number is not None]
         if known:
             axes.plot(*zip(*known, strict=True), color=colour, marker=marker, linewidth=2.4, label=part)
-            axes.legend(frameon=False, labelcolor=INK, prop={"family": FONT, "size": TICK})
+            legend(axes)
     values = sorted({one.value for one in measurements if one.value is not None})
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -126,29 +116,5 @@ def _gigabytes(one: Measurement) -> float | None:
     return None if one.peak_bytes is None else one.peak_bytes / 1e9
 
 
-def _figure(title: str, width: float, height: float) -> Figure:
-    figure = Figure((width, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
-    figure.suptitle(title, fontfamily=FONT, fontsize=TITLE, fontweight="bold", color=INK)
-    return figure
-
-
 def _panels(figure: Figure, rows: int, columns: int) -> list[Axes]:
     return list(np.asarray(figure.subplots(rows, columns)).flat)
-
-
-def _dress(axes: Axes, x_label: str, y_label: str) -> None:
-    """The look of the evaluation's figures."""
-    letters = {"fontfamily": FONT, "fontsize": LABEL, "color": INK}
-    axes.set_xlabel(x_label, **letters)
-    axes.set_ylabel(y_label, **letters)
-    axes.tick_params(labelsize=TICK, labelfontfamily=FONT, labelcolor=INK, color=INK, length=3)
-    axes.grid(True, color=PALE_GREY, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set(color=INK, linewidth=0.8)
-
-
-def _save(figure: Figure, path: Path) -> Figure:
-    figure.savefig(path, metadata={"Software": None})
-    return figure

@@ -34,7 +34,7 @@ class Snippet(Entry):
 
     Attributes:
         build: The network, which gives logits.
-        image_size: Side in pixels of what it takes.
+        image_size: Side in pixels of the network's input.
         frame_size: Width and height of the frames.
     """
 
@@ -90,7 +90,7 @@ class Predicted(Entry):
 
 
 def same_frames(images: int, size: tuple[int, int]) -> list[Image.Image]:
-    """One synthetic frame of that width and height, so many times."""
+    """The same synthetic frame of that width and height, `images` times."""
     width, height = size
     return [next(generate(1, (height, width)))["image"]] * images
 
@@ -104,7 +104,7 @@ def save_random_network(folder: Path, width: int, image_size: int) -> Path:
 
 
 def compute_dtype(device: str) -> str:
-    """Name of the dtype that this project computes in by default."""
+    """The dtype that this project computes in by default."""
     return str(choose_runtime(device).dtype).removeprefix("torch.")
 
 

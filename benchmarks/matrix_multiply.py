@@ -1,4 +1,4 @@
-"""The most that a device can do: large matrix multiplications, timed among the contestants."""
+"""The peak that a device reaches: large matrix multiplications, timed among the contestants."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class MatrixMultiply(Entry):
 
     def start(self, device: torch.device) -> Callable[[], object]:
         if device.type == "cuda":
-            # As cuDNN's convolutions do by default, so that no share of the float32 peak is above 1.
+            # TF32, as cuDNN's convolutions use by default: else a share of the float32 peak could be above 1.
             torch.set_float32_matmul_precision("high")
         dtype = getattr(torch, str(self.dtype))
         left, right = (torch.rand(self.size, self.size, device=device).to(dtype) for _ in range(2))
@@ -27,7 +27,7 @@ class MatrixMultiply(Entry):
 
 
 def matrix_multiplications(plan: Plan, device: str, dtypes: Iterable[str | None]) -> list[MatrixMultiply]:
-    """Those of the device in each of the dtypes that contestants compute in."""
+    """Matrix multiplications of the device's sizes, in each dtype that contestants compute in."""
     return [
         MatrixMultiply(
             part=MATRIX_MULTIPLY, name=f"{size}x{size}, {dtype}", images=1, dtype=dtype, flops=2 * size**3, size=size

@@ -1,4 +1,4 @@
-"""What was measured of one contestant: raw timings, and what follows from them."""
+"""The timings of one contestant, and the figures computed from them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class Measurement:
         part: The job, such as "training step"; only measurements of one part can be compared.
         name: The contestant.
         device: "cpu", "cuda" or "mps".
-        seconds: Of one call, a value for each round; the rounds of a part's contestants alternate.
-        first_seconds: The first call, which compiles where compilation is asked for.
+        seconds: Of one call, in each round; the rounds of a part's contestants alternate.
+        first_seconds: Of the first call, which includes compilation if there is one.
         images: Of one call.
-        dtype: Type of the numbers that the matrix multiplications take; None where there are none.
-        flops: Floating-point operations of one call, a multiplication and an addition being two.
+        dtype: Type of the operands of matrix multiplications; None if there are none.
+        flops: Floating-point operations of one call; a multiplication and an addition are two.
         compared_with: Name of the contestant whose time is divided by this one's.
-        peak_bytes: Most memory of the process, or of the accelerator where one computes; only of what ran alone.
-        axis, value: What grows from point to point, and its value here; only of scaling.
+        peak_bytes: Peak memory of the process, or of the accelerator if one computes; only of what ran alone.
+        axis, value: In scaling, what grows from point to point, and its value here.
     """
 
     part: str
@@ -61,7 +61,7 @@ class Measurement:
 
 
 def peak_flops_per_second(measurements: list[Measurement], device: str, dtype: str | None) -> float | None:
-    """What the device reaches at best: its fastest matrix multiplication in `dtype`; None if none was timed."""
+    """The device's peak: its fastest matrix multiplication in `dtype`; None if none was timed."""
     rates = [
         found.flops / min(found.seconds)
         for found in measurements
@@ -71,16 +71,17 @@ def peak_flops_per_second(measurements: list[Measurement], device: str, dtype: s
 
 
 def share_of_peak(measurement: Measurement, measurements: list[Measurement]) -> float | None:
-    """Achieved FLOP/s over the device's peak in the same dtype; None where either is not known."""
+    """Achieved FLOP/s divided by the device's peak in the same dtype; None if either is unknown."""
     peak = peak_flops_per_second(measurements, measurement.device, measurement.dtype)
     achieved = measurement.flops_per_second
     return None if peak is None or achieved is None else achieved / peak
 
 
 def speed_up(measurement: Measurement, measurements: list[Measurement]) -> float | None:
-    """How many times as fast as what it is compared with: the median of the rounds' ratios; None without it.
+    """How many times as fast as the contestant it is compared with; None without one.
 
-    Round by round, since a round's turns are neighbours in time: what disturbs the machine meets both.
+    It is the median of the rounds' ratios: the turns of a round follow each other, so a disturbance of the machine
+    meets both.
     """
     key = (measurement.part, measurement.device, measurement.compared_with)
     rivals = [other for other in measurements if (other.part, other.device, other.name) == key]

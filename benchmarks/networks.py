@@ -16,11 +16,11 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 @dataclass(frozen=True)
 class Rival:
-    """A network that is used eagerly in float32, as its first example says.
+    """A network that is used eagerly in float32, as in its documentation's first example.
 
     Attributes:
         name: As in the table.
-        package: What must be installed; None: nothing beside this project.
+        package: The package that it needs; None: none besides this project.
         build: Builds it with random weights.
     """
 
@@ -75,18 +75,18 @@ PEERS = (
 
 
 def card_name(width: int) -> str:
-    """What the table calls the card's own way."""
+    """The table's name of the card's own snippet."""
     return f"card's snippet, width {width}"
 
 
 def rivals(widths: Sequence[int]) -> list[Rival]:
-    """The card's own way at each width, and what else a user would pick, of what is installed."""
+    """The card's network at each width, and the peers that are installed."""
     cards = [Rival(card_name(width), None, partial(card_unet, width)) for width in widths]
     return cards + [peer for peer in PEERS if peer.is_installed]
 
 
 def missing_packages() -> list[str]:
-    """Packages of rivals that are left out, since they are not installed."""
+    """Packages of peers that are left out because they are not installed."""
     return [str(peer.package) for peer in PEERS if not peer.is_installed]
 
 

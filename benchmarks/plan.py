@@ -9,16 +9,18 @@ class Plan:
 
     Attributes:
         widths: Channels of the first level of this project's network.
-        compiled_widths: Those that take part compiled too; with any of them, the weights of this clone do.
-        image_size: Side in pixels of what the networks take.
+        compiled_widths: Widths that are measured compiled too; if there are any, so are the weights of this clone.
+        image_size: Side in pixels of the networks' input.
         frame_size: Width and height of the frames that are segmented.
         throughput_batch, training_batch: Images of a call.
         latency_rounds, throughput_rounds, training_rounds, data_rounds: Turns of each contestant.
-        block_seconds: A turn repeats its call for about so long, so that the clock and cold caches do not count.
-        matrix_sizes: Sides of the square matrices whose multiplication gives a device's peak, by type of device.
+        block_seconds: A turn repeats its call for about so long: the clock's resolution and cold caches then hardly
+            count.
+        matrix_sizes: Sides of the square matrices whose multiplication gives the peak, by device.
         data_frames: Frames of the data path.
         data_frame_sizes: Width and height of those frames.
-        scaling_width: The network whose image size and batch grow; medium, so that the largest fit into memory.
+        scaling_width: Width of the network whose image size and batch grow; small enough for the largest to fit into
+            memory.
         scaling_sizes: Sides in pixels, with one image a call.
         scaling_batches: Images of a call, at `image_size`.
         scaling_workers: Worker processes of the data loader; 0: none beside the main process.

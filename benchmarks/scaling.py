@@ -58,7 +58,7 @@ class LoadedEpoch(Entry):
         processor = UNetImageProcessor(size={"height": self.image_size, "width": self.image_size})
         rows = datasets.Dataset.from_dict(as_rows(self.pairs)).with_transform(TrainTransform(processor))
         workers = int(self.value or 0)
-        # Persistent, so that starting them, which many epochs share, is not in the time.
+        # Persistent, so that the time does not include starting them, which happens once in a training.
         loader: DataLoader = DataLoader(
             rows,  # type: ignore[arg-type]
             batch_size=self.batch,
@@ -70,7 +70,7 @@ class LoadedEpoch(Entry):
 
 
 def points(plan: Plan) -> list[Point]:
-    """Each axis from its least to its most, all else as in the middle."""
+    """The points of each axis, with the other settings fixed."""
     width, size, batch = plan.scaling_width, plan.image_size, plan.training_batch
     return [
         *(Point(IMAGE_SIZE, value, width, value, images=1) for value in plan.scaling_sizes),
@@ -80,7 +80,7 @@ def points(plan: Plan) -> list[Point]:
 
 
 def entries(plan: Plan, device: str, folder: Path) -> list[Entry]:
-    """What is measured on a device, each alone."""
+    """What is measured on a device, each in a process of its own."""
     dtype = compute_dtype(device)
     found: list[Entry] = []
     for point in points(plan):

@@ -1,10 +1,10 @@
-"""Measure this project's speed beside what else a user would pick, in one run, in turns.
+"""Measure this project's speed beside its alternatives, in one run and in turns.
 
     pip install -e ".[benchmark]"                                # the peers, and matplotlib
     python benchmarks/speed.py                                   # all parts, twelve minutes on two quiet cores
     python benchmarks/speed.py --parts inference training        # some of them
     python benchmarks/speed.py --quick                           # tiny networks: whether it works, not how fast
-    python benchmarks/table.py outputs/benchmarks/benchmarks.json README.md
+    python benchmarks/table.py outputs/benchmarks/benchmarks.json docs/speed.md
 
 Parts: inference (one frame a call, then sixteen), training (a step), data (frames to examples on one core), scaling
 (image size, batch, width, gradient checkpointing, data-loading workers). All run on each device of the machine,
@@ -28,7 +28,7 @@ from unet_kvasir_seg.benchmarks.measurement import Measurement, as_json
 from unet_kvasir_seg.benchmarks.networks import missing_packages
 from unet_kvasir_seg.benchmarks.plan import QUICK, Plan
 from unet_kvasir_seg.benchmarks.table import tables
-from unet_kvasir_seg.common.command_line import FlagParser, unknown
+from unet_kvasir_seg.common.command_line import FlagParser, flag, unknown
 from unet_kvasir_seg.common.device import available_devices, choose_runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.reporting.results import describe_environment, write_results
@@ -49,8 +49,8 @@ class SpeedArguments:
     devices: list[str] = field(
         default_factory=available_devices, metadata={"help": "Devices to compute on; all that are here by default."}
     )
-    quick: bool = field(default=False, metadata={"help": "Tiny networks and few rounds: only whether it works."})
-    output_dir: str = field(default="outputs/benchmarks", metadata={"help": "Folder of JSON and pictures."})
+    quick: bool = flag(False, "Tiny networks and few rounds: only whether it works.")
+    output_dir: str = flag("outputs/benchmarks", "Folder of JSON and pictures.")
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -64,7 +64,7 @@ def measure(plan: Plan, parts: list[str], devices: list[str]) -> list[Measuremen
     """Measure the parts, one after the other; a line for each says so."""
     found = []
     with tempfile.TemporaryDirectory() as cache:
-        # A cache of its own, so that a first call compiles, whatever was compiled before.
+        # An empty cache, so that a first call compiles even if the network was compiled in an earlier run.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for part in parts:
             print(f"Measuring: {part} ...", flush=True)
@@ -85,7 +85,7 @@ def describe_machine(devices: list[str]) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The CPU's name where Linux tells it, else that of its instruction set."""
+    """The CPU's name if the system is Linux, else the name of its instruction set."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def processor_name() -> str:
 
 
 def draw_pictures(measurements: list[Measurement], folder: Path) -> None:
-    """Pictures of each device's contestants and growth, and of data loading, where those were measured."""
+    """Draw what was measured: each device's contestants and growth, and data loading."""
     from unet_kvasir_seg.benchmarks.figure import draw_contest, draw_growth, draw_loading
 
     contests = (inference.LATENCY, inference.THROUGHPUT, training.TRAINING)

@@ -56,7 +56,7 @@ class TrainedStep(Entry):
         width: Channels of the first level.
         image_size: Side in pixels of the images.
         compile: Whether to compile the network.
-        checkpointing: Whether activations are computed again in the backward pass in place of being kept.
+        checkpointing: Whether activations are computed again in the backward pass instead of being kept.
     """
 
     width: int

@@ -1,8 +1,8 @@
-"""Scores of one predicted probability map against the true mask; what is kept is numbers, never pixels.
+"""Scores of one predicted probability map against the ground truth. Only numbers are kept, never pixels.
 
 If ground truth and prediction are both empty, Dice, IoU, precision, recall, F2 and surface Dice are 1 and HD95 is 0.
-Where one of them is empty, Dice, IoU, F2 and surface Dice are 0 and HD95 is the image's diagonal. So a missed
-polyp and a false alarm always cost, and no image is left out of a mean.
+If only one of them is empty, these scores are 0 and HD95 is the image's diagonal. So a missed polyp and a false alarm
+always cost, and no image is left out of a mean.
 """
 
 import math
@@ -39,7 +39,7 @@ class ImageScores:
         counts: Pixels that are true positive, false positive and false negative.
         input_counts: The same at the input size; None for masks from a folder.
         polyp_levels, background_levels: (256,) int32, how many pixels of polyp and of background have each grey
-            level. The level is 255 p rounded, halves down, so that level >= k exactly where p > (k - 0.5) / 255.
+            level. The level is 255 p, rounded with halves down, so that level >= k is the same as p > (k - 0.5) / 255.
         minmax_dice: Mean of `dice_by_level` once the map is stretched to [0, 1], as PraNet does.
         absolute_error: Mean of |p - y|.
         s_measure: Structure measure (Fan et al., ICCV 2017), by pysodmetrics. Where there is no polyp: the mean of
@@ -49,16 +49,16 @@ class ImageScores:
             those masks. Its authors divide by the number of pixels less one, so it may exceed 1 by that much.
         weighted_f: Weighted F (Margolin et al., CVPR 2014; beta 1), by pysodmetrics. Where there is no polyp: 0,
             whatever is predicted. As in its authors' code, errors within 3 pixels of the image's border weigh less,
-            so that a polyp missed there does not count 0.
+            so the score of a polyp that is missed there is above 0.
         hd95: The larger of the two directions' 95th percentiles of the distance from edge to edge, in pixels, by
             MONAI: an edge is the mask's pixels with a side on background or on the image's border.
         nsd: Normalised surface Dice, by MONAI: the share of both edges' pixels that are no further than the
             tolerance from the other edge.
         calibration: (CALIBRATION_BINS, 3) float64: pixels, sum of probabilities and pixels of polyp, by bins of
             probability of equal width; 1 belongs to the last.
-        found_polyps: Components of the ground truth with an IoU of LESION_IOU or above with a predicted component.
+        found_polyps: Components of the ground truth that match a predicted one: with an IoU of LESION_IOU or above.
         predicted_polyps: Components of the prediction.
-        false_polyps: Those that match no component of the ground truth so.
+        false_polyps: Components of the prediction that match none of the ground truth.
     """
 
     name: str
@@ -94,9 +94,9 @@ def score_image(
 ) -> ImageScores:
     """Score one image.
 
-    S-measure, E-measure and weighted F take the probabilities as they are. Published code (and pysodmetrics unless
-    told otherwise) stretches each map to [0, 1] first, which turns a faint map of an image without polyp into an
-    alarm; here only `minmax_dice` does so.
+    S-measure, E-measure and weighted F take the probabilities as they are. Published code, and pysodmetrics by
+    default, stretches each map to [0, 1] first, which turns a faint map of an image without polyp into an alarm; here
+    only `minmax_dice` does so.
 
     Args:
         name: What the image is called, in the result and in errors.
@@ -149,14 +149,14 @@ def score_image(
 def dice_by_level(polyp_levels: np.ndarray, background_levels: np.ndarray) -> np.ndarray:
     """Dice of the masks "grey level >= k", for k from 0 to 255.
 
-    Its mean over k is PraNet's mean Dice, as its evaluation toolbox (main.m and Fmeasure_calu.m) defines it: the
-    thresholds 1:-1/255:0 on a map saved in 256 levels, polyp where the map is >= the threshold. So k = 0 takes the
-    whole image for polyp, and a perfect mask stays below 1 by (1 - its Dice at k = 0) / 256. Three things differ:
+    Its mean over k is PraNet's mean Dice, as its evaluation toolbox (main.m and Fmeasure_calu.m) defines it: a map in
+    256 levels is polyp where it is >= the threshold, for the thresholds 1:-1/255:0. So at k = 0 the mask is the whole
+    image, and the mean of a perfect mask is below 1 by (1 - its Dice at k = 0) / 256. Three things differ from the
+    toolbox:
 
-    - A level at which mask and ground truth are both empty counts 1; there it is 0, so an image without polyp is 0.
-    - There each map is stretched to [0, 1] first; here only for `ImageScores.minmax_dice`.
-    - There a level and its threshold are compared as floating-point numbers, and rounding may part two that
-      should be equal; here they are integers.
+    - If mask and ground truth are both empty, Dice is 1. In the toolbox it is 0, and so an image without polyp has 0.
+    - Maps are not stretched to [0, 1] first, `ImageScores.minmax_dice` apart.
+    - Levels and thresholds are integers. The toolbox compares floating-point numbers, which rounding may make unequal.
 
     Args:
         polyp_levels, background_levels: (..., 256), pixels of polyp and of background by grey level.
@@ -173,9 +173,9 @@ def dice_by_level(polyp_levels: np.ndarray, background_levels: np.ndarray) -> np
 
 
 def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np.ndarray:
-    """The probabilities (H, W) as float32, the type that a model's own masks are cut in.
+    """The probabilities (H, W) as float32, in which a model's own masks are made.
 
-    In it, 51 of 255 grey levels are not above a threshold of 0.2; in float64 they would be.
+    The type matters: 51 / 255 is not above a threshold of 0.2 in float32; in float64 it is.
     """
     if probability.shape != ground_truth.shape or ground_truth.ndim != 2 or ground_truth.size < 2:
         raise ValueError(
@@ -185,8 +185,8 @@ def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np
         )
     if ground_truth.dtype != bool:
         raise ValueError(
-            f"{name}: got a true mask of {ground_truth.dtype}; expected booleans. Tell polyp from background first, "
-            "for example by mask > 127."
+            f"{name}: got a true mask of {ground_truth.dtype}; expected booleans. Binarise it first, for example by "
+            "mask > 127."
         )
     probability = probability.astype(np.float32)
     invalid = np.count_nonzero(~np.isfinite(probability))
@@ -205,7 +205,7 @@ def _checked(name: str, probability: np.ndarray, ground_truth: np.ndarray) -> np
 
 def _grey_levels(probability: np.ndarray) -> np.ndarray:
     """(H, W) float64 in [0, 1] -> (H, W) integers from 0 to 255."""
-    # Halves go down, so that p = 0.5 is background here as it is above a threshold of 0.5.
+    # Halves are rounded down, so that p = 0.5 is background, as it is at the threshold 0.5.
     return np.ceil(255 * probability - 0.5).astype(np.int64)
 
 
@@ -227,7 +227,7 @@ def _minmax_dice(probability: np.ndarray, ground_truth: np.ndarray) -> float:
 
 
 class _StructureMeasure(Smeasure):
-    """The library's, apart from a quarter without pixels, which weighs 0 and of which it makes NaN."""
+    """The library's measure, without the NaN that it gives for a quarter of the image that has no pixels."""
 
     def ssim(self, pred: np.ndarray, gt: np.ndarray) -> float:
         return super().ssim(pred, gt) if pred.size else 0.0
@@ -239,7 +239,7 @@ def _structure_scores(
     """S-measure, E-measure and weighted F."""
     structure, alignment, weighted = _StructureMeasure(), Emeasure(), WeightedFmeasure()
     structure.step(probability, ground_truth, normalize=False)
-    # It cuts 255 p off instead of rounding; given whole levels, it has nothing to cut.
+    # The library truncates 255 p instead of rounding it; levels are whole numbers already.
     alignment.step(levels / 255, ground_truth, normalize=False)
     weighted.step(probability, ground_truth, normalize=False)
     return (
@@ -250,7 +250,7 @@ def _structure_scores(
 
 
 def _surface_scores(mask: np.ndarray, ground_truth: np.ndarray, tolerance: float) -> tuple[float, float]:
-    """HD95 in pixels and normalised surface Dice; MONAI, which crops to the masks itself, never sees an empty one."""
+    """HD95 in pixels and normalised surface Dice. MONAI gets no empty mask: it would return NaN or infinity."""
     if not (mask.any() and ground_truth.any()):
         both_empty = not (mask.any() or ground_truth.any())
         return (0.0, 1.0) if both_empty else (math.hypot(*ground_truth.shape), 0.0)
@@ -277,8 +277,9 @@ def _calibration(probability: np.ndarray, ground_truth: np.ndarray) -> np.ndarra
 def _lesion_counts(mask: np.ndarray, ground_truth: np.ndarray) -> tuple[int, int, int]:
     """Components of the ground truth, of the prediction, and how many of the ground truth are found.
 
-    A component has at most one match: two that shared it would each hold half of it or more, so they would fill
-    it, touch, and be one component. No assignment is needed, and the false ones are all but as many as are found.
+    A component has at most one match: two components that matched it would each cover half of it or more, so they
+    would fill it, touch, and be one component. So no assignment is needed, and every predicted component that matches
+    none is false.
     """
     true_labels, polyps = ndimage.label(ground_truth, EIGHT_NEIGHBOURS)
     predicted_labels, predicted_polyps = ndimage.label(mask, EIGHT_NEIGHBOURS)

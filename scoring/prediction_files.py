@@ -14,14 +14,14 @@ SUFFIXES = (".npy", *IMAGE_SUFFIXES)
 class PredictionFiles:
     """The files of a folder, one for each image, found by the image's name without ending.
 
-    An image file holds a mask or probabilities: of 16 bits from 0 to 65535, else from 0 to 255, or 0 and 1 where no
-    file of the folder has a higher value. A .npy file holds probabilities from 0 to 1, or a mask of booleans.
+    An image file holds a mask or probabilities: with 16 bits from 0 to 65535, with 8 bits from 0 to 255, or 0 and 1 if
+    no file of the folder has a higher value. A .npy file holds probabilities from 0 to 1, or a mask of booleans.
 
     Args:
-        folder: Where the files are, not in folders below.
+        folder: Holds the files; folders in it are ignored.
 
     Raises:
-        UserError: If the folder is none, holds no such file, or two of one name.
+        UserError: If it is no folder, holds no such file, or two of one name.
     """
 
     def __init__(self, folder: Path):
@@ -40,7 +40,7 @@ class PredictionFiles:
             self._files[file.stem] = file
         if not self._files:
             raise UserError(f"{folder} holds no file that ends in {', '.join(SUFFIXES)}.")
-        # One file cannot tell: a dim map of probabilities may have no level above 1.
+        # A single file is not enough to decide: a dim map of probabilities may have no level above 1 either.
         self._highest = 1 if all(_highest_level(file) <= 1 for file in self._files.values()) else 255
 
     def probability(self, name: str, size: tuple[int, int]) -> np.ndarray:
@@ -72,7 +72,7 @@ class PredictionFiles:
 
 
 def _highest_level(file: Path) -> float:
-    """The highest value of an image of 8 bits; 0 for what says by its type how it is scaled."""
+    """The highest value of an image of 8 bits; 0 for other types, whose scale is known."""
     array = _read(file)
     return float(array.max(initial=0)) if array.dtype == np.uint8 else 0.0
 
@@ -86,12 +86,12 @@ def _read(file: Path) -> np.ndarray:
             array = _channel(image_from_bytes(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"The prediction {file} cannot be read ({error}). Write it again.") from error
-    # Whole numbers of no grey scale: a mask, or else out of range.
+    # Other integers are a mask of 0 and 1, or else out of range.
     return array if array.dtype in (np.bool_, np.uint8, np.uint16) else array.astype(np.float32)
 
 
 def _channel(image: Image.Image) -> np.ndarray:
-    """(H, W) of an image: 16 bits stay 16 bits, a palette's indices stay indices, equal colours become grey."""
+    """(H, W) of an image: 16 bits stay 16 bits, a palette's indices stay indices, colours become grey."""
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)
     return np.asarray(image if image.mode in ("1", "L", "P", "F") else image.convert("L"))

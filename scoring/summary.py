@@ -1,10 +1,9 @@
 """From the scores of single images to the results of a data set, with 95 % intervals.
 
-A resample of the images is scored as a data set of its own, by the same rules, so that every score has an interval:
-`intervals.py` says what it means. A set where nothing is there to find and nothing is predicted is right: Dice, IoU,
-precision, recall and F2 are 1. Where nothing is predicted though there is a polyp, precision is 0; where there is no
-polyp but something is predicted, recall is 0. Shares of lesions, or of images, are None where there are none to
-count, and resamples without any are left out of their intervals.
+Each resample of the images is scored as a data set of its own, by the same rules, which gives every score an interval;
+`intervals.py` says what it means. If ground truth and prediction are both empty, Dice, IoU, precision, recall and F2
+are 1; if only one of them is empty, they are 0. Shares of lesions, or of images, are None if there are none to count,
+and resamples without any are left out of the interval.
 """
 
 import csv
@@ -71,12 +70,13 @@ def area_shares(images: Sequence[ImageScores]) -> np.ndarray:
 def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """All scores of a data set.
 
-    Metrics and lesions share the same resamples of the images. Strata and images without polyp are resampled
-    among themselves. The calibration error (Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian
-    Binning, 2015; Guo et al., On Calibration of Modern Neural Networks, 2017) is the mean over all pixels of
-    |mean probability - share of polyp| of the pixel's bin; of the probability of polyp, not of the likelier class. It
-    sums up absolute values, which resampling only adds noise to: its interval leans upwards, and may lie above a value
-    near 0.
+    Metrics and lesions share the same resamples of the images. Each stratum, and the images without polyp, are
+    resampled on their own.
+
+    The calibration error (Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015; Guo et
+    al., On Calibration of Modern Neural Networks, 2017) is the mean over all pixels of |mean probability - share of
+    polyp| of the pixel's bin, for the probability of polyp, not of the likelier class. Resampling adds noise to these
+    absolute values and so makes them larger: the interval is shifted upwards, and may lie above a value near 0.
 
     Returns:
         "metrics", "strata", "lesions", "without_polyp", "calibration" and "threshold_curve" of `results.json`.
@@ -91,7 +91,7 @@ def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: i
         **per_image,
         **_named("native", _counts(images)),
         **(_named("network", _input_counts(images)) if _at_input_size(images) else {}),
-        # A bin's pixels times its |mean probability - polyp share| is the |difference of its two sums|.
+        # |mean probability - polyp share| of a bin, times its pixels, is |sum of probabilities - polyp pixels|.
         **{f"calibration_{i}": calibration[:, i, 1] - calibration[:, i, 2] for i in range(CALIBRATION_BINS)},
         "pixels": calibration[:, :, 0].sum(axis=1),
         **{name: _column(images, name) for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")},
@@ -112,9 +112,9 @@ def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: i
 
 
 def best_threshold(images: Sequence[ImageScores]) -> float:
-    """The threshold of the best mean Dice per image, among (k - 0.5) / 255 for k = 1 to 255.
+    """The threshold with the best mean Dice per image, among (k - 0.5) / 255 for k = 1 to 255.
 
-    Of equally good ones the nearest to 0.5, and of two as near the lower.
+    Of several equally good ones it is the nearest to 0.5, and of two equally near ones the lower.
 
     Raises:
         ValueError: If there is no image.
@@ -131,10 +131,13 @@ def at_threshold(
     """Mean Dice and IoU per image at another threshold than the one that the images were scored at.
 
     Args:
-        threshold: 0.5, or another of the 255 that `best_threshold` chooses from: others fall within a grey level.
+        images: Scores of the images.
+        threshold: 0.5, or another of the 255 that `best_threshold` chooses from. Only at these are masks known, since
+            the probabilities are kept in 256 levels.
+        resamples, seed: Of the bootstrap.
 
     Raises:
-        ValueError: If the threshold is none of them, or there is no image.
+        ValueError: If the threshold is another, or there is no image.
     """
     nearest = int(np.argmin(abs(THRESHOLDS - threshold)))
     if not abs(THRESHOLDS[nearest] - threshold) < 1e-9:
@@ -152,11 +155,11 @@ def at_threshold(
 def compare(
     first: Sequence[ImageScores], second: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Compare two models on the same images, which are matched by name: `compare_paired` of their Dice and IoU.
+    """Compare Dice and IoU of two models on the same images, matched by name, with `compare_paired`.
 
     Raises:
-        ValueError: If a name occurs twice, is only in one of them, or stands for images with other true masks;
-            the message has the names.
+        ValueError: If a name occurs twice, occurs in only one of the two, or has a different ground truth in each; the
+            message lists the names.
     """
     ours, theirs = _by_name(first, "first"), _by_name(second, "second")
     for which, alone in (("first", ours.keys() - theirs.keys()), ("second", theirs.keys() - ours.keys())):
@@ -182,8 +185,9 @@ def compare(
 
 
 def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None:
-    """Write the scores of each image as a table, at original size but for `dice_network`, which may be empty.
+    """Write a table with the scores of each image.
 
+    All are at original size, apart from `dice_network` at input size, which is empty for masks from a folder.
     `area_share` is the share of the image's area that is polyp.
 
     Raises:
@@ -278,7 +282,7 @@ def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[st
 
 
 def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
-    """Detection of whole polyps, from the sums over the images and over each resample."""
+    """Detection of polyps as connected regions, from the sums over the images and over each resample."""
     true, found, predicted, false = (
         sums[name] for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")
     )
@@ -294,7 +298,7 @@ def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
 
 
 def _without_polyp(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
-    """How many images without polyp get a false alarm, of one pixel or more, and which share of them it covers."""
+    """How many images without polyp get a false alarm, of one pixel or more, and the share of the image it covers."""
     empty = [image for image in images if not image.true_pixels]
     _, fp, _ = _counts(empty)
     alarms = fp > 0
@@ -372,7 +376,7 @@ def _check_finite(images: Sequence[ImageScores], columns: dict[str, np.ndarray])
         if len(wrong):
             raise ValueError(
                 f"The image {images[wrong[0]].name} has the score {values[wrong[0]]} in {name}, as {len(wrong)} of "
-                f"{len(images)} images have; expected finite numbers. Nothing is averaged without them: look at the "
+                f"{len(images)} images have; expected finite numbers. No image is left out of a mean: look at the "
                 "probabilities that were scored."
             )
 
