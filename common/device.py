@@ -6,10 +6,8 @@ compiled only on request: on two Zen 4 cores that took 13 s and made width 64 fa
 single images in bfloat16, 122.0 ms against 125.8), which pays back after 3,000 images.
 """
 
-import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,13 +93,3 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         for option, value in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**31 - 1), (pools, 2)):
             set_option(option, value)
-
-
-@contextlib.contextmanager
-def leaving_processes() -> Iterator[None]:
-    """Leave the group of processes at the end: one that ends within it may abort, and be taken for a crash."""
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
