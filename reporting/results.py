@@ -218,6 +218,22 @@ class Evaluation(TypedDict):
     model_seconds: float
 
 
+class Verification(TypedDict):
+    """How an ONNX file compares with PyTorch, as `onnx_export.verification.verify` measures it."""
+
+    data: str  # what it was compared on
+    images: int
+    threshold: float
+    same_pixel_values: dict[str, float]  # mean and worst difference in probability on the same input
+    end_to_end: dict[str, float]  # the same from the frames on
+    equal_mask_pixels: float  # share
+    dice_between_masks: dict[str, float]
+    dice: dict[str, float] | None  # against the ground truth, if there is one
+    sizes: dict[str, dict[str, float]]  # of frames of unusual sizes, by width x height
+    tolerances: dict[str, dict[str, Any]]
+    problems: list[str]
+
+
 class _VerifiedExport(TypedDict):
     schema_version: int
     file: str
@@ -227,11 +243,11 @@ class _VerifiedExport(TypedDict):
     opset: int
     environment: dict[str, str]
     float_layers: list[str]
-    proof: dict[str, Any]
+    proof: Verification
 
 
 class Export(_VerifiedExport, total=False):
-    """An ONNX file and how it compares with PyTorch: the JSON beside the file, which `onnx_export/` describes."""
+    """An ONNX file and how it compares with PyTorch; the JSON beside the file holds the same."""
 
     calibration: dict[str, Any]
 
