@@ -198,7 +198,7 @@ def test_points_of_growth() -> None:
     ]
 
 
-def test_loaded_epoch_reads_every_row() -> None:
+def test_loaded_epoch_reads_every_sample() -> None:
     (entry,) = scaling.loading_entries(dataclasses.replace(PLAN, scaling_workers=(0,)))
     assert entry.images == 8
     assert entry.start(CPU)() == [2, 2, 2, 2]
@@ -209,7 +209,7 @@ def test_peaks_of_each_dtype_once() -> None:
     assert [(entry.dtype, entry.flops) for entry in found] == [("bfloat16", 2 * 256**3), ("float32", 2 * 256**3)]
 
 
-def test_table_into_readme(tmp_path, capsys) -> None:
+def test_table_is_put_into_a_document(tmp_path, capsys) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n")
     path = json_file(tmp_path, [CARD, OURS, *PEAKS])
@@ -240,7 +240,7 @@ def test_table_into_readme(tmp_path, capsys) -> None:
     assert "Put the tables of" in capsys.readouterr().out
 
 
-def test_scaling_is_folded_away_in_a_readme() -> None:
+def test_scaling_is_folded_away_in_a_document() -> None:
     parts = [dataclasses.replace(OURS, part=part, compared_with=None) for part in ("scaling of training", "step")]
     assert "<details>" not in table.tables(ENVIRONMENT, parts)
     lines = table.tables(ENVIRONMENT, parts, fold=True).splitlines()
@@ -251,7 +251,7 @@ def test_scaling_is_folded_away_in_a_readme() -> None:
     assert heads["| step"] < begin < heads["| scaling of training"] < end
 
 
-def test_readme_without_markers_stays(tmp_path, capsys) -> None:
+def test_a_document_without_markers_is_left_alone(tmp_path, capsys) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed: end -->\n<!-- speed: begin -->\n")
     with pytest.raises(SystemExit):

@@ -371,7 +371,7 @@ def test_a_split_without_masks_is_refused(run, model, tmp_path):
         (["--predictions", "nowhere"], "no folder nowhere"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(run, frames, flags, expected):
+def test_impossible_flags_are_refused(run, frames, flags, expected):
     assert expected in refused(run("--dataset_name", frames, *flags, check=False))
 
 

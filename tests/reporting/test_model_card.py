@@ -115,7 +115,7 @@ def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
     assert all("original size 384x288" in result.metric_name for result in data.eval_results)
 
 
-def test_exports_are_told_by_file_with_their_differences(results):
+def test_each_exported_file_is_listed_with_its_differences(results):
     assert section(fill_card(results), "ONNX").strip() == "Not exported."
 
     def export(name: str, precision: str, size: int, layers: list[str], dice: dict | None, equal: float) -> dict:
@@ -297,7 +297,7 @@ def test_tables_have_as_many_cells_in_each_row(variant):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
-def test_what_was_not_measured_is_said(results):
+def test_what_was_not_measured_is_stated(results):
     text = fill_card(results)
     for name in ("Failure pictures", "Calibration"):
         assert section(text, name).strip() == "Not measured."
@@ -317,7 +317,7 @@ def test_without_a_comparison_the_card_says_so(evaluated):
     assert "**Near-duplicates across splits.** Not measured." in text
 
 
-def test_a_long_training_is_told_in_a_few_losses(results):
+def test_a_few_losses_of_a_long_training_are_listed(results):
     results["training"]["loss"] = [[float(epoch), 2 - epoch / 100] for epoch in range(1, 51)]
     losses = re.search(r"Mean training loss: (.*)\.", fill_card(results))[1].split(", ")
     assert losses[0] == "1.990 (epoch 1)"
@@ -356,7 +356,7 @@ def test_local_and_synthetic_data_are_no_hub_data(results):
     assert "scores on them say nothing about real images" in text
 
 
-def test_streamed_rows_are_said_to_be(results):
+def test_a_streamed_split_is_called_streamed(results):
     results["training"]["data"]["rows"]["train"] = None
     assert "rows: streamed train, 99 validation." in fill_card(results)
 

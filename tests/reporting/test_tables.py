@@ -33,7 +33,7 @@ def readme(tmp_path):
     return file
 
 
-def test_the_readmes_table_is_made_by_a_command(evaluated, readme, tmp_path, capsys):
+def test_the_table_of_a_document_is_made_by_a_command(evaluated, readme, tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps(evaluated))
     for _ in range(2):  # a second time changes nothing
         main([str(tmp_path / "results.json"), str(readme)])
@@ -44,7 +44,7 @@ def test_the_readmes_table_is_made_by_a_command(evaluated, readme, tmp_path, cap
     assert "README.md" in capsys.readouterr().out
 
 
-def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
+def test_the_table_of_a_document_is_short_and_names_model_data_and_sizes(evaluated):
     text = results_tables(evaluated, compact=True)
     assert len(text.splitlines()) <= 30
     assert text.startswith(
@@ -57,7 +57,7 @@ def test_the_readmes_table_is_short_and_names_model_data_and_sizes(evaluated):
     assert "#" not in text
 
 
-def test_a_readme_without_markers_is_left_alone(readme):
+def test_text_without_markers_is_left_alone(readme):
     for text in (
         "no markers",
         BEGIN,
@@ -81,7 +81,9 @@ def test_a_readme_without_markers_is_left_alone(readme):
         ("invalid.json", "README.md", "invalid: frame 17."),
     ],
 )
-def test_mistakes_end_with_one_line(results, readme, tmp_path, capsys, results_file, readme_file, message):
+def test_mistakes_end_with_one_line_of_the_tables_command(
+    results, readme, tmp_path, capsys, results_file, readme_file, message
+):
     for name, change in {
         "results.json": {},
         "other.json": {"schema_version": 99},

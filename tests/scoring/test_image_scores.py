@@ -123,7 +123,7 @@ def extent(mask) -> str:
     return "full" if mask.all() else "some" if mask.any() else "empty"
 
 
-def test_the_pairs_are_what_they_are_called(pairs):
+def test_pairs_are_of_all_kinds(pairs):
     assert len(pairs) == sum(KINDS.values()) >= 500
     extents = Counter((extent(pair.mask), extent(pair.ground_truth)) for pair in pairs)
     assert len(extents) == 9
@@ -146,7 +146,7 @@ def test_sizes_and_counts(pairs):
 
 
 def test_scores_of_the_counts_are_scikit_learns(pairs):
-    """Where one of the masks is empty, they are undefined, and `summary.py` has policies."""
+    """Only of pairs without an empty mask, for which scikit-learn leaves the scores undefined."""
     some = [pair for pair in pairs if pair.mask.any() and pair.ground_truth.any()]
     tp, fp, fn = np.array([pair.scores.counts for pair in some]).T
     # A column an image, filled up with background, which none of these scores counts.
@@ -249,7 +249,7 @@ def test_minmax_dice_is_pranets(pairs):
             assert dice == pytest.approx((255 - highest_level) / 256, abs=1e-12)
 
 
-def test_perfect_mask_loses_its_share_of_level_0_alone():
+def test_mean_dice_over_levels_of_a_perfect_mask():
     ground_truth = np.zeros((4, 5), bool)
     ground_truth[1:3, 1:3] = True
     scores = score_masks(ground_truth, ground_truth)
@@ -464,7 +464,7 @@ EMPTY, SOME, FULL = ["0000", "0000", "0000"], ["0000", "0110", "0000"], ["1111",
         (FULL, FULL, {"hd95": 0, "nsd": 1, "s_measure": 1, "e_measure": 12 / 11, "weighted_f": 1, "minmax_dice": 1}),
     ],
 )
-def test_policies_where_one_or_both_are_empty(predicted, ground_truth, expected):
+def test_scores_if_one_or_both_masks_are_empty(predicted, ground_truth, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = score_masks(predicted, ground_truth)
@@ -473,7 +473,7 @@ def test_policies_where_one_or_both_are_empty(predicted, ground_truth, expected)
     }
 
 
-def test_libraries_keep_quiet(pairs):
+def test_no_warning_is_raised(pairs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for pair in pairs[::20]:

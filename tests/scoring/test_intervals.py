@@ -211,7 +211,7 @@ def test_sums_that_differ_by_rounding_count_as_equal():
     assert compare_paired([0.1, 0.2, 0, 0.1], [0, 0, 0.3, 0], 500)["p_value"] == 1
 
 
-def test_smallest_p_value_counts_the_difference_seen():
+def test_smallest_p_value_counts_the_observed_difference():
     # 60 differences of one sign: a random change of signs matches them once in 2^59.
     assert compare_paired(np.ones(60), np.zeros(60), resamples=999)["p_value"] == 1 / 1000
 
@@ -224,6 +224,6 @@ def test_p_values_of_equal_models_are_uniform():
 
 
 @pytest.mark.parametrize(("first", "second"), [([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]]), (1, 2)])
-def test_scores_that_are_not_pairs_are_refused(first, second):
+def test_unpaired_scores_are_refused(first, second):
     with pytest.raises(ValueError, match="one score an image"):
         compare_paired(first, second)

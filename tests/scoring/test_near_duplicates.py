@@ -32,7 +32,7 @@ def cell(image: Image.Image, path: str | None = None, quality: int = 95) -> dict
 
 
 def split(*cells: dict) -> datasets.Dataset:
-    """Rows as `load_splits` gives them; the audit doesn't look at masks."""
+    """Rows as `load_splits` gives them; masks are not looked at."""
     rows = datasets.Dataset.from_list([{"image": one, "mask": one} for one in cells], features=PAIR_FEATURES)
     return rows.add_column("index", list(range(len(cells))))
 
@@ -109,7 +109,7 @@ def test_duplicates_within_a_split_are_not_listed(frames):
     assert pairs[0].distance == 0
 
 
-def test_the_images_of_a_pair_are_found_by_their_rows(frames):
+def test_images_of_a_pair_are_found_by_their_index(frames):
     splits = {
         "train": split(*(cell(image) for image in frames[:4])).select([3, 1]),
         "test": split(cell(frames[9]), cell(frames[1].resize((40, 30)))),

@@ -288,7 +288,7 @@ def test_a_small_data_set_by_hand():
     assert curve["dice_per_image"][254] == pytest.approx((1 + 40 / 60) / 2)
 
 
-def test_masks_without_scores_at_the_network_size():
+def test_masks_without_scores_at_the_input_size():
     found = summarise([image("a", input_counts=None), image("b", input_counts=None)], resamples=10)["metrics"]
     assert list(found) == [name for name in METRICS if not name.endswith("_network")]
     with pytest.raises(ValueError, match=r"1 of 2 images have no scores at the input size: b\."):
@@ -397,7 +397,7 @@ def test_false_alarms_by_hand():
     assert quiet == {"images": 2, "false_alarms": 0, "share": {"value": 0, "ci95": [0, 0]}, "area_share": None}
 
 
-def test_nothing_there_and_nothing_predicted_is_right():
+def test_two_empty_masks_score_one():
     found = summarise([without_polyp("a", 0), without_polyp("b", 0)], resamples=50)
     for name in PER_IMAGE:
         for kind in ("per_image", "pooled"):
@@ -407,7 +407,7 @@ def test_nothing_there_and_nothing_predicted_is_right():
     assert found["lesions"]["false_per_image"] == {"value": 0, "ci95": [0, 0]}
 
 
-def test_resamples_without_a_denominator():
+def test_resamples_with_nothing_to_count():
     # A quarter of the resamples has the empty image twice. Scored as a data set, it is right in every pixel;
     # sensitivity has nothing to say about it, and keeps to the resamples with a polyp, which was missed.
     images = [image("missed", counts=(0, 0, 20), found_polyps=0, predicted_polyps=0), without_polyp("b", 0)]
