@@ -1,8 +1,8 @@
-"""Finds the images and videos that a command line names: files, folders, globs, mixed.
+"""Finds the images and videos that a command line names: files, folders and globs, mixed.
 
     sources, failures = find_inputs(["frame.png", "frames/", "more/**/*.jpg", "clip.mp4"], Path("out"))
 
-Nothing of the output folder is among them.
+Files of the output folder are never among them.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from ..common.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
 
-# Where in the output folder each kind of output goes.
+# Folders in the output folder, one for each kind of output.
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "videos")
 
 
@@ -27,8 +27,8 @@ class Source:
     """An image or a video to segment.
 
     Attributes:
-        path: Where it is.
-        name: Its path below the folder that was named, with "/"; of a single file its name.
+        path: Path of the file.
+        name: Path below the folder that was named, with "/"; for a single file its name.
     """
 
     path: str
@@ -39,13 +39,13 @@ class Source:
         return _suffix(self.name) in VIDEO_SUFFIXES
 
     def output(self, folder: str, suffix: str) -> str:
-        """Its output below the output folder: the same name in `folder`, with another ending."""
+        """Path of its output below the output folder: its name in `folder`, with another suffix."""
         return str(PurePosixPath(folder) / PurePosixPath(self.name).with_suffix(suffix))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that could not be done, and why, in one line."""
+    """An input that could not be done, and the reason in one line."""
 
     path: str
     reason: str
@@ -55,17 +55,21 @@ class Failure:
 
 
 def find_inputs(arguments: Sequence[str], output: Path) -> tuple[list[Source], list[Failure]]:
-    """List what the arguments name, and what of it cannot be used.
+    """List the images and videos that the arguments name, and the files that cannot be used.
 
-    Folders are searched with all folders below them, through links too; hidden files and other endings than those of
-    images and videos are passed over there. Names with `*`, `?` or `[` that are no file are globs, where `**` is any
-    number of folders; their files are named from the last folder before the first such character.
+    Folders are searched with all folders in them, also through links. Hidden files and files with other suffixes than
+    those of images and videos are passed over. Names with `*`, `?` or `[` that are no file are globs, where `**` is
+    any number of folders; a match is named by its path below the last folder before the first such character.
+
+    Args:
+        arguments: Files, folders and globs.
+        output: The output folder.
 
     Raises:
-        UserError: An argument that names nothing to segment; outputs that would be among the inputs; two inputs whose
-            outputs would have the same name.
+        UserError: If an argument names nothing to segment, outputs would be among the inputs, or two inputs would have
+            an output of the same name.
     """
-    _real.cache_clear()  # links, and the folder that names are relative to, may have changed since
+    _real.cache_clear()  # links and the working directory may have changed since the last call
     finder = _Finder(os.path.realpath(output))
     sources: dict[str, Source] = {}
     failures: dict[str, Failure] = {}
@@ -102,10 +106,14 @@ def _describe_nothing(argument: str) -> str:
 
 
 class _Finder:
-    """Finds inputs apart from the outputs, so that a run neither feeds on nor overwrites what it wrote."""
+    """Finds inputs, and refuses those among the outputs: a run must neither read nor overwrite what it wrote.
+
+    Args:
+        output: Real path of the output folder.
+    """
 
     def __init__(self, output: str):
-        self.output = output  # its real path
+        self.output = output
 
     def find(self, argument: str) -> Iterator[Source | Failure]:
         if os.path.isdir(argument):
@@ -128,7 +136,8 @@ class _Finder:
                 yield self._file(found, top)
 
     def _expand(self, folder: str, parts: Sequence[str], top: str) -> Iterator[str | Failure]:
-        """The paths below a folder that match; unlike the standard library's, it does not follow links in circles."""
+        """The paths below a folder that match the parts of a pattern."""
+        # Not glob.glob: it follows a link to a folder above again and again, until the path is too long.
         if not parts:
             yield folder
             return
@@ -136,7 +145,7 @@ class _Finder:
         if part == "**":
             yield from self._expand(folder, rest, top)
             if not rest:
-                return  # the folder stands for all that is in it
+                return  # all files of the folder are inputs
         try:
             names = sorted(os.listdir(folder or os.curdir))
         except OSError:
@@ -156,23 +165,24 @@ class _Finder:
                 yield from self._expand(path, below, top)
 
     def _folder(self, folder: str, top: str) -> Iterator[Source | Failure]:
-        self._check_apart(folder)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            yield Failure(folder, f"cannot be listed ({error.strerror})")
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if os.path.isdir(entry.path):
-                if link := entry.is_symlink() and _loop(entry.path, top):
-                    yield _loop_failure(link)
-                else:
-                    yield from self._folder(entry.path, top)
-            # A link to nothing is named when it is read; sockets and pipes are passed over.
-            elif _is_known(entry.name) and (entry.is_symlink() or entry.is_file()):
-                yield self._file(entry.path, top)
+        unlistable: list[Failure] = []
+
+        def on_error(error: OSError) -> None:
+            unlistable.append(Failure(str(error.filename), f"cannot be listed ({error.strerror})"))
+
+        for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+            self._check_apart(parent)
+            paths = [os.path.join(parent, name) for name in sorted(folders) if not name.startswith(".")]
+            loops = [link for path in paths if os.path.islink(path) and (link := _loop(path, top))]
+            yield from map(_loop_failure, loops)
+            # os.walk goes on with these, in this order.
+            folders[:] = [os.path.basename(path) for path in paths if path not in loops]
+            for name in sorted(files):
+                path = os.path.join(parent, name)
+                # Broken links are reported when they are read; sockets and pipes are passed over.
+                if not name.startswith(".") and _is_known(name) and (os.path.islink(path) or os.path.isfile(path)):
+                    yield self._file(path, top)
+        yield from unlistable
 
     def _file(self, path: str, top: str) -> Source | Failure:
         self._check_apart(os.path.dirname(path), holds_output=False)
@@ -181,7 +191,7 @@ class _Finder:
         return Source(path, Path(os.path.relpath(path, top or os.curdir)).as_posix())
 
     def _check_apart(self, folder: str, holds_output: bool = True) -> None:
-        """Refuse a folder of inputs that holds the outputs, or lies among them."""
+        """Refuse a folder of inputs that holds the output folder, or lies in one of its folders."""
         real = _real(folder)
         if holds_output and _holds(real, self.output):
             raise UserError(
@@ -197,7 +207,7 @@ class _Finder:
 
 
 def _loop(folder: str, top: str) -> str | None:
-    """The first folder on the way from `top` down to `folder` that is a link back to a folder above it."""
+    """The first folder on the path from `top` to `folder` that is a link to a folder above it; None without one."""
     path = top
     above = [_real(top)]
     for part in Path(os.path.relpath(folder, top or os.curdir)).parts:
@@ -219,7 +229,7 @@ def _real(path: str) -> str:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Whether a folder is another or holds it; real paths."""
+    """Whether a folder is `inner` or holds it; both are real paths."""
     return inner == outer or inner.startswith(os.path.join(outer, ""))
 
 

@@ -1,4 +1,4 @@
-"""`predict.py` from its command line, on files of all kinds: values recomputed, runs that stop, and bad input."""
+"""`predict.py` from its command line: outputs recomputed, runs that were stopped, and invalid input."""
 
 import csv
 import json
@@ -89,7 +89,7 @@ def refused(done: subprocess.CompletedProcess) -> str:
 
 
 def failures(done: subprocess.CompletedProcess) -> list[str]:
-    """The lines on what was not done."""
+    """The lines that list failures."""
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     start = next(index for index, line in enumerate(lines) if "inputs were not done" in line)
@@ -97,7 +97,7 @@ def failures(done: subprocess.CompletedProcess) -> list[str]:
     return [line.strip() for line in lines[start + 1 :]]
 
 
-def test_masks_overlays_and_probabilities_are_the_predictors(run, frames, predictor, tmp_path):
+def test_masks_overlays_and_probabilities_are_those_of_the_predictor(run, frames, predictor, tmp_path):
     done = run(frames, "--output_dir", "out", "--overlay", "--probabilities")
     expected_names = {path.relative_to(frames).with_suffix(".png").as_posix() for path in images_of(frames)}
     assert len(expected_names) == 8
@@ -120,7 +120,7 @@ def test_masks_overlays_and_probabilities_are_the_predictors(run, frames, predic
     assert "image/s" in done.stderr
 
 
-def test_rows_are_the_lesions_by_other_means(run, frames, predictor, tmp_path):
+def test_rows_of_the_table_are_the_lesions_that_scikit_image_finds(run, frames, predictor, tmp_path):
     done = run(frames, "--output_dir", "out")
     found = table(tmp_path / "out")
     names = [row["image"] for row in found]
@@ -153,7 +153,7 @@ def test_an_image_without_polyp_has_a_mask_and_no_row(run, frames, tmp_path):
     assert "0 lesions in 0 of 1 images; 1 are without polyp" in done.stdout
 
 
-def test_threshold_and_tta_are_the_predictors(run, frames, predictor, tmp_path):
+def test_threshold_and_tta_reach_the_predictor(run, frames, predictor, tmp_path):
     image = Image.open(frames / "first.jpg")
     threshold = float(np.quantile(predictor(image, tta=True).probability, 0.7))
     run(frames / "first.jpg", "--output_dir", "out", "--threshold", threshold, "--tta")
@@ -180,12 +180,12 @@ def test_a_name_may_begin_with_a_dash(run, frames, tmp_path):
     assert written(tmp_path / "out") == {"-x.png"}
 
 
-def test_the_same_file_twice_is_one_input(run, frames, tmp_path):
+def test_a_file_named_twice_is_one_input(run, frames, tmp_path):
     run(frames, frames / "first.jpg", frames, "--output_dir", "out")
     assert len(written(tmp_path / "out")) == 8
 
 
-def test_a_second_run_does_what_is_missing_and_nothing_twice(run, frames, tmp_path):
+def test_a_second_run_does_only_what_is_missing(run, frames, tmp_path):
     out = tmp_path / "out"
     run(frames, "--output_dir", out)
     before = (out / "predictions.csv").read_bytes()
@@ -203,7 +203,7 @@ def test_a_second_run_does_what_is_missing_and_nothing_twice(run, frames, tmp_pa
 
 
 def write_many(folder: Path, count: int, size: int = 512) -> Path:
-    """A folder of so many images, by links to a few."""
+    """A folder of `count` images, most of them links to a few."""
     folder.mkdir()
     for index, pair in enumerate(generate(3, size, seed=20)):
         pair["image"].save(folder / f"{index:04}.jpg")
@@ -212,7 +212,7 @@ def write_many(folder: Path, count: int, size: int = 512) -> Path:
     return folder
 
 
-def test_a_killed_run_goes_on_where_it_stopped(run, model, tmp_path):
+def test_a_killed_run_continues_where_it_stopped(run, model, tmp_path):
     folder = write_many(tmp_path / "many", 120)
     # Batches of other images would differ by a rounding.
     flags = ["--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "1"]
@@ -270,7 +270,7 @@ def test_two_processes_share_the_work(run, model, frames, tmp_path):
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says that it measures 60000x60000 pixels."""
+    """A PNG of a few bytes whose header states 60000x60000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -281,7 +281,7 @@ def bomb() -> bytes:
     )
 
 
-def test_files_that_cannot_be_used_are_named_and_the_others_done(run, frames, tmp_path):
+def test_files_that_cannot_be_used_are_listed_and_the_others_done(run, frames, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     jpeg = (frames / "first.jpg").read_bytes()
@@ -323,7 +323,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_done(run, frames, tm
     assert written(tmp_path / "globbed") == set()
 
 
-def test_outputs_of_other_settings_or_of_another_model_are_left_alone(run, frames, tmp_path):
+def test_outputs_of_other_settings_or_another_model_are_not_replaced(run, frames, tmp_path):
     first = frames / "first.jpg"
     run(first, "--output_dir", "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["threshold"] == 0.5
@@ -342,7 +342,7 @@ def test_outputs_of_other_settings_or_of_another_model_are_left_alone(run, frame
     assert "run.json is not" in refused(run(first, "--output_dir", "out", status=2))
 
 
-def test_a_mask_of_another_image_or_program_is_left_alone(run, frames, tmp_path):
+def test_a_mask_of_another_image_or_program_is_not_replaced(run, frames, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "x.jpg").write_bytes((frames / "first.jpg").read_bytes())
@@ -370,7 +370,7 @@ def test_two_inputs_of_one_output_are_refused(run, frames, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_output_never_is_among_the_inputs(run, frames, tmp_path):
+def test_outputs_among_the_inputs_are_refused(run, frames, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "x.png")
@@ -410,6 +410,55 @@ def test_not_a_number_ends_the_run(run, frames, model, tmp_path):
     assert written(tmp_path / "out") == set()
 
 
+HEAVY = ("torch", "torchvision", "transformers", "datasets", "accelerate")
+
+
+def imported_by(folder: Path, *arguments: object) -> set[str]:
+    """Heavy packages that `predict.py` imports in a process of its own."""
+    code = (
+        "import sys\n"
+        "from unet_kvasir_seg.predict import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"print('imported:', *sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_help_imports_no_heavy_package(tmp_path):
+    assert imported_by(tmp_path, "--help") == set()
+
+
+def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from unet_kvasir_seg.inference.checkpoint import load_checkpoint
+    from unet_kvasir_seg.onnx_export.graph import build_graph
+
+    network, processor = load_checkpoint(str(model))
+    file = tmp_path / "model.onnx"
+    file.write_bytes(build_graph(network.eval(), processor, "fp32").SerializeToString())
+    flags = ("--overlay", "--probabilities", "--tta")
+    assert imported_by(tmp_path, frames, "--model", file, "--output_dir", "onnx", *flags) == set()
+    run(frames, "--output_dir", "torch", *flags)
+    assert written(tmp_path / "onnx") == written(tmp_path / "torch")
+    settings, expected = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("onnx", "torch"))
+    assert settings.pop("model") != expected.pop("model")
+    assert settings == expected
+    equal = []
+    for name in written(tmp_path / "onnx"):
+        found, mask = (np.array(Image.open(tmp_path / folder / "masks" / name)) for folder in ("onnx", "torch"))
+        assert found.shape == mask.shape
+        equal.append(found == mask)
+    # The resize may round a grey level differently.
+    assert np.concatenate([pixels.ravel() for pixels in equal]).mean() > 0.99
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -424,7 +473,7 @@ def test_not_a_number_ends_the_run(run, frames, model, tmp_path):
         (["-x.png"], "unknown flag '-x.png'"),
     ],
 )
-def test_commands_that_cannot_be_are_refused(run, tmp_path, arguments, expected):
+def test_invalid_commands_are_refused(run, tmp_path, arguments, expected):
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert expected in refused(run(*arguments, status=2))

@@ -1,4 +1,6 @@
-"""ONNX files in ONNX Runtime: against the image processor and the network in PyTorch, and files that are refused."""
+"""ONNX files in ONNX Runtime: compared with image processor and network in PyTorch, and files that are refused."""
+
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
-from unet_kvasir_seg.inference.onnx_session import OnnxSession
+from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession, number_of_threads
+from unet_kvasir_seg.inference.output_folder import describe_settings
 from unet_kvasir_seg.inference.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")
@@ -46,14 +49,14 @@ def frame(height: int, width: int, seed: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 31), (32, 48), (64, 96), (288, 384)])
-def test_a_frame_of_any_size_gives_the_predictors_maps(network, predictor, size):
+def test_maps_of_frames_of_any_size_are_those_of_pytorch(network, predictor, size):
     picture = frame(*size)
     expected = predictor(Image.fromarray(picture))
     mask, probability, logits = network.run(picture[None], threshold=0.5)
     assert (mask.shape, mask.dtype) == ((1, *size), np.uint8)
     assert (probability.shape, probability.dtype) == ((1, *size), np.float32)
     assert (logits.shape, logits.dtype) == ((1, 1, 32, 48), np.float32)
-    # torchvision's resize may round a grey level otherwise; at sizes that divide, and the network's own, it does not.
+    # torchvision's resize may round a grey level differently, but not at multiples of the input size.
     exact = size in ((1, 1), (32, 48), (64, 96))
     np.testing.assert_allclose(probability[0], expected.probability, atol=1e-5 if exact else 5e-3)
     np.testing.assert_array_equal(mask, probability > 0.5)
@@ -94,7 +97,7 @@ def test_the_threshold_is_an_input_and_frames_come_in_batches(network):
     np.testing.assert_allclose(network.run(pictures[1:2])[1][0], probability[1], atol=1e-6)
 
 
-def test_it_says_of_which_network_it_is(network, predictor):
+def test_it_describes_the_exported_network(network, predictor):
     assert network.fingerprint == fingerprint(predictor.model) == fingerprint(network)
     assert network.precision == "fp32"
     assert network.processor.to_dict() == predictor.processor.to_dict()
@@ -104,13 +107,13 @@ def test_it_says_of_which_network_it_is(network, predictor):
     assert described == describe_model(predictor.model, predictor.processor, "tiny", None)
 
 
-def test_a_predictor_has_it_inside(folder, predictor):
+def test_its_predictions_are_those_of_pytorch(folder, predictor):
     of_file = Predictor.from_pretrained(str(folder / "model.onnx"), device="cpu")
     images = [Image.fromarray(frame(40, 56)), Image.fromarray(frame(9, 7)), Image.new("L", (20, 30), 90)]
     for tta in (False, True):
         found, expected = (one.batch(images, tta=tta) for one in (of_file, predictor))
         for one, other in zip(found, expected, strict=True):
-            # torchvision's resize may round a grey level otherwise.
+            # torchvision's resize may round a grey level differently.
             np.testing.assert_allclose(one.probability, other.probability, atol=5e-3)
             np.testing.assert_allclose(one.network_probability, other.network_probability, atol=5e-3)
     assert of_file.identity != predictor.identity
@@ -118,7 +121,80 @@ def test_a_predictor_has_it_inside(folder, predictor):
         Predictor.from_pretrained(str(folder / "model.onnx"), revision="main", device="cpu")
 
 
-def test_what_is_no_file_of_this_project_is_refused(tmp_path, folder):
+@pytest.fixture(scope="module")
+def onnx_predictor(folder) -> OnnxPredictor:
+    found = Predictor.from_pretrained(str(folder / "model.onnx"), device="cpu")
+    assert isinstance(found, OnnxPredictor)
+    return found
+
+
+def test_a_batch_of_mixed_sizes_equals_its_images_one_by_one(onnx_predictor):
+    images = [Image.fromarray(frame(*size)) for size in ((40, 56), (40, 56), (9, 7), (40, 56))]
+    for together, image in zip(onnx_predictor.batch(images), images, strict=True):
+        alone = onnx_predictor(image)
+        assert together.probability.shape == (image.height, image.width)
+        assert together.network_probability.shape == (32, 48)
+        np.testing.assert_allclose(together.probability, alone.probability, atol=1e-6)
+        np.testing.assert_allclose(together.network_probability, alone.network_probability, atol=1e-6)
+
+
+def test_tta_is_the_mean_over_the_flips_of_the_frame(onnx_predictor, network):
+    picture = frame(40, 56)
+    maps, at_input_size = [], []
+    for axes in ((), (1,), (0,), (0, 1)):
+        _, probability, logits = network.run(np.flip(picture, axes)[None])
+        maps.append(np.flip(probability[0], axes))
+        at_input_size.append(np.flip(1 / (1 + np.exp(-logits[0, 0])), axes))
+    averaged = onnx_predictor(Image.fromarray(picture), tta=True)
+    np.testing.assert_allclose(averaged.probability, np.mean(maps, axis=0), atol=1e-6)
+    np.testing.assert_allclose(averaged.network_probability, np.mean(at_input_size, axis=0), atol=1e-6)
+    assert averaged.probability.dtype == averaged.network_probability.dtype == np.float32
+    assert not np.allclose(averaged.probability, maps[0], atol=1e-4)
+
+
+def test_arrays_and_tensors_are_images_too(onnx_predictor):
+    picture = frame(40, 56)
+    expected = onnx_predictor(Image.fromarray(picture)).probability
+    channels_first = torch.from_numpy(picture).permute(2, 0, 1)
+    for image in (picture, channels_first, channels_first.numpy(), picture.astype(np.float32)):
+        np.testing.assert_array_equal(onnx_predictor(image).probability, expected)
+    with pytest.raises(ValueError, match="expected 1 to 4 channels"):
+        onnx_predictor(np.zeros((40, 56, 7), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(3, 56, 3), (1, 56, 3)])
+def test_arrays_of_ambiguous_shape_are_read_as_by_the_image_processor(onnx_predictor, shape):
+    """Channels are taken to come first if they could."""
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert onnx_predictor(picture).probability.shape == (56, 3)
+
+
+def test_settings_are_those_of_the_image_processor(onnx_predictor, predictor):
+    settings = [describe_settings(one, 0.5, tta=False, smoothing=0.0) for one in (onnx_predictor, predictor)]
+    found, expected = (json.loads(json.dumps(one["image_processor"])) for one in settings)
+    assert found == expected
+    assert found["image_mean"] == [0.1, 0.0, 0.05]
+    assert settings[0]["dtype"] == settings[1]["dtype"] == "float32"
+
+
+def test_a_device_that_onnx_runtime_lacks_is_refused(folder, onnx_predictor):
+    assert str(onnx_predictor.runtime) == "cpu, float32, ONNX Runtime"
+    with pytest.raises(UserError, match="ONNX Runtime has no device 'mps' here; it has cpu"):
+        OnnxPredictor.load(folder / "model.onnx", device="mps")
+
+
+@pytest.mark.parametrize(
+    ("bound", "threads"), [(None, 8), ("3", 3), ("2,4", 2), ("99", 8), ("0", 8), ("many", 8), ("", 8)]
+)
+def test_threads_are_bounded_by_omp_num_threads(monkeypatch, bound, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if bound is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", bound)
+    assert number_of_threads() == threads
+
+
+def test_other_files_are_refused(tmp_path, folder):
     (tmp_path / "text.onnx").write_text("no network")
     for name in ("text.onnx", "absent.onnx"):
         with pytest.raises(UserError, match=rf"{name} cannot be loaded as an ONNX file .* export.py"):
