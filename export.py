@@ -35,6 +35,9 @@ from unet_kvasir_seg.onnx_export.files import FILE_NAMES
 # What imports torch, transformers or datasets is imported in the functions that run after the arguments are parsed,
 # so that --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
+    from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+    from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+    from unet_kvasir_seg.onnx_export.images import FrameSets
     from unet_kvasir_seg.reporting.results import Export, Results
 
 REPORT_SCHEMA = 1
@@ -100,16 +103,9 @@ def export(arguments: ExportArguments) -> "Export":
     """
     check_arguments(arguments)
     require_extra("export", "onnx", "onnxscript", "onnxruntime")
-    import torch
-    from unet_kvasir_seg.common.device import Runtime
     from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
-    from unet_kvasir_seg.inference.onnx_session import OnnxSession
-    from unet_kvasir_seg.inference.predictor import Predictor
-    from unet_kvasir_seg.onnx_export.files import check_output_folder, describe_environment, print_report, write_graph
-    from unet_kvasir_seg.onnx_export.graph import OPSET
+    from unet_kvasir_seg.onnx_export.files import check_output_folder, print_report
     from unet_kvasir_seg.onnx_export.images import load_frames
-    from unet_kvasir_seg.onnx_export.quantization import make_graph
-    from unet_kvasir_seg.onnx_export.verification import verify
     from unet_kvasir_seg.reporting.results import write_results
 
     model, processor = load_checkpoint(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
@@ -129,27 +125,11 @@ def export(arguments: ExportArguments) -> "Export":
     unverified = partial_path(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = make_graph(model.eval(), processor, arguments.precision, frames.calibration)
-        write_graph(made.graph, unverified)
-        predictor = Predictor(model, processor, Runtime(torch.device("cpu"), torch.float32))
-        verification = verify(OnnxSession.load(unverified, cpu_only=True), predictor, frames.verification)
-        report: Export = {
-            "schema_version": REPORT_SCHEMA,
-            "file": file.name,
-            "bytes": unverified.stat().st_size,
-            "fingerprint": weights,
-            "precision": arguments.precision,
-            "opset": OPSET,
-            "environment": describe_environment(),
-            "float_layers": made.float_layers,
-            "proof": {"data": frames.source, **verification},
-        }
-        if made.calibration:
-            report["calibration"] = made.calibration
+        report = write_verified(unverified, model.eval(), processor, arguments.precision, frames)
         print_report(report)
-        if verification["problems"]:
+        if problems := report["proof"]["problems"]:
             raise UserError(
-                f"The exported file disagrees with PyTorch and is not kept: {'; '.join(verification['problems'])}. "
+                f"The exported file disagrees with PyTorch and is not kept: {'; '.join(problems)}. "
                 f"{REMEDIES[arguments.precision]}"
             )
         os.replace(unverified, file)
@@ -158,6 +138,52 @@ def export(arguments: ExportArguments) -> "Export":
         raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
         unverified.unlink(missing_ok=True)
+    return report
+
+
+def write_verified(
+    path: Path,
+    model: "UNetForSemanticSegmentation",
+    processor: "UNetImageProcessor",
+    precision: str,
+    frames: "FrameSets",
+) -> "Export":
+    """Write an ONNX file and compare it with PyTorch; returns the report, whose problems are in "proof".
+
+    Args:
+        path: Where to write.
+        model: In float32 and evaluation mode.
+        processor: The image processor that belongs to it.
+        precision: "fp32", "fp16" or "int8".
+        frames: To calibrate on and to verify on.
+    """
+    import torch
+    from unet_kvasir_seg.common.device import Runtime
+    from unet_kvasir_seg.inference.checkpoint import fingerprint
+    from unet_kvasir_seg.inference.onnx_session import OnnxSession
+    from unet_kvasir_seg.inference.predictor import Predictor
+    from unet_kvasir_seg.onnx_export.files import describe_environment, write_graph
+    from unet_kvasir_seg.onnx_export.graph import OPSET
+    from unet_kvasir_seg.onnx_export.quantization import make_graph
+    from unet_kvasir_seg.onnx_export.verification import verify
+
+    made = make_graph(model, processor, precision, frames.calibration)
+    write_graph(made.graph, path)
+    predictor = Predictor(model, processor, Runtime(torch.device("cpu"), torch.float32))
+    verification = verify(OnnxSession.load(path, cpu_only=True), predictor, frames.verification)
+    report: Export = {
+        "schema_version": REPORT_SCHEMA,
+        "file": FILE_NAMES[precision],
+        "bytes": path.stat().st_size,
+        "fingerprint": fingerprint(model),
+        "precision": precision,
+        "opset": OPSET,
+        "environment": describe_environment(),
+        "float_layers": made.float_layers,
+        "proof": {"data": frames.source, **verification},
+    }
+    if made.calibration:
+        report["calibration"] = made.calibration
     return report
 
 

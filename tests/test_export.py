@@ -1,4 +1,4 @@
-"""`export.py` from its command line: files that agree with PyTorch, files that must not be kept, and bad input."""
+"""`export.py` from its command line: files that agree with PyTorch, files that must not be kept, and invalid input."""
 
 import json
 import os
@@ -73,9 +73,9 @@ def test_float_files_agree_with_pytorch(run_command, model, tmp_path):
         for path in (ROOT, model, tmp_path, Path.home(), Path(torch.__file__).parent):
             assert str(path).encode() not in content
         assert b".py" not in content.replace(b"processing_unet.UNet", b"")
-        network = OnnxSession.load(tmp_path / "out" / "onnx" / f"{name}.onnx")
-        assert network.precision == precision
-        assert json.loads(network.metadata["id2label"]) == {"0": "background", "1": "polyp"}
+        session = OnnxSession.load(tmp_path / "out" / "onnx" / f"{name}.onnx")
+        assert session.precision == precision
+        assert json.loads(session.metadata["id2label"]) == {"0": "background", "1": "polyp"}
         types = {tensor.data_type for tensor in onnx.load_from_string(content).graph.initializer if tensor.dims}
         assert (onnx.TensorProto.FLOAT16 in types) == (precision == "fp16")
     assert files(tmp_path / "out") == ["model.json", "model.onnx", "model_fp16.json", "model_fp16.onnx"]
@@ -108,13 +108,13 @@ def test_int8_has_int8_weights_and_names_its_float_layers(run_command, model, im
     assert not [name for name in rounded if name.startswith("processing")]
 
 
-def test_a_file_that_disagrees_is_not_kept_and_what_was_there_stays(run_command, model, monkeypatch, tmp_path):
+def test_a_file_that_disagrees_is_not_kept_and_earlier_files_stay(run_command, model, monkeypatch, tmp_path):
     flags = ("--model", model, "--output_dir", "out")
     run_command(export.main, *flags)
     before = (tmp_path / "out" / "onnx" / "model.onnx").read_bytes()
     forward = SegmentationGraph.forward
 
-    def darker(self, frames, threshold):  # as a wrong translation of the pre-processing would be
+    def darker(self, frames, threshold):  # as with an error in the exported pre-processing
         return forward(self, (frames.float() * 0.9).to(torch.uint8), threshold)
 
     monkeypatch.setattr(SegmentationGraph, "forward", darker)
@@ -124,7 +124,7 @@ def test_a_file_that_disagrees_is_not_kept_and_what_was_there_stays(run_command,
     assert (tmp_path / "out" / "onnx" / "model.onnx").read_bytes() == before
 
 
-def test_bad_input_is_explained_and_nothing_is_written(run_command, model, images, tmp_path):
+def test_invalid_input_is_explained_and_nothing_is_written(run_command, model, images, tmp_path):
     def line(*flags) -> str:
         return refused(run_command(export.main, "--model", model, "--output_dir", "out", *flags, status=2))
 
@@ -157,13 +157,19 @@ def test_another_models_folder_is_left_alone(run_command, model, tmp_path):
 
 
 def unmeasured_results(weights: str) -> dict:
-    """A results.json of a model that nothing was measured of."""
+    """A results.json without any scores."""
     shipped = json.loads((ROOT / "results.json").read_text())
     return {
         "schema_version": 1,
         "model": {"name": "tiny", "repository": "team/unet", "fingerprint": weights},
-        "data": {"name": "synthetic", "on_the_hub": False, "revision": None, "split": None, "rows": {}}
-        | {"fingerprint": None},
+        "data": {
+            "name": "synthetic",
+            "on_the_hub": False,
+            "revision": None,
+            "split": None,
+            "rows": {},
+            "fingerprint": None,
+        },
         "environment": shipped["environment"],
         "training": None,
         "metrics": {},
@@ -182,11 +188,11 @@ def test_the_commands_take_the_file(run_command, model, tmp_path):
         run_command(predict.main, "frame.png", *flags)
         masks[name] = np.array(Image.open(tmp_path / name / "masks" / "frame.png"))
     assert (masks["torch"] == masks["onnx"]).mean() > 0.999
-    # Outputs of the one are not mixed with the other's.
+    # Outputs of the two are not mixed in one folder.
     done = run_command(predict.main, "frame.png", "--model", file, "--output_dir", "torch", status=2)
     assert "holds the outputs of another model" in refused(done)
 
-    # Numbers of these weights' exports outlive a new evaluation, those of others do not.
+    # A new evaluation keeps the reports on exports of these weights, and drops those of other weights.
     measured = report(tmp_path / "out", "model.json")
     known = {
         **unmeasured_results(measured["fingerprint"]),
@@ -217,24 +223,14 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
     of_others = results | {"model": {"name": "else", "repository": None, "fingerprint": "sha256:other"}}
     local = tmp_path / "local"
     shutil.copytree(model, local)
+    evaluation_flags = ["--output_dir", "scored", "--dataset_name", "synthetic", "--synthetic_rows", 8]
+    evaluation_flags += ["--resamples", 10, "--device", "cpu"]
     runs = [
         ("export", "--model", "team/unet", "--push_to_hub", "team/unet", "--output_dir", "out"),
         ("export", "--model", model, "--push_to_hub", "team/unet", "--output_dir", "out", "--precision", "fp16"),
         ("export", "--model", model, "--push_to_hub", "team/bare", "--output_dir", "bare"),
         ("export", "--model", local, "--push_to_hub", "team/new", "--output_dir", "new"),
-        (
-            *(
-                "evaluation",
-                "--model",
-                model,
-                "--push_to_hub",
-                "--hub_model_id",
-                "team/unet",
-                "--output_dir",
-                "scored",
-            ),
-            *("--dataset_name", "synthetic", "--synthetic_rows", 8, "--resamples", 10, "--device", "cpu"),
-        ),
+        ("evaluation", "--model", model, "--push_to_hub", "--hub_model_id", "team/unet", *evaluation_flags),
         ("export", "--model", model, "--push_to_hub", "team/other", "--output_dir", "other"),
     ]
     program = (
@@ -269,7 +265,7 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
     exports = pushed.pop("exports")
     assert exports == {precision: json.loads(exported[name]) for precision, name in reports.items()}
     assert pushed == results
-    assert json.loads(scored["results.json"])["exports"] == exports  # the evaluated folder knows of none
+    assert json.loads(scored["results.json"])["exports"] == exports  # kept, though the evaluated folder has none
     for files_then in (exported, scored):
         for name in ("model", "model_fp16"):
             size = f"{len(exported[f'onnx/{name}.onnx']) / 1e6:.2f}"
