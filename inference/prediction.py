@@ -26,12 +26,12 @@ class Prediction:
 
     Attributes:
         probability: (H, W) float32, the probability of polyp at the image's original size.
-        network_probability: (h, w) float32, the same at the network's input size.
+        probability_at_input_size: (h, w) float32, the same at the network's input size.
         threshold: A pixel belongs to the mask if its probability is higher.
     """
 
     probability: np.ndarray
-    network_probability: np.ndarray
+    probability_at_input_size: np.ndarray
     threshold: float
 
     @property
@@ -42,7 +42,7 @@ class Prediction:
     @property
     def is_valid(self) -> bool:
         """Whether all probabilities are finite; NaN would be thresholded to background."""
-        return bool(np.isfinite(self.network_probability).all())
+        return bool(np.isfinite(self.probability_at_input_size).all())
 
     @cached_property
     def lesions(self) -> list[Lesion]:

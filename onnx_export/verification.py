@@ -101,7 +101,7 @@ def _compare(session: OnnxSession, predictor: Predictor, frame: Frame) -> _Compa
     masks, probabilities, _ = session.run(frame.pixels[None], THRESHOLD)
     mask = masks[0] == 1
     return _Comparison(
-        at_input_size=np.abs(torch.from_numpy(logits).sigmoid()[0, 0].numpy() - expected.network_probability),
+        at_input_size=np.abs(torch.from_numpy(logits).sigmoid()[0, 0].numpy() - expected.probability_at_input_size),
         at_original_size=np.abs(probabilities[0] - expected.probability),
         is_equal=mask == expected.mask,
         dice_between_masks=mask_dice(mask, expected.mask),

@@ -141,7 +141,7 @@ class ModelSource:
             images, segmentation_maps=[sample.ground_truth.astype(np.uint8) for sample in samples], return_tensors="pt"
         )["labels"]
         return [
-            Maps(prediction.probability, (prediction.network_probability, ground_truth.numpy() == 1))
+            Maps(prediction.probability, (prediction.probability_at_input_size, ground_truth.numpy() == 1))
             for prediction, ground_truth in zip(predictions, ground_truths, strict=True)
         ]
 

@@ -115,7 +115,7 @@ def test_its_predictions_are_those_of_pytorch(folder, predictor):
         for one, other in zip(found, expected, strict=True):
             # torchvision's resize may round a grey level differently.
             np.testing.assert_allclose(one.probability, other.probability, atol=5e-3)
-            np.testing.assert_allclose(one.network_probability, other.network_probability, atol=5e-3)
+            np.testing.assert_allclose(one.probability_at_input_size, other.probability_at_input_size, atol=5e-3)
     assert of_file.identity != predictor.identity
     with pytest.raises(UserError, match="revision main is of a repo on the Hub"):
         Predictor.from_pretrained(str(folder / "model.onnx"), revision="main", device="cpu")
@@ -133,9 +133,9 @@ def test_a_batch_of_mixed_sizes_equals_its_images_one_by_one(onnx_predictor):
     for together, image in zip(onnx_predictor.batch(images), images, strict=True):
         alone = onnx_predictor(image)
         assert together.probability.shape == (image.height, image.width)
-        assert together.network_probability.shape == (32, 48)
+        assert together.probability_at_input_size.shape == (32, 48)
         np.testing.assert_allclose(together.probability, alone.probability, atol=1e-6)
-        np.testing.assert_allclose(together.network_probability, alone.network_probability, atol=1e-6)
+        np.testing.assert_allclose(together.probability_at_input_size, alone.probability_at_input_size, atol=1e-6)
 
 
 def test_tta_is_the_mean_over_the_flips_of_the_frame(onnx_predictor, network):
@@ -147,8 +147,8 @@ def test_tta_is_the_mean_over_the_flips_of_the_frame(onnx_predictor, network):
         at_input_size.append(np.flip(1 / (1 + np.exp(-logits[0, 0])), axes))
     averaged = onnx_predictor(Image.fromarray(picture), tta=True)
     np.testing.assert_allclose(averaged.probability, np.mean(maps, axis=0), atol=1e-6)
-    np.testing.assert_allclose(averaged.network_probability, np.mean(at_input_size, axis=0), atol=1e-6)
-    assert averaged.probability.dtype == averaged.network_probability.dtype == np.float32
+    np.testing.assert_allclose(averaged.probability_at_input_size, np.mean(at_input_size, axis=0), atol=1e-6)
+    assert averaged.probability.dtype == averaged.probability_at_input_size.dtype == np.float32
     assert not np.allclose(averaged.probability, maps[0], atol=1e-4)
 
 

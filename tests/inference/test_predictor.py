@@ -49,7 +49,7 @@ def test_maps_have_the_original_size_and_the_values_of_the_steps(predictor, size
     # PIL and torch round the resized image differently, by up to a grey level.
     np.testing.assert_allclose(prediction.probability, expected, atol=0.01)
     np.testing.assert_array_equal(prediction.mask, prediction.probability > 0.5)
-    assert prediction.network_probability.shape == (32, 48)
+    assert prediction.probability_at_input_size.shape == (32, 48)
 
 
 def test_a_batch_of_mixed_sizes_equals_its_images_one_by_one(predictor):
