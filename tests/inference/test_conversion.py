@@ -49,21 +49,21 @@ def test_the_order_of_the_entries_does_not_matter(layout, arrange):
 
 
 @pytest.mark.parametrize("norm", ["group", "instance", "bare instance"])
-def test_a_named_norm_and_numbers_through_the_network(norm):
+def test_a_norm_that_is_named_and_modules_numbered_through_the_network(norm):
     network = randomise(FlatLayout(norm))
     model = convert_model(network.state_dict(), norm=norm.split()[-1], num_groups=2)
     assert model.config.norm == norm.split()[-1]
     assert_same_outputs(network, model)
 
 
-def test_the_wrong_order_of_concatenation_shows():
+def test_the_wrong_order_of_concatenation_changes_the_outputs():
     network = randomise(CardLayout())
     with pytest.raises(AssertionError):
         assert_same_outputs(network, convert_model(network.state_dict(), concat="upsampled-first"))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_our_own_state_dict_is_a_fixed_point(norm):
+def test_the_own_state_dict_is_unchanged(norm):
     own = randomise(UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2, norm=norm))).state_dict()
     _, tensors = convert_state_dict(own)
     assert tensors.keys() == own.keys()
@@ -155,7 +155,7 @@ def test_three_logits_are_refused():
     ],
     ids=["complex", "sparse", "quantized"],
 )
-def test_numbers_that_are_not_plain_are_refused(weight):
+def test_complex_sparse_and_quantized_weights_are_refused(weight):
     message = refusal(CardLayout().state_dict() | {"final.weight": weight})
     assert f"final.weight: a tensor of {weight.dtype}, {weight.layout}; expected plain real numbers" in message
 
@@ -211,7 +211,7 @@ def test_names_that_do_not_decide_are_refused():
         ({"a.weight": torch.zeros(8, 8, 3, 3), "b.weight": torch.zeros(16, 8, 3, 3)}, "input's channels"),
     ],
 )
-def test_what_is_no_unet_is_refused(state_dict, part):
+def test_other_networks_are_refused(state_dict, part):
     assert part in refusal(state_dict)
 
 

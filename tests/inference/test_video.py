@@ -278,7 +278,7 @@ def test_other_containers(predictor, tmp_path, suffix, codec):
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
-def test_of_a_video_that_is_cut_off_what_was_read_is_kept(run, tmp_path, name):
+def test_frames_before_the_cut_of_a_cut_off_video_are_kept(run, tmp_path, name):
     source = write_video(tmp_path / name, frames=60, options={"movflags": "faststart"} if name == "cut.mp4" else None)
     content = source.read_bytes()
     source.write_bytes(content[: len(content) // 2])

@@ -1,0 +1,70 @@
+"""Batches of an image run, with a predictor that only records them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.inference import image_run
+from unet_kvasir_seg.inference.image_run import Done, Frame, ImageRun, encode_png
+from unet_kvasir_seg.inference.inputs import Failure, Source
+from unet_kvasir_seg.inference.output_folder import make_record, read_record, refuse_mismatch
+from unet_kvasir_seg.inference.prediction import Prediction, PreparedImage
+
+
+class Recorder:
+    """Stands for a predictor; `value` is the probability everywhere."""
+
+    def __init__(self, value: float = 0.25):
+        self.value = value
+        self.batches: list[int] = []
+
+    def predict_prepared(self, prepared, *, threshold, tta):
+        self.batches.append(len(prepared))
+        maps = [np.full(image.size, self.value, np.float32) for image in prepared]
+        return [Prediction(probability, probability, threshold) for probability in maps]
+
+
+def frames(*sizes: tuple[int, int]) -> list[Frame]:
+    return [
+        Frame(Source(f"{index}.png", f"{index}.png"), "digest", PreparedImage(None, size), None)
+        for index, size in enumerate(sizes)
+    ]
+
+
+def test_batches_are_bounded_by_number_and_by_pixels(monkeypatch):
+    monkeypatch.setattr(image_run, "BATCH_PIXELS", 100)
+    predictor = Recorder()
+    items = frames(*[(2, 2)] * 7, (10, 8), (10, 2), (10, 1), (50, 50), (1, 1))
+    found = list(ImageRun(predictor, Path("out"), batch_size=3).segment(items))
+    assert [frame for frame, _ in found] == items
+    assert predictor.batches == [3, 3, 1 + 1, 2, 1, 1]
+
+
+def test_other_items_are_passed_on():
+    items = [Done(by_earlier_run=True), Failure("x.png", "is damaged")]
+    run = ImageRun(Recorder(), Path("out"))
+    assert list(run.segment(items)) == items
+    assert [run.write(item) for item in items] == items
+
+
+def test_nan_ends_the_run():
+    with pytest.raises(UserError, match=r"NaN for the image 0\.png"):
+        list(ImageRun(Recorder(float("nan")), Path("out")).segment(frames((2, 2))))
+
+
+def test_a_record_is_read_back_from_its_mask(tmp_path):
+    probability = np.zeros((4, 5), np.float32)
+    probability[1, 2:4] = 0.75
+    lesions = Prediction(probability, probability, 0.5).lesions
+    source = Source("in/x.jpg", "x.jpg")
+    mask = tmp_path / "x.png"
+    mask.write_bytes(encode_png(Image.fromarray(probability > 0.5), make_record(source, "digest", lesions)))
+    record = read_record(mask)
+    assert record == {"image": "x.jpg", "digest": "digest", "lesions": [[2, 1, 4, 2, 2.5, 1.0, 2, 10.0, 0.75]]}
+    assert refuse_mismatch(record, "digest", mask, source) is None
+    assert "another file" in refuse_mismatch(record, "other", mask, source).reason
+    mask.write_bytes(encode_png(Image.fromarray(probability > 0.5)))
+    assert read_record(mask) is None
+    assert "not from this command" in refuse_mismatch(None, "digest", mask, source).reason
