@@ -36,7 +36,7 @@ AUGMENTATIONS = {
 }
 EPOCHS_LISTED = 8  # whose training loss the card states
 
-# File name -> what a reader who cannot see the picture is told, and its caption.
+# File name -> alternative text and caption.
 PICTURES = {
     "dice_histogram.png": ("Histogram of Dice per image", "How many images reach which Dice."),
     "dice_by_size.png": (
@@ -75,7 +75,7 @@ def fill_card(results: Results) -> str:
             missing; the card then says so.
 
     Returns:
-        Markdown; its metadata gives the same scores back when `huggingface_hub.ModelCard` parses it.
+        Markdown. `huggingface_hub.ModelCard` reads the same scores from its metadata.
 
     Raises:
         UserError: If the run is marked invalid.
@@ -106,7 +106,7 @@ def fill_card(results: Results) -> str:
         percent=percent,
         not_measured=NOT_MEASURED,
     )
-    # Conditions of the template stand on lines of their own, which stay empty.
+    # The template's conditions leave empty lines behind.
     return re.sub(r"\n{3,}", "\n\n", str(card))
 
 
@@ -157,7 +157,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
 
 
 def _training_data(results: Results) -> Data | None:
-    """The data of the training: if not recorded there, the run's, unless an evaluation replaced it."""
+    """The data of the training. Older files have it at the top level only, where an evaluation overwrites it."""
     training = results.get("training")
     if not training:
         return None
@@ -165,7 +165,7 @@ def _training_data(results: Results) -> Data | None:
 
 
 def _training_environment(results: Results) -> Environment | None:
-    """The environment of the training, by the same rule."""
+    """The environment of the training. Older files have it at the top level only, as the data."""
     training = results.get("training")
     if not training:
         return None

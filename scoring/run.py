@@ -1,7 +1,7 @@
 """Scores a source of predictions, a model or a folder of files, on the samples of a split.
 
 source = ModelSource.load("me/unet", None, device="auto", dtype="float32", tta=False)
-images = score_samples(source, splits["test"], protocol, processes)  # one `ImageScores` a sample
+images = score_samples(source, splits["test"], protocol, processes)  # one `ImageScores` for each sample
 summarise(images)["metrics"]
 """
 
@@ -29,8 +29,8 @@ from .near_duplicates import MAX_DISTANCE, NearDuplicate, find_near_duplicates, 
 from .prediction_files import PredictionFiles
 from .summary import LARGE_FROM, SMALL_BELOW, at_threshold, best_threshold, compare, summarise
 
-MAIN_SCORES = ("dice_per_image_native", "iou_per_image_native")
-EXAMPLES = 3  # each of the best, the middle and the worst
+SCORES_WITHOUT_DUPLICATES = ("dice_per_image_native", "iou_per_image_native")
+EXAMPLES = 3  # of the best images, of the median ones and of the worst
 
 
 class InvalidRunError(UserError):
@@ -43,7 +43,7 @@ class Protocol:
 
     Attributes:
         threshold: A pixel is polyp if its probability is higher.
-        surface_tolerance: Of the surface Dice, in pixels.
+        surface_tolerance: Tolerance of the normalised surface Dice in pixels.
         batch_size: Images that go through the network together.
         foreground_values: Mask values that mean polyp, where they are not the usual ones.
         resamples, seed: Of the bootstrap.
@@ -110,7 +110,7 @@ class ModelSource:
 
     @classmethod
     def load(cls, name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> "ModelSource":
-        """A model of a folder, of the Hub, or in an ONNX file.
+        """Load a model from a folder, the Hub or an ONNX file.
 
         Raises:
             UserError: If it cannot be loaded, or this machine lacks the device or dtype.
@@ -187,7 +187,7 @@ def score_split(
         splits: As `load_splits` gives them.
         split: Name of the split.
         protocol: How to score.
-        processes: They share the samples, and all get all scores.
+        processes: The samples are split among them; each gets the scores of all.
         tune_threshold_on: Another split, whose best threshold is taken in place of the protocol's.
 
     Raises:
@@ -237,7 +237,7 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
 
 
 def score_samples(source: Source, rows: Dataset, protocol: Protocol, processes: Processes) -> list[ImageScores]:
-    """Scores of every sample of a split, in order. Each process scores a part, and all get all scores.
+    """Score every sample of a split, in order. Each process scores a part and gets the scores of all.
 
     Raises:
         UserError: In every process, if one of them cannot score a sample.
@@ -263,7 +263,7 @@ def score_samples(source: Source, rows: Dataset, protocol: Protocol, processes: 
 
 
 def score_batch(source: Source, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[ImageScores]:
-    """Scores of some samples, in order.
+    """Score some samples; returns the scores in order.
 
     Raises:
         UserError: If a sample cannot be read, predicted or scored; the message names it.
@@ -323,7 +323,7 @@ def check_near_duplicates(
             {"first": list(pair.first), "second": list(pair.second), "distance": pair.distance} for pair in found
         ],
         "left_out": len(left_out),
-        "metrics": {name: metrics[name] for name in MAIN_SCORES if name in metrics},
+        "metrics": {name: metrics[name] for name in SCORES_WITHOUT_DUPLICATES if name in metrics},
     }
     return section, found
 
@@ -331,7 +331,7 @@ def check_near_duplicates(
 def predict_examples(
     source: Source, rows: Dataset, dice: np.ndarray, protocol: Protocol
 ) -> list[tuple[str, Image, np.ndarray, np.ndarray, np.ndarray]]:
-    """The best, the middle and the worst images, the best first. They are predicted again, since no map is kept.
+    """Predict the best, the median and the worst images once more, since no map was kept; the best come first.
 
     Args:
         source: What was scored.
@@ -353,14 +353,15 @@ def predict_examples(
 
 
 def choose_examples(dice: np.ndarray) -> dict[int, str]:
-    """Indices of the best, the middle and the worst images with their kind, the best first.
+    """Indices of the best, the median and the worst images with their kind, the best first.
 
     Args:
         dice: (images,) Dice of each image.
     """
     order = np.argsort(-dice, kind="stable")
-    middle = max((len(order) - EXAMPLES) // 2, 0)
-    # If there are so few images that an image belongs to two groups, the later group counts.
-    groups = {"worst": order[-EXAMPLES:], "middle": order[middle : middle + EXAMPLES], "best": order[:EXAMPLES]}
+    first_median = max((len(order) - EXAMPLES) // 2, 0)
+    # With few images, the groups overlap: best counts before median, median before worst.
+    median = order[first_median : first_median + EXAMPLES]
+    groups = {"worst": order[-EXAMPLES:], "median": median, "best": order[:EXAMPLES]}
     kind_of = {int(index): kind for kind, indices in groups.items() for index in indices}
     return {index: kind_of[index] for index in sorted(kind_of, key=lambda index: -dice[index])}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 from unet_kvasir_seg.configuration_unet import AUTO_MAP, UNetConfig
+from unet_kvasir_seg.losses_unet import LOSSES
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 NOT_DEFAULT = {
@@ -205,7 +206,7 @@ REFUSED = [
         ({"upsampling": upsampling}, rf"`upsampling` must be one of transpose, bilinear, got {upsampling!r}")
         for upsampling in ("nearest", None)
     ),
-    *(({"loss": loss}, rf"`loss` must be one of bce_dice, structure, got {loss!r}") for loss in ("dice", None)),
+    *(({"loss": loss}, f"`loss` must be one of {', '.join(LOSSES)}, got {loss!r}") for loss in ("dice", None)),
     *(
         ({"dropout": dropout}, rf"`dropout` must be at least 0 and below 1, got {dropout!r}")
         for dropout in (-0.1, 1.0, 1, 1.5, float("nan"), "0.1", None)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from training_runs import FP32, TINY, error_of, largest_difference, weights
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.losses_unet import LOSSES
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.training.resume import is_complete
 
@@ -85,7 +86,7 @@ def test_fine_tuning_may_change_the_loss(run_train, tmp_path):
         assert json.loads((tmp_path / name / "config.json").read_text())["loss"] == loss
         assert json.loads((tmp_path / name / "results.json").read_text())["model"]["loss"] == loss
     message = error_of(run_train(*data, "--loss", "dice", "--output_dir", "run", check=False))
-    assert "`loss` must be one of bce_dice, structure, got 'dice'" in message
+    assert f"`loss` must be one of {', '.join(LOSSES)}, got 'dice'" in message
 
 
 def test_another_runs_folder_is_left_alone(run_train, tmp_path):

@@ -13,11 +13,11 @@ def test_sizes_are_described_by_area():
     assert describe_sizes([(1920, 1072), (332, 487), (640, 480)]) == "from 332x487 to 1920x1072"
 
 
-def test_examples_are_the_best_the_middle_and_the_worst():
+def test_examples_are_the_best_the_median_and_the_worst():
     dice = np.array([0.5, 0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.0, 0.6, 0.4, 1.0])
     assert choose_examples(dice) == {
         **{10: "best", 2: "best", 4: "best"},
-        **{8: "middle", 0: "middle", 9: "middle"},
+        **{8: "median", 0: "median", 9: "median"},
         **{5: "worst", 1: "worst", 7: "worst"},
     }
     assert list(choose_examples(dice)) == [10, 2, 4, 8, 0, 9, 5, 1, 7]
