@@ -46,8 +46,8 @@ class UNetConfig(PretrainedConfig):
         decoder_channels: Channels of the `depth` decoder stages, highest resolution first. None: those of the
             encoder's levels.
         decoder_convs: 3x3 convolutions of each decoder stage; nnU-Net ResEnc has 1.
-        loss: Training loss, a name in `losses_unet.LOSSES`, such as "bce_dice" or "structure" (PraNet; Fan et al., 2020,
-            https://arxiv.org/abs/2006.11392), which gives more weight to outlines.
+        loss: Training loss, a name in `losses_unet.LOSSES`, such as "bce_dice" or "structure", which gives
+            more weight to outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392).
         id2label: Names of labels 0 and 1; `label2id` is derived from it.
         kwargs: Passed to `PretrainedConfig`.
 

@@ -5,8 +5,8 @@
     python train.py --dataset_name path/to/folder         # your own images/ and masks/
     python train.py --push_to_hub --hub_model_id me/unet  # after `hf auth login`
 
-A recipe is a YAML file: its keys are these flags, and its mapping `model` holds the network, fields of `UNetConfig`.
-Flags on the command line override it. Several processes:
+A recipe is a YAML file whose keys are these flags; the fields of `UNetConfig` stand under `model:`. Flags on the
+command line override it. To train with several processes:
 `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
 """
 
@@ -82,7 +82,7 @@ def train(
     results = describe_run(model, splits, processor, data_arguments, training_arguments)
     seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
-        # Each worker caches the samples that it decoded. If it ended with the epoch, its cache would be lost.
+        # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
     trainer = build_trainer(
         model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint
@@ -97,7 +97,7 @@ def train(
         trainer.save_model(_internal_call=True)
         trainer.create_model_card()
     if is_main:
-        # It holds paths, and the folder may be uploaded as it is. The checkpoints have their own.
+        # training_args.bin holds paths, and a user may upload the folder. Checkpoints keep copies of their own.
         (Path(output_dir) / "training_args.bin").unlink(missing_ok=True)
         print_scores(trainer.results)
     url = trainer.push_to_hub() if training_arguments.push_to_hub else None
@@ -116,7 +116,7 @@ def build_trainer(
     results: dict[str, Any],
     checkpoint: str | None,
 ) -> "UNetTrainer":
-    """The trainer of a run, which writes into its description `results`."""
+    """Build the trainer, which adds to `results` during the run."""
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
@@ -134,7 +134,7 @@ def build_trainer(
         processing_class=processor,
         compute_metrics=scores,
         preprocess_logits_for_metrics=scores.count,
-        # The data loader tells a stream its epoch; a stream may have more epochs than Trainer counts.
+        # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
         callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
         ema=None if decay is None else ExponentialMovingAverage(decay, checkpoint),
         transform=transform,

@@ -1,6 +1,6 @@
-"""The arguments of a training: flags, recipes, and the flags of the architecture, which are made from `UNetConfig`.
+"""Arguments of a training: flags, recipes, and architecture flags made from `UNetConfig`.
 
-Imports of transformers only what `TrainingArguments` needs, so that --help comes quickly.
+Imports only what `TrainingArguments` needs from transformers, so that --help is quick.
 """
 
 import argparse
@@ -120,7 +120,7 @@ class UNetTrainingArguments(TrainingArguments):
 
     @property
     def dispatches_batches(self) -> bool:
-        """Whether the first process reads a stream for all. It can send tensors only."""
+        """Whether the main process reads a stream and sends batches to the others; it can send tensors only."""
         return bool(getattr(self.accelerator_config, "dispatch_batches", False))
 
     @property
@@ -157,7 +157,7 @@ def flag_parser(description: str | None = None) -> FlagParser:
     helps = described_arguments(UNetConfig.__doc__ or "")
     for name, field in config_fields().items():
         text = f"{helps[name]} (default: {field.default}, or the checkpoint's)".replace("%", "%%")
-        # Without a default only the fields that were given are in the parsed namespace.
+        # With SUPPRESS, fields that were not given are missing in the parsed namespace.
         parser.add_flag(name, hints[name], argparse.SUPPRESS, text)
     return parser
 
@@ -192,7 +192,7 @@ def parse_arguments(
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The values of a recipe by the names of their flags. A recipe is looked for here, then among the project's own.
+    """Read a recipe: its values by the names of their flags. The path is tried here, then in the project.
 
     Raises:
         UserError: If there is none, or it cannot be used.
@@ -211,14 +211,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def flag_values(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """A recipe with the fields of its mapping `model` beside its other keys: all by the names of their flags.
+    """Flatten a recipe: the fields under `model` stand beside its other keys, by the names of their flags.
 
     Args:
         recipe: `model` holds fields of `UNetConfig`; the other keys are flags.
         source: What to call it in an error, such as its path.
 
     Raises:
-        UserError: If `model` is no mapping or has an unknown field, or a key is given twice or has a new name.
+        UserError: If `model` is no mapping or has an unknown field, or a key is given twice or was renamed.
     """
     flags = {name: value for name, value in recipe.items() if name != "model"}
     model = recipe.get("model") or {}
@@ -242,7 +242,7 @@ def _refuse_renamed(names: Iterable[str], source: str) -> None:
 
 
 def _refuse_tokens(values: argparse.Namespace) -> None:
-    # Trainer writes the token in plain text into training_args.bin. transformers 4 has the second name too.
+    # Trainer writes the token in plain text into training_args.bin. The second name exists in transformers 4 only.
     if any(getattr(values, name, None) is not None for name in ("hub_token", "push_to_hub_token")):
         raise UserError(
             "--hub_token is refused: it would be written into files of the run, and stays in your shell's "

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-# The weights that resuming continues from. The model.safetensors beside it holds their average.
+# The weights themselves, from which a resumed training continues; model.safetensors beside it holds their average.
 TRAINING_WEIGHTS = "training_weights.safetensors"
 
 
@@ -23,8 +23,8 @@ class ExponentialMovingAverage(TrainerCallback):
 
     Args:
         decay: d, at least 0 and below 1.
-        checkpoint: The checkpoint to resume from, if any. `Trainer` loads the average from it into the model; at the
-            start of the training this callback replaces it by the weights.
+        checkpoint: The checkpoint to resume from, if any. `Trainer` loads the average from it into the model;
+            `on_train_begin` then puts the weights themselves in place.
 
     Raises:
         ValueError: If `decay` is out of range.
@@ -64,7 +64,7 @@ class ExponentialMovingAverage(TrainerCallback):
 
     @contextlib.contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Put the average into the model while this lasts. Before and after the training this does nothing."""
+        """Let the model hold the average inside this context. Outside of a training this changes nothing."""
         tensors = _averaged_tensors(model) if self.average else {}
         weights = {name: tensor.clone() for name, tensor in tensors.items()}
         for name, tensor in tensors.items():

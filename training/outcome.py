@@ -35,7 +35,7 @@ def describe_run(
         "model": describe_model(model, processor, name.split("/")[-1], training_arguments.hub_model_id),
         "data": data,
         "environment": environment,
-        # An evaluation replaces the two above with its own.
+        # Recorded here too, since an evaluation overwrites the two above.
         "training": {
             "data": data,
             "environment": environment,

@@ -45,7 +45,7 @@ class UNetTrainer(Trainer):
     """`Trainer` that writes the project's model card, and pushes one commit with nothing private in it.
 
     Args:
-        transform: Augments batches that the data loader left as they were.
+        transform: Augments, on the training device, batches that the data loader did not augment.
         results: The description of the run, from `describe_run`; completed during the run.
         ema: If given, the average of the weights is evaluated and saved in place of the weights.
         args, kwargs: Passed to `Trainer`.
@@ -67,11 +67,11 @@ class UNetTrainer(Trainer):
         if ema is not None:
             self.add_callback(ema)
         if self.hub_model_id is not None:
-            # By now Trainer has completed the name of the repository.
+            # Trainer has added the user's name to the repository's id.
             self.results["model"]["repository"] = self.hub_model_id
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Weights of convolutions alone decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
+        """Only weights of convolutions decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
@@ -81,12 +81,12 @@ class UNetTrainer(Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Evaluate the model, during a training with EMA the average of its weights."""
+        """Evaluate the model; during a training with EMA, its averaged weights."""
         with self._ema_in_place():
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, with EMA the average of its weights, and in a checkpoint what resuming needs besides."""
+        """Save the model, with EMA its averaged weights. A checkpoint also gets what resuming needs."""
         with self._ema_in_place():
             super().save_model(output_dir, _internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
@@ -166,7 +166,7 @@ class EpochScores:
 
     @staticmethod
     def count(logits: Tensor, labels: Tensor) -> Tensor:
-        """tp, fp and fn (B, 3) of a batch, counted before results of the processes are gathered."""
+        """tp, fp and fn (B, 3) of a batch, counted in each process before the results are gathered."""
         return pixel_counts(logits[:, 0] > 0, labels)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
@@ -180,7 +180,7 @@ def explain_full_disk(output_dir: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # The first is of safetensors and the operating system, the others are of torch's zip writer.
+        # The first message comes from safetensors and the operating system, the others from torch's zip writer.
         signs = ("No space left", "PytorchStreamWriter", "inline_container", "iostream error")
         if not any(sign in str(error) for sign in signs):
             raise
