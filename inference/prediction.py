@@ -55,7 +55,7 @@ class PreparedImage:
     """An image as a predictor's network takes it.
 
     Attributes:
-        pixels: pixel_values (1, 3, h, w) float of `Predictor`, the frame (H, W, 3) uint8 of `OnnxPredictor`.
+        pixels: pixel_values (1, 3, h, w) float for `Predictor`, a frame (h, w, 3) uint8 for `OnnxPredictor`.
         size: Original height and width of the image.
     """
 

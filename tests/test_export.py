@@ -180,7 +180,7 @@ def unmeasured_results(weights: str) -> dict:
 def test_the_commands_take_the_file(run_command, model, tmp_path):
     run_command(export.main, "--model", model, "--output_dir", "out")
     file = tmp_path / "out" / "onnx" / "model.onnx"
-    # Of the input size: the graph's own resize rounds some grey levels differently, which these weights amplify.
+    # Of the input size: Pillow's resize rounds some grey levels differently, which these weights amplify.
     next(generate(1, 32, seed=1))["image"].save(tmp_path / "frame.png")
     masks = {}
     for name, of in (("torch", model), ("onnx", file)):
