@@ -3,8 +3,7 @@
     report = Report()
     segment_images(sources, ImageRun(predictor, Path("out"), threshold=0.5), report)
 
-Reading, network and writing run in parallel; a bounded number of images is in memory. An image whose outputs are there
-already is not done again.
+Reading, inference and writing overlap, with bounded prefetching. Images that have all their outputs are skipped.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ from .output_folder import RECORD, cannot_write, make_record, read_record, refus
 from .overlay import draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
-# Threads that read, and as many that write; the network needs cores too.
+# Number of threads that read, and of those that write; the network needs cores too.
 THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))
 BATCH_PIXELS = 2**25  # bound of a batch's images at their original sizes; the probability maps take 4 bytes a pixel
 
@@ -112,7 +111,7 @@ class ImageRun:
     probabilities: bool = False
 
     def targets(self, source: Source) -> dict[str, Path]:
-        """The files to write for an image, by kind. The mask is last: when it is there, the image is done."""
+        """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
         wanted = {OVERLAYS: self.overlay, PROBABILITIES: self.probabilities, MASKS: True}
         return {kind: self.output / source.output(kind, ".png") for kind, write in wanted.items() if write}
 
@@ -198,7 +197,7 @@ def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     if kind == PROBABILITIES:
         return encode_png(Image.fromarray((prediction.probability * 65535).round().astype(np.uint16)))
     assert frame.image is not None
-    # More effort would hardly make the file of a photograph smaller.
+    # Higher compression levels hardly shrink photographs.
     return encode_png(draw_overlay(frame.image, prediction.mask), compress_level=1)
 
 
@@ -223,7 +222,7 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
 
     Args:
         sources: The images.
-        run: How.
+        run: Predictor, output folder and options.
         report: The outcome is added to it.
         show_progress: Whether to show a progress bar.
 
