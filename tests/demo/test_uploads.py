@@ -1,6 +1,7 @@
 """What visitors upload: images and videos of all kinds, and those that are refused."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def clip(tmp_path) -> Path:
 def test_table_and_mask_are_those_of_predict(checkpoint, predictor, tmp_path):
     next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
     prediction = uploads.segment_image(tmp_path / "frame.png", predictor).prediction
+    prediction = replace(prediction, threshold=float(np.median(prediction.probability)))
     assert 0 < prediction.mask.mean() < 1
     options = ["--model", str(checkpoint), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
-    predict.main([str(tmp_path / "frame.png"), *options])
+    predict.main([str(tmp_path / "frame.png"), *options, "--threshold", str(prediction.threshold)])
     table = lesion_csv("frame.png", prediction)
     assert table.count(b"\n") > 1
     assert table == (tmp_path / "out" / "predictions.csv").read_bytes()

@@ -59,9 +59,12 @@ def test_an_example_is_image_ground_truth_probability_and_contours(tmp_path):
         *("image", "ground truth", "prediction", "contours"),
         "worst: 0.01",
     ]
-    assert sorted(texts(figure)[7:]) == sorted(["0", "probability", "1", "prediction", "ground truth"])
+    explained = sorted(shown_texts(figure)[7:], key=lambda text: text.get_window_extent().x0)
+    assert [text.get_text() for text in explained[:3]] == ["0", "probability", "1"]
+    assert {text.get_text() for text in explained[3:]} == {"prediction", "ground truth"}
     shown = cells(figure)
     assert len(shown) == 8
+    pixels = np.asarray(Image.open(path))
     for row, colour in ((shown[:4], RED), (shown[4:], GREEN)):
         image, ground_truth, probability, contours = (area(axes, path) for axes in row)
         height, width, _ = image.shape
@@ -72,15 +75,29 @@ def test_an_example_is_image_ground_truth_probability_and_contours(tmp_path):
         assert tuple(contours[quarter]) == colour
         tint = 0.65 * np.array(colour) + 0.35 * np.array(PREDICTION_COLOUR)
         np.testing.assert_allclose(contours[three_quarters], tint, atol=1)
+        # Nothing is painted between the cells of a row, and between the rows.
+        boxes = [axes.get_window_extent() for axes in row]
+        top, bottom = (len(pixels) - round(edge) for edge in (boxes[0].y1, boxes[0].y0))
+        for left, right in pairwise(boxes):
+            assert (pixels[top:bottom, round(left.x1) + 2 : round(right.x0) - 2] == 255).all()
+        assert (pixels[bottom + 2, :] == 255).all()
 
 
 def test_pictures_have_one_height_and_keep_their_aspect(tmp_path):
     sizes = ((80, 50), (40, 50), (320, 200), (50, 100), (1920, 1200))
-    figure = example_grid([case(size) for size in sizes], tmp_path / "x.png")
+    colours = (RED, GREEN, BLUE, (255, 0, 255), (0, 255, 255))
+    path = tmp_path / "x.png"
+    figure = example_grid([case(size, colour) for size, colour in zip(sizes, colours, strict=True)], path)
     shown = cells(figure)
+    for row, colour in enumerate(colours):
+        assert (area(shown[4 * row], path) == colour).all()
     boxes = [axes.get_window_extent() for axes in shown]
     heights = [box.height for box in boxes]
     assert heights == pytest.approx([heights[0]] * len(heights), rel=0.12)  # the first row has headings too
+    assert heights[4:] == pytest.approx([heights[4]] * len(heights[4:]), abs=1)
+    for column in range(4):  # in the middle of their cells
+        centres = [(box.x0 + box.x1) / 2 for box in boxes[column::4]]
+        assert centres == pytest.approx([centres[0]] * len(centres), abs=1)
     for (width, height), box in zip(np.repeat(sizes, 4, axis=0), boxes, strict=True):
         assert box.width / box.height == pytest.approx(width / height, rel=0.02)
     for first, second in pairwise(boxes):
@@ -114,7 +131,10 @@ def test_pairs_stand_side_by_side(tmp_path):
     assert second.replace("\n", " ") == ("word " * 12).strip()
     assert max(len(row) for row in second.splitlines()) < 40
     shown = sorted(cells(figure), key=lambda axes: axes.get_window_extent().x0)
-    assert [tuple(area(axes, path)[9, 9]) for axes in shown] == [RED, BLACK, BLACK, RED]
+    for axes, colour in zip(shown, [RED, BLACK, BLACK, RED], strict=True):
+        assert (area(axes, path) == colour).all()
+    sides = [side for axes in shown for side in axes.get_window_extent().size]
+    assert sides == pytest.approx([sides[0]] * 8, abs=1)  # square, and of one size
     bottoms = [axes.get_window_extent().y0 for axes in shown]
     assert bottoms == pytest.approx([bottoms[0]] * 4, abs=30)
 

@@ -347,6 +347,11 @@ def test_the_loss_is_the_one_that_is_stated(name, results):
     assert f"| loss | {LOSSES[name].long_name} |" in fill_card(results)
 
 
+def test_the_baselines_loss_is_named(results):
+    results["model"]["loss"] = "bce_dice"
+    assert "| loss | binary cross-entropy plus per-image Dice |" in fill_card(results)
+
+
 def test_local_and_synthetic_data_are_no_hub_data(results):
     for data in (results["data"], results["training"]["data"]):
         data |= {"name": "synthetic", "on_the_hub": False, "revision": None}
