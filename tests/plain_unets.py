@@ -195,8 +195,8 @@ def save(state_dict: dict[str, Tensor], path: Path) -> Path:
 
 @torch.no_grad()
 def assert_same_outputs(network: nn.Module, model: UNetForSemanticSegmentation, channels: int = 3) -> None:
-    # In float64: in float32 one logit in thousands differs by more, depending on the CPU's order of summation. Biases that
-    # are folded into running means are rounded to float32 all the same, hence the tolerance.
+    # In float64: in float32 one logit in thousands differs by more, depending on the CPU's order of summation. The
+    # tolerance is for biases that are folded into running means, which are float32.
     images = torch.rand(2, channels, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     expected = copy.deepcopy(network).double()(images)
     assert expected.std() > 1e-3
