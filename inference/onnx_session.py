@@ -22,6 +22,7 @@ from PIL import Image
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import to_rgb
 from .prediction import FLIPS, BasePredictor, Prediction, PreparedImage
+from .resize import resize_frame, resize_map
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -195,23 +196,32 @@ class OnnxPredictor(BasePredictor):
         return self.model.digest
 
     def prepare(self, image: Any) -> PreparedImage:
-        picture = self._to_picture(image)
         height, width = (self.processor_settings["size"][side] for side in ("height", "width"))
+        frame = self._to_frame(image)
+        if frame is None:
+            return self._prepare_with_torch(image)
         # The graph resizes too, but more slowly, and the threads that prepare images can share this work.
-        frame = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return PreparedImage(np.asarray(frame), (picture.height, picture.width))
+        return PreparedImage(resize_frame(frame, (height, width)), (frame.shape[0], frame.shape[1]))
 
-    def _to_picture(self, image: Any) -> Image.Image:
-        """The image in RGB, rotated as its EXIF tag says, at its original size."""
-        if isinstance(image, Image.Image):
-            return to_rgb(image)
+    def _to_frame(self, image: Any) -> np.ndarray | None:
+        """(H, W, 3) uint8, RGB, upright; None for images that need the image processor."""
+        if isinstance(image, Image.Image) and image.mode != "F":
+            return np.asarray(to_rgb(image))
         # An array with 1 or 3 rows might as well have its channels first: the image processor decides.
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3:
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size:
             height, _, channels = image.shape
             if channels == 3 and height not in (1, 3):
-                return Image.fromarray(image)
-        upright = self.processor.upright(image).permute(1, 2, 0).numpy()
-        return Image.fromarray(upright.round().clip(0, 255).astype(np.uint8))
+                return image
+        return None
+
+    def _prepare_with_torch(self, image: Any) -> PreparedImage:
+        """Images of floats, tensors and arrays of other layouts."""
+        original = self.processor.upright(image)
+        levels = self.processor.preprocess(
+            original, do_rescale=False, do_normalize=False, input_data_format="channels_first", return_tensors="pt"
+        )["pixel_values"][0]
+        frame = levels.round().clip(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
+        return PreparedImage(frame, (original.shape[-2], original.shape[-1]))
 
     def predict_prepared(
         self, prepared: Sequence[PreparedImage], *, threshold: float = 0.5, tta: bool = False
@@ -220,7 +230,7 @@ class OnnxPredictor(BasePredictor):
         logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
         predictions = []
         for image, *maps in zip(prepared, *logits_of_flips, strict=True):
-            probability = _mean([_sigmoid(resize_bilinear(logits, image.size)) for logits in maps])
+            probability = _mean([_sigmoid(resize_map(logits, image.size)) for logits in maps])
             predictions.append(Prediction(probability, _mean([_sigmoid(logits) for logits in maps]), threshold))
         return predictions
 
@@ -229,24 +239,6 @@ class OnnxPredictor(BasePredictor):
         # The axes count from the end of maps, (..., h, w); frames have their channels behind.
         logits = self.model.run(np.flip(frames, [axis - 1 for axis in axes]))[2]
         return np.flip(logits[:, 0], axes)
-
-
-def resize_bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (h, w) to (H, W) float32 as `torch.nn.functional.interpolate` does with `align_corners=False`.
-
-    `scipy.ndimage.zoom` gives the same in three times the time.
-    """
-    for axis, length in enumerate(size):
-        before = values.shape[axis]
-        scale = np.float32(before / length)
-        places = (scale * (np.arange(length, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)).clip(
-            0, before - 1
-        )
-        lower = places.astype(np.intp)
-        weight = (places - lower.astype(np.float32)).reshape((-1, 1) if axis == 0 else (1, -1))
-        low, high = (np.take(values, rows, axis) for rows in (lower, np.minimum(lower + 1, before - 1)))
-        values = low + weight * (high - low)
-    return values
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -1,19 +1,17 @@
 """ONNX files in ONNX Runtime: compared with image processor and network in PyTorch, and files that are refused."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import save_tiny_model
 from PIL import Image
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
-from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession, number_of_threads, resize_bilinear
+from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession, number_of_threads
 from unet_kvasir_seg.inference.output_folder import describe_settings
 from unet_kvasir_seg.inference.predictor import Predictor
 
@@ -111,26 +109,18 @@ def test_it_describes_the_exported_network(network, predictor):
 
 def test_its_predictions_are_those_of_pytorch(folder, predictor):
     of_file = Predictor.from_pretrained(str(folder / "model.onnx"), device="cpu")
-    exact = [Image.fromarray(frame(32, 48)), Image.new("L", (20, 30), 90)]
-    resized = [Image.fromarray(frame(40, 56)), Image.fromarray(frame(9, 7))]  # Pillow may round a grey level otherwise
-    for tta, (images, tolerance) in itertools.product((False, True), ((exact, 1e-5), (resized, 5e-3))):
-        found, expected = (one.batch(images, tta=tta) for one in (of_file, predictor))
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one.probability, other.probability, atol=tolerance)
-            np.testing.assert_allclose(one.probability_at_input_size, other.probability_at_input_size, atol=tolerance)
+    images = [Image.fromarray(frame(*size)) for size in ((32, 48), (40, 56), (9, 7))] + [Image.new("L", (20, 30), 90)]
+    images.append(Image.fromarray(np.linspace(0, 255, 600, dtype=np.float32).reshape(20, 30)).convert("F"))
+    for tta in (False, True):
+        found, expected = (one.batch(images[: None if not tta else 4], tta=tta) for one in (of_file, predictor))
+        for one, other in zip(found[:4], expected[:4], strict=True):
+            np.testing.assert_allclose(one.probability, other.probability, atol=1e-5)
+            np.testing.assert_allclose(one.probability_at_input_size, other.probability_at_input_size, atol=1e-5)
+        for one, other in zip(found[4:], expected[4:], strict=True):  # grey levels between two are rounded
+            np.testing.assert_allclose(one.probability, other.probability, atol=5e-3)
     assert of_file.identity != predictor.identity
     with pytest.raises(UserError, match="revision main is of a repo on the Hub"):
         Predictor.from_pretrained(str(folder / "model.onnx"), revision="main", device="cpu")
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 4), (17, 31), (32, 48), (40, 56), (64, 96), (300, 7)])
-def test_maps_are_resized_as_pytorch_does(size):
-    values = np.random.default_rng(0).standard_normal((32, 48)).astype(np.float32)
-    tensor = torch.from_numpy(values)[None, None]
-    expected = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
-    found = resize_bilinear(values, size)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +158,10 @@ def test_arrays_and_tensors_are_images_too(onnx_predictor):
     picture = frame(40, 56)
     expected = onnx_predictor(Image.fromarray(picture)).probability
     channels_first = torch.from_numpy(picture).permute(2, 0, 1)
-    for image in (picture, channels_first, channels_first.numpy(), picture.astype(np.float32)):
+    for image in (picture, channels_first, channels_first.numpy()):
         np.testing.assert_array_equal(onnx_predictor(image).probability, expected)
+    # Floats are resized as floats, so that grey levels are rounded once, not for each axis.
+    np.testing.assert_allclose(onnx_predictor(picture.astype(np.float32)).probability, expected, atol=5e-3)
     with pytest.raises(ValueError, match="expected 1 to 4 channels"):
         onnx_predictor(np.zeros((40, 56, 7), np.uint8))
 
