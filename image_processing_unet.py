@@ -458,6 +458,8 @@ def _to_grey_levels(image: torch.Tensor) -> torch.Tensor:
     if image.dtype == torch.uint8:
         return image
     if image.is_floating_point():
+        if not image.isfinite().all():
+            raise ValueError("Got an image with values that are NaN or infinite; expected finite grey levels.")
         return image.float()
     if image.dtype == torch.bool:
         return image.to(torch.uint8) * 255

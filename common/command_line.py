@@ -230,6 +230,7 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
     try:
         converted = [convert(str(item)) for item in (value if is_list else [value])]
     except (ValueError, argparse.ArgumentTypeError) as error:
-        kind = getattr(action.type, "__name__", "value").strip("_").replace("_", " ")
-        raise UserError(f"{source}: {action.dest} must be of type {kind}, got {value!r}.") from error
+        is_bool = isinstance(error, argparse.ArgumentTypeError)
+        expected = "true or false" if is_bool else f"of type {getattr(action.type, '__name__', 'str')}"
+        raise UserError(f"{source}: {action.dest} must be {expected}, got {value!r}.") from error
     return converted if takes_list else converted[0]

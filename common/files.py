@@ -58,7 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """A copy of an image in RGB, rotated as its EXIF tag says, with the grey levels that the network sees.
 
     Modes `I` and `I;16` are 16-bit and are scaled to 8 bits; `F` holds grey levels 0 to 255. The result equals that of
-    `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded.
+    `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded and cut to 0..255.
 
     Raises:
         ValueError: For an image of mode `I` with values beyond 16 bits.

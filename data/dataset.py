@@ -282,6 +282,8 @@ def _encoded_bytes(cell: Cell) -> bytes:
 
 
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
+    if rows < 1:
+        raise DatasetError(f"--synthetic_rows {rows} is too few: expected 1 or more.")
     held_out = max(rows // 4, 1)
     counts = {"train": rows, "validation": held_out, "test": held_out}
     # A frame depends on seed and index alone, so each split needs its own seed.

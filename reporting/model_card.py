@@ -134,7 +134,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
     if metrics and evaluation:
         size = f"original size {evaluation['native_size']}"
         split, suffix = data["split"], "_native"
-        values = {name: metrics[f"{name}_native"]["value"] for name in MAIN_SCORES}
+        values = {name: metrics[f"{name}_native"]["value"] for name in MAIN_SCORES if f"{name}_native" in metrics}
     elif training:
         size = f"input size {width_x_height(results['model']['image_size'])}"
         split, suffix = "validation", ""

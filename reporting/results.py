@@ -11,7 +11,7 @@ import subprocess
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 from ..common.errors import UserError
 from ..common.files import write_atomic
@@ -25,18 +25,21 @@ RESULTS_SCHEMA = 1
 RENAMED_TRAINING_FIELDS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
 
 
+Interval = Annotated[list[float], 2]  # low, high
+
+
 class Score(TypedDict):
     """A score with its 95 % interval."""
 
     value: float
-    ci95: list[float]
+    ci95: Interval
 
 
 class Difference(TypedDict):
     """The mean difference of two models' scores on the same images, with its 95 % interval."""
 
     difference: float
-    ci95: list[float]
+    ci95: Interval
     p_value: float
     images: int
 
@@ -51,7 +54,7 @@ class Model(_ModelOfAnyKind, total=False):
 
     fingerprint: str | None
     parameters: int
-    image_size: list[int]  # height, width
+    image_size: Annotated[list[int], 2]  # height, width
     format: str  # of an ONNX file
     precision: str
 
@@ -136,6 +139,22 @@ class Stratum(TypedDict):
     metrics: dict[str, Score]
 
 
+class SizeStrata(TypedDict):
+    small: Stratum
+    medium: Stratum
+    large: Stratum
+
+
+PolypStrata = TypedDict("PolypStrata", {"one": Stratum, "two": Stratum, "three or more": Stratum})
+
+
+class Strata(TypedDict):
+    """Scores by the share of the image that is polyp, and by the number of polyps."""
+
+    size: SizeStrata
+    polyps: PolypStrata
+
+
 class Lesions(TypedDict):
     """Connected regions of the ground truth that were found, and of the prediction that are false."""
 
@@ -206,7 +225,7 @@ class Evaluation(TypedDict):
     threshold: Threshold
     native_size: str  # of the images, width x height
     protocol: Protocol
-    strata: dict[str, dict[str, Stratum]]
+    strata: Strata
     lesions: Lesions
     without_polyp: WithoutPolyp
     calibration: Calibration
@@ -304,6 +323,8 @@ def check_results(results: Mapping[str, Any]) -> None:
     from ..configuration_unet import UNetConfig
 
     Schema(Results, further={Model: typing.get_type_hints(UNetConfig.__init__)}).check(results)
+    if results["metrics"] and results["evaluation"] is None:
+        raise ValueError('evaluation is null; expected an object, since there are "metrics"')
 
 
 def _with_todays_fields(content: dict[str, Any]) -> dict[str, Any]:
@@ -331,10 +352,10 @@ def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict
         UserError: If it is missing, is not JSON, or has another schema version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Expected {expected}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}). Expected {expected}.") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != schema:
@@ -343,6 +364,10 @@ def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict
             f"Measure again with {program}, or use the version that wrote it."
         )
     return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
 
 
 def write_results(path: Path, content: Mapping[str, Any]) -> None:

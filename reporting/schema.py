@@ -16,7 +16,8 @@ class Schema:
     """The type of a JSON file.
 
     Attributes:
-        root: Type of the whole file: a TypedDict, `dict[str, ...]`, `list[...]`, a union, a Literal, Any, or a class.
+        root: Type of the whole file: a TypedDict, `dict[str, ...]`, `list[...]`, `Annotated[list[...], length]`, a
+            union, a Literal, Any, or a class.
         further: Optional fields, with their types, that a TypedDict within it has besides those that it declares.
     """
 
@@ -44,6 +45,10 @@ class Schema:
             _check_class(value, dict, place)
             for name, item in value.items():
                 self._check(item, inner[1], _join(place, name))
+        elif origin is typing.Annotated:  # a list and its length
+            self._check(value, inner[0], place)
+            if len(value) != inner[1]:
+                raise ValueError(f"{place} has {len(value)} entries; expected {inner[1]}")
         elif origin in (Union, types.UnionType):
             self._check_union(value, hint, place)
         elif origin is typing.Literal:
@@ -54,7 +59,7 @@ class Schema:
 
     def _check_fields(self, value: Any, hint: Any, place: str) -> None:
         _check_class(value, dict, place)
-        hints = {**typing.get_type_hints(hint), **self.further.get(hint, {})}
+        hints = {**typing.get_type_hints(hint, include_extras=True), **self.further.get(hint, {})}
         for name in value:
             if name not in hints:
                 raise ValueError(f"{_join(place, name)} is unknown; expected one of {', '.join(hints)}")

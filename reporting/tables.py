@@ -10,10 +10,11 @@ import argparse
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from ..common.errors import UserError, user_errors
 from ..common.files import write_atomic
-from .results import Data, Difference, Evaluation, Results, Score, read_results
+from .results import Data, Difference, Evaluation, Results, Score, Stratum, read_results
 
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOT_MEASURED = "Not measured."
@@ -257,8 +258,9 @@ def _strata_table(evaluation: Evaluation) -> str:
         ("polyps", "three or more"): "three or more polyps",
     }
     rows = []
+    strata = cast(dict[str, dict[str, Stratum]], evaluation["strata"])
     for (kind, name), title in titles.items():
-        stratum = evaluation["strata"][kind][name]
+        stratum = strata[kind][name]
         scores = (interval(stratum["metrics"].get(f"{score}_native")) for score in STRATUM_SCORES)
         rows.append([title, str(stratum["images"]), *scores])
     heading = f"images with polyp, at original size {evaluation['native_size']}"

@@ -869,3 +869,12 @@ def test_every_real_mask_is_read():
             assert (batch.pixel_values[0] - torchvision_reference(image)).abs().max() <= ONE_GREY_LEVEL
             expected = np.array(mask.convert("L").resize((256, 256), Image.Resampling.NEAREST)) > 127
             np.testing.assert_array_equal(batch.labels[0], expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_of_floats_must_be_finite(value):
+    levels = np.full((6, 8), 100, np.float32)
+    levels[2, 3] = value
+    for image in (levels, torch.from_numpy(levels), Image.fromarray(levels)):
+        with pytest.raises(ValueError, match="NaN or infinite; expected finite grey levels"):
+            UNetImageProcessor()(image, return_tensors="pt")

@@ -27,6 +27,7 @@ from ..configuration_unet import UNetConfig
 
 # Fields of UNetConfig that a training cannot choose: images are RGB, and there is one foreground class.
 FIXED_FIELDS = ("num_channels", "id2label", "kwargs")
+SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")  # of the validation split
 RENAMED_FLAGS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
 
 
@@ -221,7 +222,7 @@ def flag_values(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
         UserError: If `model` is no mapping or has an unknown field, or a key is given twice or was renamed.
     """
     flags = {name: value for name, value in recipe.items() if name != "model"}
-    model = recipe.get("model") or {}
+    model = {} if recipe.get("model") is None else recipe["model"]
     if not isinstance(model, dict):
         raise UserError(f"{source}: `model` must hold fields of the network, as `depth: 4`, got {model!r}.")
     known = config_fields()
@@ -256,6 +257,10 @@ def _check_training_arguments(arguments: UNetTrainingArguments) -> None:
             f"--hub_strategy {HubStrategy(arguments.hub_strategy).value} is refused: pushes in the middle of a run "
             "leave out the model's code. Leave it at end."
         )
+    if arguments.load_best_model_at_end:
+        chosen = str(arguments.metric_for_best_model).removeprefix("eval_")
+        if chosen not in ("loss", *SCORE_NAMES):
+            raise UserError("--metric_for_best_model: " + unknown("score", chosen, ("loss", *SCORE_NAMES)))
     decay = arguments.ema_decay
     if decay is not None and not 0.0 <= decay < 1.0:
         raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")

@@ -11,9 +11,7 @@ from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation
 from ..reporting.results import RESULTS_SCHEMA, describe_environment
-from .arguments import DataArguments, UNetTrainingArguments
-
-SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")
+from .arguments import SCORE_NAMES, DataArguments, UNetTrainingArguments
 
 
 def describe_run(

@@ -74,7 +74,7 @@ def test_values_of_a_recipe_are_defaults_of_the_flags_types(parser):
         ({"rate": "much"}, r"recipe.yaml: rate must be of type float, got 'much'"),
         ({"rate": [1, 2]}, r"recipe.yaml: rate takes one value, got the list \[1, 2\]"),
         ({"sides": [1, "x"]}, r"recipe.yaml: sides must be of type int, got \[1, 'x'\]"),
-        ({"fast": "maybe"}, r"recipe.yaml: fast must be"),
+        ({"fast": "maybe"}, r"recipe.yaml: fast must be true or false, got 'maybe'"),
     ],
 )
 def test_a_wrong_key_or_value_of_a_recipe_is_refused(parser, values, message):

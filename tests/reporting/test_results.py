@@ -61,6 +61,11 @@ def test_the_shipped_results_are_read_as_they_are():
         ("metrics", [], "metrics is []; expected an object"),
         ("metrics.hd95_native.value", None, "metrics.hd95_native.value is None; expected float"),
         ("evaluation.comparison", 3, "evaluation.comparison is 3; expected an object"),
+        ("metrics.hd95_native.ci95", [1.0], "metrics.hd95_native.ci95 has 1 entries; expected 2"),
+        ("model.image_size", [256, 256, 3], "model.image_size has 3 entries; expected 2"),
+        ("evaluation.strata.size", {}, "evaluation.strata.size.small is missing; expected an object"),
+        ("evaluation", None, "evaluation is null; expected an object"),
+        ("metrics.hd95_native.value", float("nan"), "NaN is not a number"),
     ],
 )
 def test_a_wrong_field_is_named(place, value, expected, tmp_path):

@@ -75,6 +75,12 @@ def test_an_unknown_flag_names_near_ones():
         parse("--base_chanels", "8")
 
 
+def test_an_unknown_score_to_choose_the_checkpoint_by_names_near_ones():
+    with pytest.raises(UserError, match=r"--metric_for_best_model: unknown score 'dice'; near it are .*dice_pooled"):
+        parse_arguments(["--metric_for_best_model", "eval_dice"])
+    parse_arguments(["--metric_for_best_model", "eval_loss"])
+
+
 def test_precision_follows_the_hardware_and_can_be_chosen():
     assert parse("--bf16", "False")[2].runtime.dtype == torch.float32
     assert parse("--bf16")[2].runtime.dtype == torch.bfloat16
@@ -135,6 +141,7 @@ def test_a_recipe_can_switch_a_flag_off(tmp_path):
         ("model: {dept: 3}", r"`model` has an unknown field 'dept'; near it are depth"),
         ("model: {num_channels: 1}", r"`model` has an unknown field 'num_channels'"),
         ("model: {depth: 3}\ndepth: 4", r"gives depth twice, in `model` and outside of it"),
+        ("model: false", r"`model` must hold fields of the network, as `depth: 4`, got False"),
         ("model: unet", r"`model` must hold fields of the network, as `depth: 4`, got 'unet'"),
         ("model: {depth: three}", r"depth must be of type int, got 'three'"),
         ("model: {depth: [3]}", r"depth takes one value, got the list \[3\]"),
