@@ -97,8 +97,8 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
         Seconds that the training had taken when the checkpoint was written.
 
     Raises:
-        UserError: If architecture, image size or samples differ. The path of the data may
-            differ. For a stream, only name and revision are compared.
+        UserError: If architecture, image size or samples differ. The path of the data may differ. For a stream, only
+            name and revision are compared.
     """
     try:
         before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
