@@ -430,10 +430,6 @@ def imported_by(folder: Path, *arguments: object) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-def test_help_imports_no_heavy_package(tmp_path):
-    assert imported_by(tmp_path, "--help") == set()
-
-
 def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -1,0 +1,35 @@
+"""--help of the commands comes at once: no large package is imported before the arguments are parsed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("accelerate", "datasets", "evaluate", "gradio", "onnx", "torch", "torchvision", "transformers")
+PROGRAM = """
+import sys
+from unet_kvasir_seg.{command} import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+print("imported:", *sorted({heavy} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("evaluation", "--tune_threshold_on"),
+        ("predict", "--smoothing"),
+        ("export", "--calibration_dataset"),
+        ("convert", "--concat"),
+        ("app", "--push_to_space"),
+    ],
+)
+def test_help_imports_no_heavy_package(command, flag):
+    program = PROGRAM.format(command=command, heavy=set(HEAVY))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert flag in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported:"
