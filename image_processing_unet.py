@@ -125,6 +125,26 @@ class UNetImageProcessor(TorchvisionBackend):
         """
         return self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
 
+    def resize_mask(self, mask: np.ndarray) -> torch.Tensor:
+        """
+        Resize a mask alone, as `preprocess` resizes it together with its image.
+
+        Args:
+            mask: (H, W), boolean or {0, 1}.
+
+        Returns:
+            (h, w) uint8 in {0, 1}.
+        """
+        resized = self.preprocess(
+            mask.astype(np.uint8),
+            do_convert_rgb=False,
+            do_rescale=False,
+            do_normalize=False,
+            resample=InterpolationMode.NEAREST_EXACT,
+            return_tensors="pt",
+        )
+        return resized["pixel_values"][0, 0]
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as `preprocessor_config.json` holds them."""
         settings = super().to_dict()

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from torchvision.transforms import v2
 
 from ..image_processing_unet import UNetImageProcessor
 from .augmentation import AUGMENTATIONS, AugmentationParameters
@@ -162,13 +161,7 @@ class TrainTransform(EvalTransform):
         unscaled = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
         with _errors_name_the_image(row):
             image = self.processor.preprocess(sample.image, **unscaled)["pixel_values"][0]
-        # Separately, since the image may be smaller by now; the filter is the one the processor uses for masks.
-        labels = self.processor.preprocess(
-            sample.ground_truth.astype(np.uint8),
-            do_convert_rgb=False,
-            resample=v2.InterpolationMode.NEAREST_EXACT,
-            **unscaled,
-        )["pixel_values"][0, 0]
+        labels = self.processor.resize_mask(sample.ground_truth)  # alone, since the image may be smaller by now
         height, width = sample.ground_truth.shape
         resized = image, labels, width / height
         size_in_bytes = image.nbytes + labels.nbytes

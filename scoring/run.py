@@ -128,8 +128,7 @@ class ModelSource:
             InvalidRunError: If the network gives NaN; the message names the image.
         """
         started = time.perf_counter()
-        images = [sample.image for sample in samples]
-        predictions = self.predictor.batch(images, tta=self.tta)
+        predictions = self.predictor.batch([sample.image for sample in samples], tta=self.tta)
         self.seconds += time.perf_counter() - started
         for sample, prediction in zip(samples, predictions, strict=True):
             if not prediction.is_valid:
@@ -137,9 +136,7 @@ class ModelSource:
                     f"{self.name} gives NaN for the image {sample.name}: the run is invalid, and no score is kept. "
                     "Try --dtype float32; if it is that already, the weights are broken."
                 )
-        ground_truths = self.predictor.processor.preprocess(
-            images, segmentation_maps=[sample.ground_truth.astype(np.uint8) for sample in samples], return_tensors="pt"
-        )["labels"]
+        ground_truths = [self.predictor.processor.resize_mask(sample.ground_truth) for sample in samples]
         return [
             Maps(prediction.probability, (prediction.probability_at_input_size, ground_truth.numpy() == 1))
             for prediction, ground_truth in zip(predictions, ground_truths, strict=True)

@@ -878,3 +878,19 @@ def test_an_image_of_floats_must_be_finite(value):
     for image in (levels, torch.from_numpy(levels), Image.fromarray(levels)):
         with pytest.raises(ValueError, match="NaN or infinite; expected finite grey levels"):
             UNetImageProcessor()(image, return_tensors="pt")
+
+
+@pytest.mark.parametrize("size", [(32, 48), (17, 31), (300, 7)])
+def test_a_mask_alone_is_resized_as_with_its_image(size):
+    mask = np.random.default_rng(0).random(size) > 0.5
+    processor = UNetImageProcessor(size={"height": 32, "width": 48})
+    image = np.zeros((*size, 3), np.uint8)
+    labels = processor(image, segmentation_maps=mask.astype(np.uint8), return_tensors="pt")["labels"][0]
+    alone = processor.resize_mask(mask)
+    assert (alone.shape, alone.dtype) == ((32, 48), torch.uint8)
+    assert torch.equal(alone.long(), labels)
+    # The pixel in which the centre of the resized pixel lies.
+    rows, columns = (
+        ((np.arange(after) + 0.5) * before / after).astype(int) for before, after in zip(size, (32, 48), strict=True)
+    )
+    np.testing.assert_array_equal(alone.numpy(), mask[np.ix_(rows, columns)])
