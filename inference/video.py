@@ -11,10 +11,11 @@ with the length of the video.
 import csv
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -150,17 +151,10 @@ def segment_video(
         def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
             return frame, predictor.prepare(frame.image)
 
-        def predicted(prepared: Iterable[tuple[Frame, PreparedImage]]) -> Iterator[tuple[Frame, Prediction]]:
-            for batch in _batches(prepared, together):
-                images = [image for _, image in batch]
-                predictions = predictor.predict_prepared(images, threshold=threshold, tta=tta)
-                for (frame, _), prediction in zip(batch, predictions, strict=True):
-                    if not prediction.is_valid:
-                        raise UserError(
-                            f"The model gives NaN for frame {frame.index} of {source}. Try --dtype float32; if it is "
-                            "that already, the weights are broken."
-                        )
-                    yield frame, prediction
+        def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
+            frames, images = zip(*batch, strict=True)
+            predictions = predictor.predict_prepared(images, threshold=threshold, tta=tta)
+            return [_checked(frame, prediction, source) for frame, prediction in zip(frames, predictions, strict=True)]
 
         with VideoWriter(overlay, video) as writer, open(table, "w", newline="", encoding="utf-8") as file:
 
@@ -173,7 +167,8 @@ def segment_video(
             # `closing` ends the threads before the files that they read and write are closed, also after an error.
             with closing(prefetch(video.frames(), ahead=together)) as frames:
                 prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
-                smooth = smoothed(predicted(prepared), smoothing)
+                predicted = chain.from_iterable(predict(batch) for batch in _batches(prepared, together))
+                smooth = smoothed(predicted, smoothing)
                 drawn = prefetch_map(lambda pair: draw(*pair), smooth, threads=THREADS, ahead=together)
                 with closing(prefetch_map(encode, drawn, threads=1, ahead=together)) as encoded:
                     for done in encoded:
@@ -186,6 +181,15 @@ def segment_video(
             notes=[*video.notes, *writer.notes],
             problem=video.problem,
         )
+
+
+def _checked(frame: Frame, prediction: Prediction, source: str | Path) -> tuple[Frame, Prediction]:
+    if not prediction.is_valid:
+        raise UserError(
+            f"The model gives NaN for frame {frame.index} of {source}. Try --dtype float32; if it is that already, "
+            "the weights are broken."
+        )
+    return frame, prediction
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
