@@ -94,7 +94,7 @@ class FlagParser(argparse.ArgumentParser):
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 if field.init and field.name not in self.names:
-                    self.add_flag(field.name, hints[field.name], _default_of(field), field.metadata.get("help"))
+                    self.add_flag(field.name, hints[field.name], field.default, field.metadata.get("help"))
 
     @property
     def names(self) -> set[str]:
@@ -141,14 +141,6 @@ class FlagParser(argparse.ArgumentParser):
         values, rest = self.parse_known_args(list(argv))
         if rest:
             raise self._unknown_flag(rest[0])
-        return self.instances(values)
-
-    def instances(self, values: argparse.Namespace) -> tuple[Any, ...]:
-        """The dataclasses' instances with the values of a namespace.
-
-        Raises:
-            UserError: For values that a dataclass refuses.
-        """
         try:
             return tuple(
                 kind(**{field.name: getattr(values, field.name) for field in dataclasses.fields(kind) if field.init})
@@ -160,8 +152,8 @@ class FlagParser(argparse.ArgumentParser):
     def separate(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         """Tell flags with their values from the arguments that may stand before, between and after them.
 
-        After "--" there are only arguments, so that they may begin with a dash. A bool flag takes the
-        word that follows it only if that is a yes or a no.
+        After "--" there are only arguments, so that they may begin with a dash. A bool flag takes the word that
+        follows it only if that is a yes or a no.
 
         Raises:
             UserError: For unknown flags: nobody knows whether a value follows.
@@ -193,10 +185,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A message that an unknown name is refused by, with the known names near it."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"unknown {kind} {name!r}" + (f"; near it are {', '.join(near)}." if near else "; see --help.")
-
-
-def _default_of(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
