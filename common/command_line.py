@@ -94,7 +94,7 @@ class FlagParser(argparse.ArgumentParser):
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 if field.init and field.name not in self.names:
-                    self.add_flag(field.name, hints[field.name], field.default, field.metadata.get("help"))
+                    self.add_flag(field.name, hints[field.name], _default_of(field), field.metadata.get("help"))
 
     @property
     def names(self) -> set[str]:
@@ -185,6 +185,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A message that an unknown name is refused by, with the known names near it."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"unknown {kind} {name!r}" + (f"; near it are {', '.join(near)}." if near else "; see --help.")
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:

@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from unet_kvasir_seg.common.command_line import DataFlags, DeviceFlags, FlagParser, ModelFlags, flag, unknown
@@ -37,6 +37,16 @@ def test_values_get_the_fields_types(parser):
 
 def test_without_flags_the_defaults_are_taken(parser):
     assert parser.parse([]) == (Settings("auto", "float32", 0.5, None, False, None), ModelFlags())
+
+
+def test_a_list_can_be_a_default():
+    @dataclass
+    class Parts:
+        parts: list[str] = field(default_factory=lambda: ["one", "two"], metadata={"help": "Names."})
+
+    parser = FlagParser([Parts], program="program.py", description=None)
+    assert parser.parse([]) == (Parts(["one", "two"]),)
+    assert parser.parse(["--parts", "three"]) == (Parts(["three"]),)
 
 
 @pytest.mark.parametrize(
