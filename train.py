@@ -38,7 +38,7 @@ def train(
     from transformers import set_seed
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
-    from unet_kvasir_seg.training.building import build_datasets, build_model, print_cache_size
+    from unet_kvasir_seg.training.building import build_datasets, build_model, print_cache_size, with_negatives
     from unet_kvasir_seg.training.outcome import describe_run, print_scores, print_usage, record_outcome
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
     from unet_kvasir_seg.training.trainer import explain_full_disk
@@ -68,6 +68,7 @@ def train(
             synthetic_rows=data_arguments.synthetic_rows,
             synthetic_size=processor.size["height"],
         )
+        splits = with_negatives(splits, data_arguments)
     train_set, validation_set, transform = build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )

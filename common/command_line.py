@@ -44,6 +44,9 @@ class DataFlags:
     image_column: str | None = flag(None, "Column of images; found if not given.")
     mask_column: str | None = flag(None, "Column of masks; found if not given.")
     foreground_values: list[int] | None = flag(None, "Mask values that mean polyp, where they are not the usual ones.")
+    negatives: str | None = flag(
+        None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
+    )
     synthetic_rows: int = flag(400, "Training samples of the synthetic data; a quarter as many to evaluate.")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.io import decode_jpeg, encode_jpeg
 from torchvision.transforms import v2
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -115,6 +116,8 @@ class StrongParameters(AugmentationParameters):
         blur: Standard deviation of the Gaussian in pixels; 0 for none.
         noise: Standard deviation of the Gaussian noise in the range's units; 0 for none.
         noise_seed: Seed of the noise.
+        reduction: Share of the side that the image is reduced to, and enlarged again; 1 for neither.
+        jpeg_quality: Quality that the image is saved with as JPEG, and read again; None for neither.
     """
 
     brightness: float
@@ -125,6 +128,8 @@ class StrongParameters(AugmentationParameters):
     blur: float
     noise: float
     noise_seed: int
+    reduction: float = 1.0
+    jpeg_quality: int | None = None
 
 
 class StrongAugmentation:
@@ -201,18 +206,51 @@ class StrongAugmentation:
         for image, each in zip(changed, parameters, strict=True):
             if each.gamma != 1:
                 image.pow_(each.gamma)
+            if each.reduction != 1:
+                image.copy_(_reduce(image, each.reduction))
             if each.blur > 0:
                 image.copy_(v2.functional.gaussian_blur(image, [7, 7], [each.blur]))
             if each.noise > 0:
                 generator = torch.Generator(image.device).manual_seed(each.noise_seed)
                 noise = torch.randn(image.shape, generator=generator, device=image.device)
                 image.add_(noise, alpha=each.noise).clamp_(0, 1)
+            if each.jpeg_quality is not None:
+                image.copy_(_through_jpeg(image, each.jpeg_quality))
         return changed
+
+
+class StrongColourAugmentation(StrongAugmentation):
+    """The warp of `StrongAugmentation`, with colours of other endoscopes, processors and recorders.
+
+    Brightness, contrast and saturation change by a factor of 0.6 to 1.4, each colour channel by 0.75 to 1.25 and gamma
+    by up to e^±0.3; the image is grey (p 0.1), reduced to 25 to 75 % of its sides and enlarged again (p 0.2), has
+    Gaussian noise (p 0.2, standard deviation 0.01 to 0.06 of the range), and is saved as JPEG of quality 20 to 70
+    (p 0.1).
+    """
+
+    def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
+        """As `StrongAugmentation.sample_parameters`."""
+        is_grey = _uniform(0, 1) < 0.1
+        return StrongParameters(
+            size,
+            self.sample_matrix(aspect_ratio).tolist(),
+            brightness=_uniform(0.6, 1.4),
+            contrast=_uniform(0.6, 1.4),
+            saturation=0.0 if is_grey else _uniform(0.6, 1.4),
+            channels=[1.0] * 3 if is_grey else [_uniform(0.75, 1.25) for _ in range(3)],
+            gamma=math.exp(_uniform(-0.3, 0.3)),
+            blur=0.0,
+            noise=_uniform(0.01, 0.06) if _uniform(0, 1) < 0.2 else 0.0,
+            noise_seed=int(torch.randint(2**62, ())),
+            reduction=_uniform(0.25, 0.75) if _uniform(0, 1) < 0.2 else 1.0,
+            jpeg_quality=int(torch.randint(20, 71, ())) if _uniform(0, 1) < 0.1 else None,
+        )
 
 
 AUGMENTATIONS: dict[str, type[BaselineAugmentation] | type[StrongAugmentation]] = {
     "card": BaselineAugmentation,
     "strong": StrongAugmentation,
+    "strong_colour": StrongColourAugmentation,
 }
 
 
@@ -235,6 +273,19 @@ def warp(images: Tensor, masks: Tensor, matrices: Tensor, size: Sequence[int]) -
     warped = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
     labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
     return warped, labels.to(masks.dtype)
+
+
+def _reduce(image: Tensor, share: float) -> Tensor:
+    """An image (3, H, W), reduced to a share of its sides and enlarged again."""
+    small = [max(1, round(share * side)) for side in image.shape[1:]]
+    reduced = F.interpolate(image[None], small, mode="bilinear", antialias=True)
+    return F.interpolate(reduced, image.shape[1:], mode="bilinear")[0]
+
+
+def _through_jpeg(image: Tensor, quality: int) -> Tensor:
+    """An image (3, H, W) float in [0, 1], saved as JPEG and read again; on the CPU, wherever it is."""
+    encoded = encode_jpeg((image * 255).round_().to("cpu", torch.uint8), quality)
+    return decode_jpeg(encoded).to(image.device) / 255
 
 
 @lru_cache(maxsize=8)

@@ -125,9 +125,9 @@ def load_splits(
     if name == "synthetic":
         found = _synthetic_splits(synthetic_rows, synthetic_size, seed)
     elif path.is_dir():
-        found = _folder_splits(path, seed) or _library_splits(path, streaming, revision=None)
-    elif re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not path.exists():
-        found = _hub_splits(name, streaming, revision)
+        found = _folder_splits(path, seed) or library_splits(path, streaming, revision=None)
+    elif is_hub_id(name):
+        found = hub_splits(name, streaming, revision)
     else:
         raise DatasetError(
             f"No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, or "
@@ -135,7 +135,7 @@ def load_splits(
         )
 
     splits = {
-        split: _with_pair_columns(found[alias], image_column, mask_column)
+        split: with_pair_columns(found[alias], image_column, mask_column)
         for split, aliases in SPLIT_NAMES.items()
         for alias in aliases
         if alias in found
@@ -187,7 +187,8 @@ def _fingerprint(splits: Iterable[Dataset]) -> str:
     for rows in splits:
         for row in rows:
             for cell in (row["image"], row["mask"]):
-                digest.update(hashlib.sha256(_encoded_bytes(cell)).digest())
+                content = b"" if is_empty(cell) else _encoded_bytes(cell)
+                digest.update(hashlib.sha256(content).digest())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -195,6 +196,8 @@ def load_sample(
     row: Mapping[str, Any], foreground_values: list[int] | None = None, smallest_side: int | None = None
 ) -> Sample:
     """Read a pair of image and mask, turn both upright as their EXIF tags say, and binarise the mask.
+
+    A sample whose mask is an empty cell is a frame without polyp.
 
     Args:
         row: With `image`, `mask` and `index`, as `load_splits` gives it.
@@ -208,6 +211,9 @@ def load_sample(
             in the mask. The message names the file or the sample.
     """
     image, image_size = _decode(row["image"], "image", row["index"], smallest_side)
+    if is_empty(row["mask"]):
+        nothing = np.zeros((image_size[1], image_size[0]), dtype=bool)
+        return Sample(sample_name(row["image"], row["index"]), image, nothing)
     mask, mask_size = _decode(row["mask"], "mask", row["index"])
     if image_size != mask_size:
         raise DatasetError(
@@ -230,6 +236,11 @@ def decode_image(cell: Cell, index: int) -> PILImage.Image:
     return _decode(cell, "image", index)[0]
 
 
+def is_empty(cell: Cell | None) -> bool:
+    """Whether a cell holds nothing: of a frame without polyp, the mask may be left out."""
+    return cell is None or (cell["bytes"] is None and not cell["path"])
+
+
 def cell_name(cell: Cell, index: int) -> str:
     """Name of an image or mask in messages: its file, or "row 7" where no file name is stored."""
     return str(cell["path"]) if cell.get("path") else f"row {index}"
@@ -244,6 +255,8 @@ def _decode(
     cell: Cell, kind: str, index: int, smallest_side: int | None = None
 ) -> tuple[PILImage.Image, tuple[int, int]]:
     """An upright image, reduced as `load_sample` describes, and its full width and height."""
+    if is_empty(cell):
+        raise DatasetError(f"The {kind} of row {index} is missing: its cell is empty. Remove the row.")
     try:
         content = _encoded_bytes(cell)
         if smallest_side and (reduced := _decode_reduced(content, smallest_side)):
@@ -312,17 +325,17 @@ def _encode(image: PILImage.Image, image_format: str) -> Cell:
 def _folder_splits(path: Path, seed: int) -> dict[str, Split]:
     """Splits of a folder with `images/` and `masks/`; empty if it has another layout."""
     if (path / "images").is_dir() and (path / "masks").is_dir():
-        pairs = _pairs_by_stem(path)
+        pairs = pairs_by_stem(path)
         stems = _listed_stems(path, pairs) or _random_stems(list(pairs), seed)
         return {split: _pairs_dataset(pairs[stem] for stem in chosen) for split, chosen in stems.items()}
     return {
-        folder.name: _pairs_dataset(_pairs_by_stem(folder).values())
+        folder.name: _pairs_dataset(pairs_by_stem(folder).values())
         for folder in sorted(path.iterdir())
         if (folder / "images").is_dir() and (folder / "masks").is_dir()
     }
 
 
-def _pairs_by_stem(folder: Path) -> dict[str, tuple[Path, Path]]:
+def pairs_by_stem(folder: Path) -> dict[str, tuple[Path, Path]]:
     images, masks = _files_by_stem(folder / "images"), _files_by_stem(folder / "masks")
     for kind, missing in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
         if missing:
@@ -397,8 +410,12 @@ def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:
     return Dataset.from_list(cells, features=PAIR_FEATURES)
 
 
-def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:
-    """Splits of a data set that the `datasets` library can load."""
+def library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:
+    """Splits of a data set that the `datasets` library can load.
+
+    Raises:
+        DatasetError: If it cannot.
+    """
     try:
         if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
             loaded = load_from_disk(str(path))
@@ -414,10 +431,20 @@ def _library_splits(path: Path | str, streaming: bool, revision: str | None) -> 
     return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
 
 
-def _hub_splits(name: str, streaming: bool, revision: str | None) -> dict[str, Split]:
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a data set on the Hub, and no file or folder here has it."""
+    return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)) and not Path(name).expanduser().exists()
+
+
+def hub_splits(name: str, streaming: bool, revision: str | None) -> dict[str, Split]:
+    """Splits of a data set on the Hub.
+
+    Raises:
+        DatasetError: If there is none, or the Hub cannot be reached.
+    """
     remedy = "Give a local folder, or `--dataset_name synthetic` for generated frames."
     try:
-        return _library_splits(name, streaming, revision)
+        return library_splits(name, streaming, revision)
     except ConnectionError as error:
         raise DatasetError(f"The Hub cannot be reached, so {name} cannot be loaded. {remedy}") from error
     except DatasetNotFoundError as error:
@@ -428,10 +455,10 @@ def _hub_splits(name: str, streaming: bool, revision: str | None) -> dict[str, S
         ) from error
 
 
-def _with_pair_columns(rows: Split, image_column: str | None, mask_column: str | None) -> Split:
-    columns = _image_like_columns(rows)
-    image_column = image_column or _find(columns, IMAGE_COLUMNS)
-    mask_column = mask_column or _find([c for c in columns if c != image_column], MASK_COLUMNS)
+def with_pair_columns(rows: Split, image_column: str | None, mask_column: str | None) -> Split:
+    columns = image_like_columns(rows)
+    image_column = image_column or find_column(columns, IMAGE_COLUMNS)
+    mask_column = mask_column or find_column([c for c in columns if c != image_column], MASK_COLUMNS)
     for kind, flag, column in (
         ("image", "--image_column", image_column),
         ("mask", "--mask_column", mask_column),
@@ -447,15 +474,16 @@ def _with_pair_columns(rows: Split, image_column: str | None, mask_column: str |
     return (pair.rename_columns(renamed) if renamed else pair).cast(PAIR_FEATURES)
 
 
-def _image_like_columns(rows: Split) -> list[str]:
+def image_like_columns(rows: Split) -> list[str]:
     """Columns of images, or of bytes or strings, which may be encoded images or their paths."""
     if rows.features is None:
         return list(next(iter(rows)))
-    encoded = (Value("binary"), Value("large_binary"), Value("string"), Value("large_string"))
+    encoded = [Value(kind) for kind in ("binary", "large_binary", "string", "large_string")]
+    encoded.append(Value("null"))  # all cells are empty, as masks of frames without polyp may be
     return [name for name, kind in rows.features.items() if isinstance(kind, Image) or kind in encoded]
 
 
-def _find(columns: Sequence[str], candidates: Sequence[str]) -> str | None:
+def find_column(columns: Sequence[str], candidates: Sequence[str]) -> str | None:
     by_name = {column.lower(): column for column in columns}
     return next((by_name[name] for name in candidates if name in by_name), None)
 

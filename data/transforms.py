@@ -7,16 +7,19 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..image_processing_unet import UNetImageProcessor
 from .augmentation import AUGMENTATIONS, AugmentationParameters
 from .dataset import DatasetError, cell_name, load_sample
+from .windows import NegativeWindow, draw_window
 
 Row = Mapping[str, Any]
 Rows = dict[str, list[Any]]
 SHUFFLE_BUFFER = 1000
+WINDOWS = 1  # distinguishes the seeds of the windows from those of the augmentation parameters
 
 
 class EvalTransform:
@@ -61,6 +64,10 @@ class TrainTransform(EvalTransform):
     workers and processes, and after a restart. Only the pixels of noise differ between kinds of devices. `set_epoch`
     reaches workers that are already running.
 
+    With `negative_window_share`, that share of the examples are windows: `draw_window` cuts one from the sample's
+    frame at full size, and what is cut is resized like a frame. Where no window fits, the example is the frame. This
+    too depends on (seed, epoch, index) alone, and other examples are the same as without windows.
+
     Args:
         processor, foreground_values: As for `EvalTransform`.
         seed: Seed of the run.
@@ -70,9 +77,10 @@ class TrainTransform(EvalTransform):
             epochs. [(128, 10), (192, 20)]: 128 in epochs 0 to 9, 192 in 10 to 19, then the processor's size.
         in_batches: Leave the augmentation to `augment`, which works on a batch on any device. The examples are then
             the resized samples, "pixel_values" and "labels" uint8, with their "augmentation_parameters".
+        negative_window_share: Share of examples that are windows without polyp, at least 0 and below 1.
 
     Raises:
-        ValueError: If `augmentation` is unknown.
+        ValueError: If `augmentation` is unknown, or `negative_window_share` out of range.
     """
 
     def __init__(
@@ -84,11 +92,15 @@ class TrainTransform(EvalTransform):
         augmentation: str = "card",
         progressive_sizes: Sequence[tuple[int, int]] = (),
         in_batches: bool = False,
+        negative_window_share: float = 0.0,
     ):
         super().__init__(processor, foreground_values)
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
+        if not 0 <= negative_window_share < 1:
+            raise ValueError(f"`negative_window_share` must be at least 0 and below 1, got {negative_window_share}.")
         self.seed = seed
+        self.negative_window_share = negative_window_share
         self.augmentation = AUGMENTATIONS[augmentation]()
         self.progressive_sizes = progressive_sizes
         self.in_batches = in_batches
@@ -142,7 +154,7 @@ class TrainTransform(EvalTransform):
         return {"pixel_values": scaled, "labels": augmented_labels.long()}
 
     def _example(self, row: Row) -> dict[str, Any]:
-        image, labels, aspect_ratio = self._resized(row)
+        image, labels, aspect_ratio = self._window(row) or self._resized(row)
         size = self.size or (labels.shape[0], labels.shape[1])
         parameters = self._sample_parameters(size, aspect_ratio, row["index"])
         if self.in_batches:
@@ -158,9 +170,7 @@ class TrainTransform(EvalTransform):
         size = self.processor.size
         needed = 2 * max(size["height"], size["width"]) if self.processor.do_resize else None
         sample = load_sample(row, self.foreground_values, smallest_side=needed)
-        unscaled = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-        with _errors_name_the_image(row):
-            image = self.processor.preprocess(sample.image, **unscaled)["pixel_values"][0]
+        image = self._resize_image(sample.image, row)
         labels = self.processor.resize_mask(sample.ground_truth)  # alone, since the image may be smaller by now
         height, width = sample.ground_truth.shape
         resized = image, labels, width / height
@@ -169,6 +179,28 @@ class TrainTransform(EvalTransform):
             self._cache[row["index"]] = resized
             self._cache_bytes_left -= size_in_bytes
         return resized
+
+    def _window(self, row: Row) -> tuple[Tensor, Tensor, float] | None:
+        """A window without polyp, as `_resized` gives a sample; None if this example is to be the frame."""
+        if not self.negative_window_share:
+            return None
+        generator = np.random.default_rng((self.seed, int(self._epoch), row["index"], WINDOWS))
+        if generator.random() >= self.negative_window_share:
+            return None
+        # Not from the cache: a window of a resized frame would be less sharp than frames are, which can be learned.
+        sample = load_sample(row, self.foreground_values)
+        place = draw_window(sample.ground_truth, generator)
+        if place is None:
+            return None
+        window = NegativeWindow(row["index"], *place)
+        image = self._resize_image(window.crop(sample.image), row)
+        return image, image.new_zeros(image.shape[1:]), 1.0
+
+    def _resize_image(self, image: Image, row: Row) -> Tensor:
+        """(3, H, W) uint8 at the processor's size."""
+        unscaled = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        with _errors_name_the_image(row):
+            return self.processor.preprocess(image, **unscaled)["pixel_values"][0]
 
     def _sample_parameters(self, size: tuple[int, int], aspect_ratio: float, index: int) -> AugmentationParameters:
         # The augmentations use torch's global generator: seed it for this sample, and restore it afterwards.

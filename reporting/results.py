@@ -107,6 +107,8 @@ class Training(_FinishedTraining, total=False):
     warmup_steps: float
     ema_decay: float | None
     augmentation: str
+    negative_window_share: float  # of examples that are windows without polyp
+    negatives: int  # training frames without a mask, which are known to show no polyp
     progressive_sizes: list[int] | None
     progressive_epochs: list[int] | None
     figures: list[str]

@@ -59,7 +59,10 @@ class DataArguments(DataFlags):
 
     streaming: bool = flag(False, "Stream the training samples of a Hub data set instead of downloading them first.")
     cache_megabytes: int = flag(1024, "Memory in each process for resized training samples; 0: none.")
-    augmentation: str = flag("card", "card (flips, 30 degrees, brightness) or strong (for long trainings).")
+    augmentation: str = flag("card", "card, strong (for long trainings) or strong_colour (for other endoscopes too).")
+    negative_window_share: float = flag(
+        0.0, "Share of the examples that are windows of their frames without polyp; from 0 (none) to below 1."
+    )
     progressive_sizes: list[int] | None = flag(
         None, "Progressive resizing: image sides in pixels to begin with, as 128 192."
     )

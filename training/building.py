@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch.utils.data import IterableDataset
+import numpy as np
+from datasets import IterableDataset, concatenate_datasets
 from transformers.trainer_utils import has_length
 
 from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
 from ..data.dataset import Split, choose_split
+from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import load_checkpoint
@@ -88,6 +90,24 @@ def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int
     return list(zip(sizes, epochs, strict=True))
 
 
+def with_negatives(splits: Mapping[str, Split], arguments: DataArguments) -> dict[str, Split]:
+    """The splits, with the frames of `--negatives`, if any, as further training samples.
+
+    Raises:
+        UserError: If they cannot be loaded, show polyps, are frames of the splits, or the training samples are a stream.
+    """
+    train = choose_split(splits, "train")
+    if arguments.negatives is None:
+        return dict(splits)
+    if isinstance(train, IterableDataset):
+        raise UserError("--negatives cannot be mixed into a stream: remove --streaming.")
+    negatives = load_negatives(arguments.negatives, foreground_values=arguments.foreground_values)
+    for name, rows in splits.items():
+        refuse_shared_frames(negatives, rows, name)
+    rows = concatenate_datasets([part.remove_columns("index") for part in (train, negatives)])
+    return {**splits, "train": rows.add_column("index", np.arange(len(rows)))}
+
+
 def build_datasets(
     splits: Mapping[str, Split],
     processor: UNetImageProcessor,
@@ -114,6 +134,7 @@ def build_datasets(
             augmentation=data_arguments.augmentation,
             progressive_sizes=progressive_sizes(data_arguments, smallest=minimum_size),
             in_batches=in_batches,
+            negative_window_share=data_arguments.negative_window_share,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

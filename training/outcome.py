@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import IterableDataset
 from transformers import SchedulerType, Trainer
 
-from ..data.dataset import Split, describe_data
+from ..data.dataset import Split, describe_data, is_empty
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation
@@ -47,6 +48,8 @@ def describe_run(
             "weight_decay": training_arguments.weight_decay,
             "ema_decay": training_arguments.ema_decay,
             "augmentation": data_arguments.augmentation,
+            "negative_window_share": data_arguments.negative_window_share,
+            "negatives": count_negatives(splits["train"]),
             "progressive_sizes": data_arguments.progressive_sizes,
             "progressive_epochs": data_arguments.progressive_epochs,
             "seed": training_arguments.seed,
@@ -55,6 +58,13 @@ def describe_run(
         "metrics": {},
         "evaluation": None,
     }
+
+
+def count_negatives(rows: Split) -> int:
+    """The samples without a mask; 0 of a stream, which is not read for this."""
+    if isinstance(rows, IterableDataset):
+        return 0
+    return sum(is_empty(mask) for mask in rows["mask"])
 
 
 def record_outcome(results: dict[str, Any], trainer: Trainer, scores: Mapping[str, float]) -> None:

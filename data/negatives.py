@@ -1,0 +1,153 @@
+"""Negatives: frames that are known to show no polyp, from a folder or a data set of images alone.
+
+    negatives = load_negatives("path/to/normal-mucosa")  # the columns of `load_splits`; the masks are empty cells
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, Image, concatenate_datasets
+
+from ..common.errors import some
+from ..common.files import IMAGE_SUFFIXES
+from .dataset import (
+    ENCODED,
+    IMAGE_COLUMNS,
+    MASK_COLUMNS,
+    PAIR_FEATURES,
+    DatasetError,
+    decode_image,
+    find_column,
+    hub_splits,
+    image_like_columns,
+    is_empty,
+    is_hub_id,
+    library_splits,
+    load_sample,
+    pairs_by_stem,
+    sample_name,
+    with_pair_columns,
+)
+
+
+def load_negatives(
+    name: str,
+    *,
+    revision: str | None = None,
+    image_column: str | None = None,
+    foreground_values: list[int] | None = None,
+) -> Dataset:
+    """Load frames without polyp.
+
+    Args:
+        name: A folder with images, in folders or not; another local data set; or an id on the Hub. All splits of a
+            data set are taken. Masks are not needed; where there are any, they must be black.
+        revision: Branch, tag or commit of the data set on the Hub.
+        image_column: Its column of images; found by name if not given.
+        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+
+    Returns:
+        Columns `image`, `mask` and `index` as those of `load_splits`; `mask` is empty where the frame has none.
+
+    Raises:
+        DatasetError: If there are no images, or a mask shows a polyp; the message names the frames.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        cells = _folder_cells(path)
+        found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else library_splits(path, False, None)
+    elif is_hub_id(name):
+        found = hub_splits(name, False, revision)
+    else:
+        raise DatasetError(f"No negatives at {name}: expected a folder of images, or the id of a data set on the Hub.")
+    negatives = concatenate_datasets([_with_masks_or_none(rows, image_column) for rows in found.values()])
+    if len(negatives) == 0:
+        raise DatasetError(f"{name} holds no image: expected frames without polyp.")
+    negatives = negatives.add_column("index", np.arange(len(negatives)))
+    _refuse_polyps(name, negatives, foreground_values)
+    return negatives
+
+
+def refuse_shared_frames(negatives: Dataset, rows: Iterable[Mapping[str, Any]], split: str) -> None:
+    """Check that no negative is a frame of a split that shows a polyp.
+
+    Args:
+        negatives: As `load_negatives` gives them.
+        rows: A split, as `load_splits` gives it, or a stream.
+        split: Its name, for the message.
+
+    Raises:
+        DatasetError: If a negative has the pixels of such a frame; the message names it.
+    """
+    hashes = {_pixel_hash(row) for row in rows if not is_empty(row["mask"])}
+    shared = [sample_name(row["image"], row["index"]) for row in negatives if _pixel_hash(row) in hashes]
+    if shared:
+        raise DatasetError(
+            f"{len(shared)} negatives are frames of the {split} split, whose masks say what they show: {some(shared)}. "
+            "Negatives are other frames, without polyp. For parts of these frames without polyp there are windows "
+            "(--negative_window_share in training, --negative_windows in evaluation)."
+        )
+
+
+def _pixel_hash(row: Mapping[str, Any]) -> bytes:
+    image = decode_image(row["image"], row["index"]).convert("RGB")
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+
+
+def _folder_cells(folder: Path, above: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """The images below a folder, with their masks where it has images/ and masks/; hidden files are left out.
+
+    Args:
+        folder: The folder.
+        above: Real paths of the folders that it was reached through.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise DatasetError(f"{folder} is a link to a folder above it: remove the link.")
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        return [{"image": _cell(image), "mask": _cell(mask)} for image, mask in pairs_by_stem(folder).values()]
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
+    cells = []
+    for entry in entries:
+        if entry.is_dir():
+            cells += _folder_cells(entry, above | {real})
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            cells.append({"image": _cell(entry), "mask": None})
+    return cells
+
+
+def _cell(file: Path) -> dict[str, Any]:
+    return {"bytes": None, "path": str(file)}
+
+
+def _with_masks_or_none(rows: Dataset, image_column: str | None) -> Dataset:
+    """The columns `image` and `mask` of a data set; the masks are empty if it has none."""
+    columns = image_like_columns(rows)
+    image_column = image_column or find_column(columns, IMAGE_COLUMNS)
+    # A column of words, as "normal", may be called "label" too.
+    images = [name for name in columns if name != image_column and isinstance(rows.features[name], Image)]
+    mask_column = find_column(images, MASK_COLUMNS)
+    if mask_column is None and image_column in columns:
+        mask_column = "no mask"
+        rows = rows.select_columns([image_column]).add_column(mask_column, [None] * len(rows))
+    return with_pair_columns(rows, image_column, mask_column)
+
+
+def _refuse_polyps(name: str, negatives: Dataset, foreground_values: list[int] | None) -> None:
+    with_polyp = [
+        sample.name
+        for row in negatives
+        if not is_empty(row["mask"]) and (sample := load_sample(row, foreground_values)).ground_truth.any()
+    ]
+    if with_polyp:
+        raise DatasetError(
+            f"{name}: the masks of {len(with_polyp)} of {len(negatives)} negatives show a polyp: {some(with_polyp)}. "
+            "Negatives are frames without polyp: remove these, or give them as --dataset_name."
+        )
