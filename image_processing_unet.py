@@ -4,7 +4,7 @@
     batch = processor(images, segmentation_maps=masks, return_tensors="pt")  # pixel_values, labels
     masks = processor.post_process_semantic_segmentation(model(batch.pixel_values), target_sizes=[(288, 384)])
 
-This file stands alone: the Hub runs it without the rest of the project.
+The Hub runs this file, with regions_unet.py, without the rest of the project.
 """
 
 import os
@@ -25,6 +25,8 @@ from transformers.image_utils import (
     infer_channel_dimension_format,
 )
 from transformers.utils import logging
+
+from .regions_unet import check_calibration, check_thresholds, keep_peaks, presence_of
 
 try:
     from transformers.image_processing_backends import TorchvisionBackend
@@ -71,6 +73,9 @@ class UNetImageProcessor(TorchvisionBackend):
         rescale_factor (`float`, defaults to `1 / 255`): brings grey levels 0..255 to [0, 1].
         do_normalize (`bool`, defaults to `False`): subtract `image_mean`, divide by `image_std`.
         image_mean, image_std (`list[float]`, *optional*): per-channel values, in units of the rescaled image.
+        peak_threshold (`float`, *optional*): a region of a mask counts only if its highest probability is at least
+            this; see `post_process_semantic_segmentation`. By default every region counts.
+        presence_calibration (`list[float]`, *optional*): scale and offset of `presence`.
     """
 
     do_convert_rgb = True
@@ -80,6 +85,27 @@ class UNetImageProcessor(TorchvisionBackend):
     do_rescale = True
     rescale_factor = 1 / 255
     do_normalize = False
+    peak_threshold: float | None = None
+    presence_calibration: list[float] | None = None
+
+    def __init__(self, **kwargs: Any):
+        """
+        Take the settings of the class.
+
+        Raises:
+            ValueError: `peak_threshold` is no probability, or `presence_calibration` is not two finite numbers.
+        """
+        super().__init__(**kwargs)
+        check_thresholds(0.0, self.peak_threshold)
+        check_calibration(self.presence_calibration)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make the processor of saved settings; those given beside them take precedence."""
+        # transformers does not know these settings, and would warn of them.
+        own = ("peak_threshold", "presence_calibration")
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
+        return super().from_dict({**image_processor_dict, **given}, **kwargs)
 
     def preprocess(
         self,
@@ -234,6 +260,7 @@ class UNetImageProcessor(TorchvisionBackend):
         target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
         threshold: float = 0.5,
         return_segmentation_scores: bool = False,
+        peak_threshold: float | None = None,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
         Turn the model's logits into masks at the original sizes.
@@ -241,11 +268,16 @@ class UNetImageProcessor(TorchvisionBackend):
         A pixel is polyp where its probability, as `polyp_probabilities` gives it, is above `threshold`. So a
         logit of 0 (probability 0.5) is background at the default threshold.
 
+        With a `peak_threshold`, a region of such pixels, which touch at a side or a corner, is polyp only if its
+        highest probability is at least that; of a frame without polyp, nothing may be left.
+
         Args:
             outputs: the model's output; `outputs.logits` is (B, 1, h, w).
             target_sizes: B pairs (height, width) in pixels, a list or a (B, 2) tensor; `None` keeps (h, w).
             threshold: probability in [0, 1].
             return_segmentation_scores: also return the probabilities.
+            peak_threshold: probability in [0, 1], not below `threshold`; equal to it, every region is kept. `None`
+                takes the processor's own, which may be `None` too: then every region is kept.
 
         Returns:
             B masks (H, W), int64 in {0, 1}; with scores B `SemanticSegmentationPostProcessorOutput`, each
@@ -253,12 +285,14 @@ class UNetImageProcessor(TorchvisionBackend):
             background and polyp.
 
         Raises:
-            ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1].
+            ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1], a peak
+                threshold below `threshold`.
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"Got threshold={threshold}; expected a probability between 0 and 1.")
+        if peak_threshold is None:
+            peak_threshold = self.peak_threshold
+        check_thresholds(threshold, peak_threshold)
         probabilities = self.polyp_probabilities(outputs.logits, target_sizes)
-        masks = [(probability > threshold).to(torch.int64) for probability in probabilities]
+        masks = [_threshold(probability, threshold, peak_threshold) for probability in probabilities]
         if not return_segmentation_scores:
             return masks
         return [
@@ -267,6 +301,30 @@ class UNetImageProcessor(TorchvisionBackend):
             )
             for mask, probability in zip(masks, probabilities, strict=True)
         ]
+
+    def presence(self, probability: "torch.Tensor | np.ndarray") -> float:
+        """
+        The probability that a frame shows a polyp at all.
+
+        Args:
+            probability: (H, W) float, as `polyp_probabilities` gives it.
+
+        Returns:
+            `presence_of` its maximum, by the setting `presence_calibration`.
+
+        Raises:
+            ValueError: the setting is not two finite numbers.
+        """
+        check_calibration(self.presence_calibration)
+        return presence_of(float(probability.max()), self.presence_calibration)
+
+
+def _threshold(probability: torch.Tensor, threshold: float, peak_threshold: float | None) -> torch.Tensor:
+    """A map (H, W) -> mask (H, W) int64 in {0, 1}, on its device."""
+    if peak_threshold is None or peak_threshold <= threshold:
+        return (probability > threshold).to(torch.int64)
+    mask = keep_peaks(probability.detach().cpu().numpy(), threshold, peak_threshold)
+    return torch.from_numpy(mask).to(probability.device, torch.int64)
 
 
 def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> np.ndarray:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import to_rgb
-from .prediction import FLIPS, BasePredictor, Prediction, PreparedImage
+from .prediction import FLIPS, BasePredictor, PreparedImage
 from .resize import resize_frame, resize_map
 
 if TYPE_CHECKING:
@@ -223,16 +223,14 @@ class OnnxPredictor(BasePredictor):
         frame = levels.round().clip(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
         return PreparedImage(frame, (original.shape[-2], original.shape[-1]))
 
-    def predict_prepared(
-        self, prepared: Sequence[PreparedImage], *, threshold: float = 0.5, tta: bool = False
-    ) -> list[Prediction]:
+    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         frames = np.stack([image.pixels for image in prepared])
         logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
-        predictions = []
+        both = []
         for image, *maps in zip(prepared, *logits_of_flips, strict=True):
             probability = _mean([_sigmoid(resize_map(logits, image.size)) for logits in maps])
-            predictions.append(Prediction(probability, _mean([_sigmoid(logits) for logits in maps]), threshold))
-        return predictions
+            both.append((probability, _mean([_sigmoid(logits) for logits in maps])))
+        return both
 
     def _logits(self, frames: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         """Logits (B, h, w) of frames (B, h, w, 3), which the network sees flipped."""

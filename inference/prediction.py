@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..regions_unet import check_calibration, check_thresholds, keep_peaks, presence_of
 from .lesions import Lesion, find_lesions
 
 if TYPE_CHECKING:
@@ -27,17 +28,31 @@ class Prediction:
     Attributes:
         probability: (H, W) float32, the probability of polyp at the image's original size.
         probability_at_input_size: (h, w) float32, the same at the network's input size.
-        threshold: A pixel belongs to the mask if its probability is higher.
+        threshold: A pixel belongs to the mask if its probability is higher, and its region is kept.
+        peak_threshold: A region of the mask is kept if its highest probability is at least this; None keeps all.
+        presence_calibration: Scale and offset of `presence`; None if the model has none.
     """
 
     probability: np.ndarray
     probability_at_input_size: np.ndarray
     threshold: float
+    peak_threshold: float | None = None
+    presence_calibration: Sequence[float] | None = None
 
-    @property
+    @cached_property
     def mask(self) -> np.ndarray:
         """(H, W) bool, True where there is polyp."""
-        return self.probability > self.threshold
+        return keep_peaks(self.probability, self.threshold, self.peak_threshold)
+
+    @cached_property
+    def peak(self) -> float:
+        """The highest probability of the image."""
+        return float(self.probability.max())
+
+    @property
+    def presence(self) -> float:
+        """The probability that the image shows a polyp at all; without calibration it is `peak`."""
+        return presence_of(self.peak, self.presence_calibration)
 
     @property
     def is_valid(self) -> bool:
@@ -74,22 +89,34 @@ class BasePredictor(ABC):
     model: Any
     runtime: Any
 
-    def __call__(self, image: Any, *, threshold: float = 0.5, tta: bool = False) -> Prediction:
+    def __call__(
+        self, image: Any, *, threshold: float = 0.5, tta: bool = False, peak_threshold: float | None = None
+    ) -> Prediction:
         """Segment one image: PIL, numpy or torch, as `UNetImageProcessor` takes it.
 
         Args:
             image: RGB or grey, any size, upright or with an EXIF tag that says how to turn it.
             threshold: A pixel belongs to the mask if its probability is higher.
             tta: Average the probabilities of the image and its three flips, for four times the work.
+            peak_threshold: A region of the mask is kept if its highest probability is at least this. None takes the
+                model's own, if it has one; a value equal to `threshold` keeps every region.
 
         Raises:
-            ValueError: For an image that cannot be used; the message says why.
+            ValueError: For an image that cannot be used, or a peak threshold below `threshold`; the message says why.
         """
-        return self.batch([image], threshold=threshold, tta=tta)[0]
+        return self.batch([image], threshold=threshold, tta=tta, peak_threshold=peak_threshold)[0]
 
-    def batch(self, images: Sequence[Any], *, threshold: float = 0.5, tta: bool = False) -> list[Prediction]:
+    def batch(
+        self,
+        images: Sequence[Any],
+        *,
+        threshold: float = 0.5,
+        tta: bool = False,
+        peak_threshold: float | None = None,
+    ) -> list[Prediction]:
         """Segment images of any sizes together; arguments and errors as for a call."""
-        return self.predict_prepared([self.prepare(image) for image in images], threshold=threshold, tta=tta)
+        prepared = [self.prepare(image) for image in images]
+        return self.predict_prepared(prepared, threshold=threshold, tta=tta, peak_threshold=peak_threshold)
 
     @abstractmethod
     def prepare(self, image: Any) -> PreparedImage:
@@ -101,11 +128,51 @@ class BasePredictor(ABC):
             ValueError: For an image that cannot be used; the message says why.
         """
 
-    @abstractmethod
     def predict_prepared(
-        self, prepared: Sequence[PreparedImage], *, threshold: float = 0.5, tta: bool = False
+        self,
+        prepared: Sequence[PreparedImage],
+        *,
+        threshold: float = 0.5,
+        tta: bool = False,
+        peak_threshold: float | None = None,
     ) -> list[Prediction]:
-        """Segment prepared images together; `threshold` and `tta` as for a call."""
+        """Segment prepared images together; arguments as for a call.
+
+        Raises:
+            ValueError: For a peak threshold below `threshold`.
+        """
+        peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
+        calibration = self.presence_calibration
+        return [
+            Prediction(probability, at_input_size, threshold, peak_threshold, calibration)
+            for probability, at_input_size in self.probability_maps(prepared, tta)
+        ]
+
+    @abstractmethod
+    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each prepared image `probability` and `probability_at_input_size` of its prediction."""
+
+    def choose_peak_threshold(self, threshold: float, peak_threshold: float | None = None) -> float | None:
+        """The peak threshold that a call with these arguments uses: the one given, or the model's own, or None.
+
+        Raises:
+            ValueError: If it is below `threshold`, or one of the two is no probability.
+        """
+        if peak_threshold is None:
+            peak_threshold = self.processor_settings.get("peak_threshold")
+        check_thresholds(threshold, peak_threshold)
+        return peak_threshold
+
+    @property
+    def presence_calibration(self) -> Sequence[float] | None:
+        """Scale and offset of `Prediction.presence`, as the model states them; None if it does not.
+
+        Raises:
+            ValueError: If they are not two finite numbers.
+        """
+        calibration = self.processor_settings.get("presence_calibration")
+        check_calibration(calibration)
+        return calibration
 
     @property
     @abstractmethod

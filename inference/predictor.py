@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .checkpoint import fingerprint, load_checkpoint
 from .onnx_session import ONNX_SUFFIX, OnnxPredictor
-from .prediction import FLIPS, BasePredictor, Prediction, PreparedImage
+from .prediction import FLIPS, BasePredictor, PreparedImage
 
 
 def load_predictor(
@@ -99,16 +100,14 @@ class Predictor(BasePredictor):
         pixel_values = self.processor.preprocess(upright, **layout)["pixel_values"]
         return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]))
 
-    def predict_prepared(
-        self, prepared: Sequence[PreparedImage], *, threshold: float = 0.5, tta: bool = False
-    ) -> list[Prediction]:
+    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         pixel_values = torch.cat([image.pixels for image in prepared])
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
         at_input_size = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
         sizes = [image.size for image in prepared]
         of_flips = [self.processor.polyp_probabilities(logits, sizes) for logits in outputs]
         return [
-            Prediction(_mean(maps).cpu().numpy(), input_size_map.numpy(), threshold)
+            (_mean(maps).cpu().numpy(), input_size_map.numpy())
             for maps, input_size_map in zip(zip(*of_flips, strict=True), at_input_size, strict=True)
         ]
 

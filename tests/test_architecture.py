@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "demo": {"common", "hub", "inference", "reporting"},
 }
 COMMANDS = ("train", "evaluation", "predict", "export", "convert", "app")
-HUB = ("configuration_unet", "data_collator", "image_processing_unet", "losses_unet", "modeling_unet", "pipeline_unet")
+HUB = (
+    *("configuration_unet", "data_collator", "image_processing_unet", "losses_unet", "modeling_unet"),
+    *("pipeline_unet", "regions_unet"),
+)
 
 
 def room_of(module: str) -> str:

@@ -29,6 +29,7 @@ CODE = {
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",
+    "regions_unet.py",
     "pipeline_unet.py",
 }
 PUSHED = CODE | {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results.json"}

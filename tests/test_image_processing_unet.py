@@ -672,6 +672,84 @@ def test_threshold(threshold, expected):
     assert masks[0].tolist() == [expected]
 
 
+# Of one row: probabilities 0.731, 0.881, 0.5, 0.731, 0.047, 0.953; three regions above 0.5.
+THREE_REGIONS = [[1.0, 2.0, 0.0, 1.0, -3.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [
+        (None, None, [1, 1, 0, 1, 0, 1]),
+        (None, 0.8, [1, 1, 0, 0, 0, 1]),
+        (0.8, None, [1, 1, 0, 0, 0, 1]),
+        (0.8, 0.9, [0, 0, 0, 0, 0, 1]),
+        (0.9, 0.8, [1, 1, 0, 0, 0, 1]),
+        (0.8, 0.5, [1, 1, 0, 1, 0, 1]),
+        (0.99, None, [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_region_counts_if_its_peak_reaches_the_peak_threshold(own, given, expected):
+    processor = UNetImageProcessor(peak_threshold=own)
+    arguments = {} if given is None else {"peak_threshold": given}
+    (mask,) = processor.post_process_semantic_segmentation(outputs(THREE_REGIONS), **arguments)
+    assert (mask.tolist(), mask.dtype) == ([expected], torch.int64)
+    (scored,) = processor.post_process_semantic_segmentation(
+        outputs(THREE_REGIONS), return_segmentation_scores=True, **arguments
+    )
+    assert scored.segmentation.tolist() == [expected]
+    assert torch.equal(scored.segmentation_scores[1], torch.tensor(THREE_REGIONS).sigmoid())
+
+
+def test_a_peak_threshold_below_the_threshold_is_refused():
+    message = r"threshold=0\.9 and peak_threshold=0\.8; .*switch it off with peak_threshold=0\.9"
+    with pytest.raises(ValueError, match=message):
+        UNetImageProcessor().post_process_semantic_segmentation(
+            outputs(THREE_REGIONS), threshold=0.9, peak_threshold=0.8
+        )
+    with pytest.raises(ValueError, match=message):
+        UNetImageProcessor(peak_threshold=0.8).post_process_semantic_segmentation(
+            outputs(THREE_REGIONS), threshold=0.9
+        )
+
+
+def test_presence_is_that_of_the_highest_probability():
+    probability = torch.tensor([[0.1, 0.9], [0.2, 0.3]])
+    assert UNetImageProcessor().presence(probability) == pytest.approx(0.9)
+    calibrated = UNetImageProcessor(presence_calibration=[2.0, 0.0])  # odds of 9, squared
+    assert calibrated.presence(probability) == pytest.approx(81 / 82)
+    assert calibrated.presence(probability.numpy()) == pytest.approx(81 / 82)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"peak_threshold": 1.5}, {"peak_threshold": "0.9"}, {"presence_calibration": [1.0]}],
+)
+def test_a_decision_that_cannot_be_is_refused_in_the_constructor_and_in_the_file(settings, tmp_path):
+    with pytest.raises(ValueError, match="expected"):
+        UNetImageProcessor(**settings)
+    UNetImageProcessor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(ValueError, match="expected"):
+        UNetImageProcessor.from_pretrained(tmp_path)
+
+
+def test_the_decision_is_saved_and_loaded(tmp_path, caplog):
+    decision = {"peak_threshold": 0.97, "presence_calibration": [1.5, -4.0]}
+    processor = UNetImageProcessor(**decision)
+    assert decision.items() <= processor.to_dict().items()
+    processor.save_pretrained(tmp_path)
+    assert decision.items() <= json.loads((tmp_path / "preprocessor_config.json").read_text()).items()
+    loaded = UNetImageProcessor.from_pretrained(tmp_path)
+    assert (loaded.peak_threshold, loaded.presence_calibration) == (0.97, [1.5, -4.0])
+    changed = UNetImageProcessor.from_pretrained(tmp_path, peak_threshold=0.6)
+    assert (changed.peak_threshold, changed.presence_calibration) == (0.6, [1.5, -4.0])
+    assert "peak_threshold" not in caplog.text
+    # Without one, the file stays as it was before there were such settings.
+    UNetImageProcessor().save_pretrained(tmp_path)
+    assert not decision.keys() & json.loads((tmp_path / "preprocessor_config.json").read_text()).keys()
+
+
 def test_logits_are_resized_before_the_sigmoid():
     """Halfway between -8 and 2 the logit is -3 (background); averaged probabilities, 0.44, would not tell."""
     result = UNetImageProcessor().post_process_semantic_segmentation(
@@ -821,6 +899,8 @@ def test_a_size_of_one_number_is_a_square():
 
 REMOTE_USE = """
 import sys
+from types import SimpleNamespace
+import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -831,6 +911,9 @@ assert type(processor).__module__.startswith("transformers_modules"), type(proce
 batch = processor(Image.new("RGB", (9, 7), (255, 0, 51)), Image.new("1", (9, 7), 1), return_tensors="pt")
 corner = [round(value, 6) for value in batch.pixel_values[0, :, 0, 0].tolist()]
 print(tuple(batch.pixel_values.shape), corner, batch.labels.sum().item())
+logits = torch.tensor([[[[1.0, 2.0, 0.0, 1.0, -3.0, 3.0]]]])
+masks = processor.post_process_semantic_segmentation(SimpleNamespace(logits=logits))
+print(masks[0].tolist(), processor.presence(logits.sigmoid()))
 """
 
 
@@ -838,15 +921,17 @@ def test_remote_code_loads_elsewhere_and_is_saved_again(tmp_path):
     """Another folder, a fresh process and an empty module cache: the clone's own folder would hide breaks."""
     model, copy, cwd = (tmp_path / name for name in ("model", "copy", "cwd"))
     cwd.mkdir()
-    UNetImageProcessor().save_pretrained(model)
+    UNetImageProcessor(peak_threshold=0.9, presence_calibration=[0.0, 0.0]).save_pretrained(model)
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_MODULES_CACHE", None)
     command = [sys.executable, "-c", REMOTE_USE, str(model), str(copy)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"(1, 3, 16, 24) [1.0, 0.0, 0.2] {16 * 24}"
-    code = "image_processing_unet.py"
-    assert (copy / code).read_bytes() == (model / code).read_bytes()
+    prepared, decided = done.stdout.strip().splitlines()
+    assert prepared == f"(1, 3, 16, 24) [1.0, 0.0, 0.2] {16 * 24}"
+    assert decided == "[[0, 0, 0, 0, 0, 1]] 0.5"
+    for code in ("image_processing_unet.py", "regions_unet.py"):
+        assert (copy / code).read_bytes() == (model / code).read_bytes()
 
 
 # Real frames

@@ -34,6 +34,7 @@ PUSHED_FILES = (
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",
+    "regions_unet.py",
     "pipeline_unet.py",
     "README.md",
     "results.json",

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
@@ -93,6 +94,49 @@ def test_the_threshold_of_a_call_is_applied(predictor):
     probability = predictor(image).probability
     middle = float(np.median(probability))
     assert predictor(image, threshold=middle).mask.sum() == (probability > middle).sum() > 0
+
+
+def peaks_of_regions(probability: np.ndarray, threshold: float) -> list[float]:
+    """The highest probability of each region above the threshold, in order."""
+    labels, count = ndimage.label(probability > threshold, np.ones((3, 3)))
+    return sorted(float(probability[labels == label].max()) for label in range(1, count + 1))
+
+
+def test_the_peak_threshold_of_a_call_or_the_model_chooses_the_regions(predictor):
+    image = frame(200, 300)
+    probability = predictor(image).probability
+    threshold = float(np.quantile(probability, 0.9))
+    peaks = peaks_of_regions(probability, threshold)
+    assert len(peaks) >= 3
+    middle = peaks[len(peaks) // 2]
+
+    def regions(some: Predictor, **thresholds: float) -> list[float]:
+        mask = some(image, threshold=threshold, **thresholds).mask
+        return peaks_of_regions(np.where(mask, probability, 0), threshold)
+
+    expected = [peak for peak in peaks if peak >= middle]
+    assert regions(predictor) == peaks
+    assert regions(predictor, peak_threshold=middle) == expected
+    own = UNetImageProcessor(**predictor.processor_settings, peak_threshold=middle, presence_calibration=[1.0, 2.0])
+    with_own = Predictor(predictor.model, own, predictor.runtime)
+    assert regions(with_own) == expected
+    assert regions(with_own, peak_threshold=threshold) == peaks
+
+    (prediction,) = with_own.batch([image], threshold=threshold)
+    assert (prediction.peak_threshold, prediction.presence_calibration) == (middle, [1.0, 2.0])
+    assert prediction.mask is prediction.mask  # labelled once
+    assert len(prediction.lesions) == len(expected)
+    assert prediction.peak == probability.max()
+    odds = prediction.peak / (1 - prediction.peak) * np.exp(2.0)
+    assert prediction.presence == pytest.approx(odds / (1 + odds))
+
+
+def test_a_peak_threshold_below_the_threshold_is_refused(predictor):
+    with pytest.raises(ValueError, match=r"threshold=0\.6 and peak_threshold=0\.55; .*peak_threshold=0\.6"):
+        predictor(frame(8, 8), threshold=0.6, peak_threshold=0.55)
+    own = UNetImageProcessor(**predictor.processor_settings, peak_threshold=0.55)
+    with pytest.raises(ValueError, match=r"threshold=0\.6 and peak_threshold=0\.55"):
+        Predictor(predictor.model, own, predictor.runtime)(frame(8, 8), threshold=0.6)
 
 
 def test_a_folder_is_loaded_and_errors_name_what_is_missing(predictor, tmp_path):

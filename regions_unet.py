@@ -1,0 +1,154 @@
+"""Turns a map of probabilities into a mask, and into the probability that there is a polyp at all.
+
+    keep_peaks(probability, threshold=0.5, peak_threshold=0.9)  # (H, W) bool
+    presence_of(float(probability.max()), calibration=(1.5, -4.0))
+
+Needs numpy alone: the Hub runs it without the rest of the project, and ONNX files are used without PyTorch.
+"""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import numpy as np
+
+# Probabilities are kept so far from 0 and 1 that their logit is finite.
+SMALLEST_PROBABILITY = 1e-6
+
+
+def check_thresholds(threshold: float, peak_threshold: float | None = None) -> None:
+    """
+    Refuse thresholds that cannot be.
+
+    Args:
+        threshold: probability that a polyp's pixels exceed.
+        peak_threshold: probability that a region's highest reaches; `None` if regions are not chosen by it.
+
+    Raises:
+        ValueError: one of them is outside [0, 1], or `peak_threshold` is below `threshold`.
+    """
+    for name, value in (("threshold", threshold), ("peak_threshold", peak_threshold)):
+        if value is not None and not is_probability(value):
+            raise ValueError(f"Got {name}={value}; expected a probability between 0 and 1.")
+    if peak_threshold is not None and peak_threshold < threshold:
+        raise ValueError(
+            f"Got threshold={threshold} and peak_threshold={peak_threshold}; expected a peak that is not below the "
+            f"threshold. Raise it, or switch it off with peak_threshold={threshold}, which keeps every region."
+        )
+
+
+def check_calibration(calibration: Sequence[float] | None) -> None:
+    """
+    Refuse a calibration of presence that `presence_of` cannot use.
+
+    Raises:
+        ValueError: it is neither `None` nor two finite numbers.
+    """
+    if calibration is None:
+        return
+    is_pair = isinstance(calibration, Sequence) and len(calibration) == 2
+    if not is_pair or not all(isinstance(number, Real) and math.isfinite(number) for number in calibration):
+        raise ValueError(f"Got presence_calibration={calibration}; expected two finite numbers, scale and offset.")
+
+
+def is_probability(value: object) -> bool:
+    """Whether it is a number from 0 to 1."""
+    return isinstance(value, Real) and 0 <= float(value) <= 1
+
+
+def presence_of(peak: float, calibration: Sequence[float] | None = None) -> float:
+    """
+    The probability that a frame shows a polyp at all.
+
+    Args:
+        peak: highest probability of the frame's map.
+        calibration: scale and offset, fitted on frames with and without polyp; `None` if there is none.
+
+    Returns:
+        sigmoid(scale * logit(peak) + offset), with `peak` clipped to [1e-6, 1 - 1e-6]; without calibration `peak`.
+    """
+    if calibration is None:
+        return peak
+    scale, offset = calibration
+    clipped = min(max(peak, SMALLEST_PROBABILITY), 1 - SMALLEST_PROBABILITY)
+    logit = scale * (math.log(clipped) - math.log1p(-clipped)) + offset
+    # Of the two forms of the sigmoid, the one whose exponential is at most 1 cannot overflow.
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def keep_peaks(probability: np.ndarray, threshold: float, peak_threshold: float | None = None) -> np.ndarray:
+    """
+    Threshold a map, and keep the regions whose highest probability reaches a second threshold.
+
+    A region is a set of pixels above `threshold` that touch, at a side or at a corner. This is hysteresis
+    thresholding: a polyp keeps its whole outline, and a faint region disappears.
+
+    Args:
+        probability: (H, W) float.
+        threshold: a pixel belongs to a region if its probability is higher.
+        peak_threshold: a region is kept if its highest probability is at least this; `None`, or a value that is not
+            above `threshold`, keeps all.
+
+    Returns:
+        (H, W) bool.
+    """
+    mask = probability > threshold
+    if peak_threshold is None or peak_threshold <= threshold:
+        return mask
+    # A pixel may be at a peak and not above the threshold, where the two differ by less than the map's precision.
+    if not (mask & (probability >= peak_threshold)).any():
+        return np.zeros_like(mask)
+    # The rest of the frame takes no time: most polyps are small.
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    _drop_faint_regions(mask[box], probability[box], peak_threshold)
+    return mask
+
+
+def _drop_faint_regions(mask: np.ndarray, probability: np.ndarray, peak_threshold: float) -> None:
+    """Set those regions of a mask (H, W) bool to False, in place, whose probabilities all lie below the peak."""
+    height, width = mask.shape
+    # All rows one after the other, with a zero before the first and after each, so that no run of pixels goes on from
+    # one row to the next. A run has the place of its first pixel and the place after its last.
+    line = np.zeros(1 + height * (width + 1), probability.dtype)
+    np.copyto(line[1:].reshape(height, width + 1)[:, :width], probability, where=mask)
+    is_inside = line > 0
+    changes = np.flatnonzero(is_inside[1:] != is_inside[:-1])
+    starts, ends = changes[::2], changes[1::2]
+    peaks = np.maximum.reduceat(line[1:], changes)[::2]  # of the runs; in between are those of the gaps
+
+    regions = _number_regions(starts, ends, row_length=width + 1)
+    is_kept = np.zeros(len(starts), bool)
+    is_kept[regions[peaks >= peak_threshold]] = True
+    is_dropped = ~is_kept[regions]
+    rows, first = np.divmod(starts[is_dropped], width + 1)
+    last = first + (ends - starts)[is_dropped]
+    for row, left, right in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
+        mask[row, left:right] = False
+
+
+def _number_regions(starts: np.ndarray, ends: np.ndarray, row_length: int) -> np.ndarray:
+    """
+    For each run the index of the first run of its region.
+
+    Two runs touch if they lie in neighbouring rows and overlap, or meet at a corner.
+
+    Args:
+        starts, ends: of the runs in order, as places on a line of rows of `row_length`.
+    """
+    # The runs of the next row that touch run i are those from first[i] to before last[i].
+    first = np.searchsorted(ends, starts + row_length, "left")
+    last = np.searchsorted(starts, ends + row_length, "right")
+    counts = last - first
+    upper = np.repeat(np.arange(len(starts)), counts)
+    lower = np.arange(len(upper)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    # At first each run points to itself. Then, where two touch, the first run of one's region comes to point to the
+    # first run of the other's, which lies before it, until all runs of a region point to the same.
+    regions = np.arange(len(starts))
+    while True:
+        one, other = regions[upper], regions[lower]
+        if np.array_equal(one, other):
+            return regions
+        np.minimum.at(regions, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(regions, pointed := regions[regions]):
+            regions = pointed
