@@ -4,7 +4,7 @@
     polyp = next(entry for entry in segment("frame.jpg") if entry["label"] == "polyp")
     polyp["mask"], polyp["score"]
 
-This file stands alone: the Hub runs it without the rest of the project.
+The Hub runs this file without the rest of the project.
 """
 
 import os
@@ -26,19 +26,22 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     - `label`: the label's name in the model's config.
     - `mask`: PIL image of mode L, 255 inside and 0 elsewhere, of the image's own size, upright as its EXIF tag says.
       Together the two masks cover each pixel once.
-    - `score`: mean probability of the label inside its mask, a float. An image without polyp has a black polyp mask
-      with the score 0.0, which no other mask has: its pixels are above the threshold.
+    - `score`: of polyp the image processor's `presence`, the probability that the image shows a polyp at all; of
+      background 1 minus that. Both are of the image, whatever the thresholds. Of an image in which nothing is found,
+      the polyp mask is black.
 
     Arguments of the constructor or, with precedence, of a call:
 
     - `threshold`: a pixel is polyp if its probability is higher; in [0, 1], by default 0.5.
+    - `peak_threshold`: and if the highest probability of its region is at least this; not below `threshold`. By
+      default the image processor's own, if it has one.
     - `subtask`: None or "semantic", which mean the same.
     - `timeout`: seconds to wait for an image from the web.
     - `batch_size`: images that the network takes at once, of any sizes.
 
     Raises:
-        ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], or no
-            image to be found.
+        ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], a
+            peak threshold below the threshold, or no image to be found.
         TypeError: An image of another type, such as an array, whose order of channels nobody knows.
     """
 
@@ -63,7 +66,12 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
-        self, subtask: str | None = None, threshold: float | None = None, timeout: float | None = None, **kwargs: Any
+        self,
+        subtask: str | None = None,
+        threshold: float | None = None,
+        timeout: float | None = None,
+        peak_threshold: float | None = None,
+        **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if subtask not in (None, "semantic"):
             raise ValueError(
@@ -76,7 +84,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
                     f"Got {name}, which this pipeline does not know; a pixel's probability is `threshold`."
                 )
         preprocess = {} if timeout is None else {"timeout": timeout}
-        postprocess = {} if threshold is None else {"threshold": threshold}
+        thresholds = {"threshold": threshold, "peak_threshold": peak_threshold}
+        postprocess = {name: value for name, value in thresholds.items() if value is not None}
         return preprocess, {}, postprocess
 
     def preprocess(  # type: ignore[override]
@@ -97,7 +106,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         return inputs
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Any, threshold: float = 0.5
+        self, model_outputs: Any, threshold: float = 0.5, peak_threshold: float | None = None
     ) -> list[dict[str, Any]]:
         """Logits (1, 1, h, w) of one image -> an entry for each label, at the image's own size."""
         output = self.image_processor.post_process_semantic_segmentation(
@@ -105,17 +114,16 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
             target_sizes=model_outputs["target_size"],
             threshold=threshold,
             return_segmentation_scores=True,
+            peak_threshold=peak_threshold,
         )[0]
+        presence = self.image_processor.presence(output["segmentation_scores"][1])
+        scores = (1 - presence, presence)
         return [
-            describe(name, output["segmentation"] == label, output["segmentation_scores"][label])
+            {"label": name, "mask": to_image(output["segmentation"] == label), "score": scores[label]}
             for label, name in sorted(self.model.config.id2label.items())
         ]
 
 
-def describe(label: str, inside: Tensor, probability: Tensor) -> dict[str, Any]:
-    """The entry of a label from its mask (H, W) bool and its probabilities (H, W)."""
-    return {
-        "label": label,
-        "mask": Image.fromarray(inside.byte().mul(255).numpy()),
-        "score": probability[inside].double().mean().item() if inside.any() else 0.0,
-    }
+def to_image(mask: Tensor) -> Image.Image:
+    """A mask (H, W) bool as an image of mode L, 255 inside and 0 elsewhere."""
+    return Image.fromarray(mask.byte().mul(255).numpy())

@@ -111,15 +111,15 @@ def by_hand(segment: UNetImageSegmentationPipeline, image: Image.Image, threshol
 
 
 def check(found: list, probability: np.ndarray, mask: np.ndarray) -> None:
-    """What the pipeline gave is what these maps (H, W) say."""
+    """What the pipeline gave, of a processor without calibration, is what these maps (H, W) say."""
     assert [entry["label"] for entry in found] == ["background", "polyp"]
-    maps = ((~mask, 1 - probability.astype(np.float64)), (mask, probability.astype(np.float64)))
-    for entry, (inside, score) in zip(found, maps, strict=True):
+    highest = float(probability.max())
+    for entry, inside, score in zip(found, (~mask, mask), (1 - highest, highest), strict=True):
         assert entry.keys() == {"label", "mask", "score"}
         assert entry["mask"].mode == "L"
         np.testing.assert_array_equal(np.array(entry["mask"]), inside * np.uint8(255))
         assert type(entry["score"]) is float
-        assert entry["score"] == pytest.approx(score[inside].mean() if inside.any() else 0.0, abs=1e-6)
+        assert entry["score"] == pytest.approx(score, abs=1e-6)
 
 
 # --- Masks and scores ---
@@ -148,25 +148,44 @@ def test_masks_are_those_of_the_processor_and_of_predictor(segment, size):
     np.testing.assert_array_equal(polyp, predictor(image).mask)
 
 
-def test_an_image_without_polyp_has_an_empty_polyp_entry():
+def test_an_image_without_polyp_has_a_black_polyp_mask():
     background, polyp = constant_pipeline(-1.0)(frame(17, 31))
-    assert polyp == {"label": "polyp", "mask": Image.new("L", (31, 17), 0), "score": 0.0}
-    assert background["mask"] == Image.new("L", (31, 17), 255)
+    assert (background["mask"], polyp["mask"]) == (Image.new("L", (31, 17), 255), Image.new("L", (31, 17), 0))
+    assert polyp["score"] == pytest.approx(1 / (1 + np.exp(1)), abs=1e-6)
     assert background["score"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-6)
 
 
-def test_an_image_of_polyp_alone_has_an_empty_background_entry():
+def test_an_image_of_polyp_alone_has_a_black_background_mask():
     background, polyp = constant_pipeline(1.0)(frame(17, 31))
-    assert background == {"label": "background", "mask": Image.new("L", (31, 17), 0), "score": 0.0}
-    assert polyp["mask"] == Image.new("L", (31, 17), 255)
+    assert (background["mask"], polyp["mask"]) == (Image.new("L", (31, 17), 0), Image.new("L", (31, 17), 255))
     assert polyp["score"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-6)
 
 
-def test_a_threshold_may_be_given_once_and_overridden():
+def test_thresholds_may_be_given_once_and_overridden():
+    def is_marked(found: list) -> bool:
+        return np.array(found[1]["mask"]).any()
+
     segment = constant_pipeline(-1.0, threshold=0.25)  # every probability is 0.2689
-    assert segment(frame(4, 4))[1]["score"] == pytest.approx(0.2689, abs=1e-4)
-    assert segment(frame(4, 4), threshold=0.27)[1]["score"] == 0.0
-    assert segment([frame(4, 4)], threshold=None)[0][1]["score"] == pytest.approx(0.2689, abs=1e-4)
+    assert is_marked(segment(frame(4, 4)))
+    assert not is_marked(segment(frame(4, 4), threshold=0.27))
+    assert is_marked(segment([frame(4, 4)], threshold=None)[0])
+    assert not is_marked(segment(frame(4, 4), peak_threshold=0.27))
+    segment = constant_pipeline(-1.0, threshold=0.25, peak_threshold=0.27)
+    assert not is_marked(segment(frame(4, 4)))
+    assert is_marked(segment(frame(4, 4), peak_threshold=0.26))
+    with pytest.raises(ValueError, match=r"threshold=0\.25 and peak_threshold=0\.2;"):
+        segment(frame(4, 4), peak_threshold=0.2)
+
+
+def test_the_processors_decision_is_applied():
+    segment = constant_pipeline(1.0)  # every probability is 0.7311
+    segment.image_processor.peak_threshold = 0.75
+    segment.image_processor.presence_calibration = [2.0, 0.0]
+    background, polyp = segment(frame(17, 31))
+    assert polyp["mask"] == Image.new("L", (31, 17), 0)
+    assert polyp["score"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
+    assert background["score"] == pytest.approx(1 / (1 + np.exp(2)), abs=1e-6)
+    assert segment(frame(17, 31), peak_threshold=0.73)[1]["mask"] == Image.new("L", (31, 17), 255)
 
 
 def test_labels_are_named_as_in_the_config():
@@ -181,7 +200,7 @@ def test_a_bfloat16_network_works():
     probability, mask = by_hand(make_pipeline(), frame(31, 17))
     found = np.array(segment(frame(31, 17))[1]["mask"]) == 255
     assert (found != mask).mean() < 0.1
-    assert segment(frame(31, 17))[1]["score"] == pytest.approx(probability[mask].mean(), abs=0.02)
+    assert segment(frame(31, 17))[1]["score"] == pytest.approx(probability.max(), abs=0.02)
 
 
 # --- Images ---
