@@ -40,8 +40,8 @@ def bce_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, 1, H, W), values in {0, 1}, any dtype.
 
     Returns:
-        The scalar loss, float32, at least 0. For an image without polyp the Dice term is 1 unless all probabilities
-        are almost 0.
+        The scalar loss, float32, at least 0. For an image without polyp the Dice term is 1, without a gradient to speak
+        of, unless all probabilities are almost 0: what such an image teaches comes from the cross-entropy.
     """
     logits = logits.float()
     labels = labels.float()
@@ -67,7 +67,8 @@ def structure_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, 1, H, W), values in {0, 1}, any dtype.
 
     Returns:
-        The scalar loss, float32, at least 0.
+        The scalar loss, float32, at least 0. For an image without polyp all weights are 1, and the IoU is 1 divided by
+        1 plus the sum of the probabilities.
     """
     logits = logits.float()
     labels = labels.float()

@@ -1,6 +1,6 @@
 """Negatives: frames that are known to show no polyp, from a folder or a data set of images alone.
 
-    negatives = load_negatives("path/to/normal-mucosa")  # the columns of `load_splits`; the masks are empty cells
+negatives = load_negatives("path/to/normal-mucosa")  # the columns of `load_splits`; the masks are empty cells
 """
 
 import hashlib
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, concatenate_datasets
+from datasets import Dataset, Image, concatenate_datasets
 
 from ..common.errors import some
 from ..common.files import IMAGE_SUFFIXES
 from .dataset import (
-    ENCODED,
     IMAGE_COLUMNS,
     MASK_COLUMNS,
     PAIR_FEATURES,
@@ -59,9 +58,12 @@ def load_negatives(
     path = Path(name).expanduser()
     if path.is_dir():
         cells = _folder_cells(path)
-        found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else library_splits(path, False, None)
+        if cells:
+            found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)}
+        else:
+            found = library_splits(path, streaming=False, revision=None)
     elif is_hub_id(name):
-        found = hub_splits(name, False, revision)
+        found = hub_splits(name, streaming=False, revision=revision)
     else:
         raise DatasetError(f"No negatives at {name}: expected a folder of images, or the id of a data set on the Hub.")
     negatives = concatenate_datasets([_with_masks_or_none(rows, image_column) for rows in found.values()])
@@ -87,7 +89,7 @@ def refuse_shared_frames(negatives: Dataset, rows: Iterable[Mapping[str, Any]], 
     shared = [sample_name(row["image"], row["index"]) for row in negatives if _pixel_hash(row) in hashes]
     if shared:
         raise DatasetError(
-            f"{len(shared)} negatives are frames of the {split} split, whose masks say what they show: {some(shared)}. "
+            f"{len(shared)} negatives are frames of the {split} split, which has masks of them: {some(shared)}. "
             "Negatives are other frames, without polyp. For parts of these frames without polyp there are windows "
             "(--negative_window_share in training, --negative_windows in evaluation)."
         )

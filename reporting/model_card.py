@@ -33,6 +33,10 @@ from .tables import (
 AUGMENTATIONS = {
     "card": "flips (p 0.5 each), rotation of up to 30 degrees, brightness and contrast 0.7 to 1.3",
     "strong": "flips, rotation, scale, shear and shift; brightness, contrast, saturation, gamma; blur and noise",
+    "strong_colour": (
+        "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "
+        "grey images, lower resolution, noise and JPEG"
+    ),
 }
 EPOCHS_LISTED = 8  # whose training loss the card states
 
@@ -207,11 +211,23 @@ def _training_facts(results: Results, training: Training) -> str:
         "epochs": f"{training['epochs']:g} ({steps:,} steps)",
         "seed": str(training["seed"]),
         "augmentation": AUGMENTATIONS.get(str(training.get("augmentation")), "not recorded"),
+        "without polyp": _negatives_of(training),
         "checkpoint": f"the best on the validation split: step {best} of {steps}" if best else "the last",
     }
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
+    described += ["negative_window_share", "negatives"]
     return table_rows([*facts.items(), *_further_settings(training, described)])
+
+
+def _negatives_of(training: Training) -> str:
+    """What showed the network how it looks where there is no polyp."""
+    facts = []
+    if share := training.get("negative_window_share"):
+        facts.append(f"{percent(share)} of the examples are windows of their frames in which no polyp is labelled")
+    if count := training.get("negatives"):
+        facts.append(f"{count:,} frames without polyp")
+    return "; ".join(facts) or "nothing but the frames of the data that show none, if any"
 
 
 def _further_settings(section: Mapping[str, Any], described: Sequence[str]) -> list[tuple[str, str]]:

@@ -85,6 +85,30 @@ def test_structure_loss_by_hand():
     assert loss.item() == pytest.approx(LN2 + 1 - (2 * w + 1) / (4 * w + 1), rel=1e-6)
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_what_an_example_without_polyp_contributes(others: int):
+    """Alone, and beside images with polyp. Logits are -ln 3, so p = 1/4 in each of its 6 pixels.
+
+    BCE + Dice: -ln(3/4) and, as the Dice is 0, 1; the gradient is that of the cross-entropy alone, p / 6 a pixel.
+    Weighted BCE + IoU: weights are 1, the IoU is (0 + 1) / (6/4 + 1) = 2/5, whose gradient is 1 / (5/2)^2 * p (1 - p).
+    """
+    logits = torch.full((1 + others, 1, 2, 3), -LN3, dtype=torch.float64, requires_grad=True)
+    labels = torch.zeros(1 + others, 1, 2, 3)
+    labels[1:, 0, 0] = 1
+    cross_entropy = math.log(4 / 3)
+    expected = {
+        bce_dice_loss: (cross_entropy + 1, 1 / 24),
+        structure_loss: (cross_entropy + 3 / 5, 1 / 24 + 4 / 25 * 3 / 16),
+    }
+    for loss, (value, gradient) in expected.items():
+        of_others = loss(logits[1:], labels[1:]) if others else torch.tensor(0.0)
+        total = loss(logits, labels)
+        # The batch's loss is the mean over its images, so that none is lost and none weighs more.
+        assert ((1 + others) * total - others * of_others).item() == pytest.approx(value, abs=1e-5)
+        (of_logits,) = torch.autograd.grad(total, logits)
+        assert of_logits[0].flatten().tolist() == pytest.approx([gradient / (1 + others)] * 6, abs=1e-6)
+
+
 @pytest.mark.parametrize("side", [1, 3, 31])
 def test_box_mean_is_average_pooling(side: int):
     images = torch.randint(0, 2, (2, 1, 20, 37), generator=torch.Generator().manual_seed(0)).float()

@@ -67,6 +67,8 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
         ([*TINY, "--depth", "6"], "--image_size 32 is too small: depth=6 with norm=none needs at least 64"),
         ([*TINY, "--base_channels", "0"], "`base_channels` must be a whole number of at least 1, got 0"),
         ([*TINY, "--norm", "layer"], "`norm` must be one of none, batch, group, instance, got 'layer'"),
+        ([*TINY, "--negative_window_share", "1"], "`negative_window_share` must be at least 0 and below 1, got 1.0"),
+        ([*TINY, "--negatives", "no/such/folder"], "No negatives at no/such/folder: expected a folder of images"),
         ([*TINY, "--resume_from_checkpoint"], "no complete checkpoint to go on from"),
         ([*TINY, "--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint"),
     ],
@@ -74,6 +76,22 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
 def test_mistakes_get_one_clear_line(run_train, tmp_path, arguments, message):
     assert message in error_of(run_train(*arguments, "--output_dir", "run", check=False))
     assert not list(tmp_path.glob("run/*"))
+
+
+def test_a_training_with_negatives_and_windows_says_so(run_train, tmp_path):
+    for level in range(3):
+        Image.new("RGB", (40, 30), (90 + level,) * 3).save(tmp_path / f"normal{level}.png")
+    more = ("--negatives", tmp_path, "--negative_window_share", "0.5", "--augmentation", "strong_colour")
+    run_train(*TINY, *more, "--num_train_epochs", 1, "--output_dir", "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    training = results["training"]
+    assert (training["negative_window_share"], training["negatives"]) == (0.5, 3)
+    assert results["data"]["rows"]["train"] == 11
+    assert training["steps"] == 3
+    assert str(tmp_path) not in (tmp_path / "run" / "results.json").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| 50 % of the examples are windows" in card
+    assert "3 frames without polyp" in card
 
 
 def test_fine_tuning_may_change_the_loss(run_train, tmp_path):

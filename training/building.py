@@ -60,6 +60,8 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
             f"{checkpoint_size[0]}x{checkpoint_size[1]}: give --image_size {size} to train at the recipe's size, or "
             "remove image_size from the recipe."
         )
+    # Both are of the weights that the training starts from, not of those that it ends with.
+    processor.peak_threshold = processor.presence_calibration = None
     model.config.loss = arguments.config_fields.get("loss", model.config.loss)
     try:
         model.config.check()
@@ -94,7 +96,7 @@ def with_negatives(splits: Mapping[str, Split], arguments: DataArguments) -> dic
     """The splits, with the frames of `--negatives`, if any, as further training samples.
 
     Raises:
-        UserError: If they cannot be loaded, show polyps, are frames of the splits, or the training samples are a stream.
+        UserError: If they cannot be loaded, show polyps, are frames of a split, or are to be mixed into a stream.
     """
     train = choose_split(splits, "train")
     if arguments.negatives is None:

@@ -13,7 +13,13 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from unet_kvasir_seg.data import augmentation
-from unet_kvasir_seg.data.augmentation import BaselineAugmentation, BaselineParameters, StrongAugmentation, warp
+from unet_kvasir_seg.data.augmentation import (
+    BaselineAugmentation,
+    BaselineParameters,
+    StrongAugmentation,
+    StrongColourAugmentation,
+    warp,
+)
 from unet_kvasir_seg.data.dataset import DatasetError, load_splits
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data.transforms import EvalTransform, TrainingStream, TrainTransform
@@ -243,14 +249,14 @@ def test_a_mask_of_three_classes_is_refused_with_the_remedy(processor):
     assert TrainTransform(processor, foreground_values=[2])(row)["labels"][0].sum() > 0
 
 
-def unaugmented(processor: UNetImageProcessor) -> TrainTransform:
+def unaugmented(processor: UNetImageProcessor, **settings) -> TrainTransform:
     class Nothing(BaselineAugmentation):
         def sample_parameters(self, size, aspect_ratio=1.0):
             return BaselineParameters(
                 size, torch.eye(2, 3).tolist(), brightness=1.0, contrast=1.0, brightness_first=True
             )
 
-    transform = TrainTransform(processor)
+    transform = TrainTransform(processor, **settings)
     transform.augmentation = Nothing()
     return transform
 
@@ -441,6 +447,125 @@ def test_strong_colours_stay_near_and_leave_the_mask_alone(processor):
     assert example["pixel_values"][0].max() <= 1
 
 
+def test_ranges_and_shares_of_the_strong_colours():
+    torch.manual_seed(0)
+    sampled = [StrongColourAugmentation().sample_parameters((16, 16)) for _ in range(4000)]
+    coloured = [each for each in sampled if each.saturation > 0]
+    values = {
+        "brightness": ([each.brightness for each in sampled], 0.6, 1.4),
+        "contrast": ([each.contrast for each in sampled], 0.6, 1.4),
+        "saturation": ([each.saturation for each in coloured], 0.6, 1.4),
+        "channels": ([factor for each in coloured for factor in each.channels], 0.75, 1.25),
+        "log of gamma": ([np.log(each.gamma) for each in sampled], -0.3, 0.3),
+    }
+    for name, (found, low, high) in values.items():
+        assert low <= min(found) < low + 0.01 * (high - low), name
+        assert high >= max(found) > high - 0.01 * (high - low), name
+    shares = {
+        0.1: [4000 - len(coloured), sum(each.jpeg_quality is not None for each in sampled)],
+        0.2: [sum(each.reduction < 1 for each in sampled), sum(each.noise > 0 for each in sampled)],
+    }
+    for share, counts in shares.items():
+        # Four standard deviations of a binomial distribution.
+        assert counts == [pytest.approx(4000 * share, abs=4 * (4000 * share * (1 - share)) ** 0.5)] * 2
+    assert all(each.channels == [1, 1, 1] for each in sampled if each.saturation == 0)
+
+
+def plain_colours(**changes) -> list:
+    """Parameters that leave the colours of one image as they are, apart from the changes."""
+    unchanged = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "channels": [1.0] * 3, "gamma": 1.0}
+    sampled = StrongColourAugmentation().sample_parameters((SIZE, SIZE))
+    return [replace(sampled, **unchanged, noise=0.0, **{"reduction": 1.0, "jpeg_quality": None} | changes)]
+
+
+def test_a_reduced_image_keeps_its_means_and_loses_its_details():
+    checks = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)) % 2
+    image = torch.stack([checks, checks, 1 - checks]).float()[None]
+    image[:, 0, :, SIZE // 2 :] = 1
+    got = StrongColourAugmentation().change_colours(image.clone(), plain_colours(reduction=0.25))
+    assert got.mean(dim=(2, 3))[0].tolist() == pytest.approx([0.75, 0.5, 0.5], abs=0.01)
+    assert got[0, 1].std() < 0.02  # the checks become grey
+    assert got[0, 0, 8, SIZE - 8] == pytest.approx(1, abs=0.01)  # large areas stay
+    assert torch.equal(StrongColourAugmentation().change_colours(image.clone(), plain_colours()), image)
+
+
+def test_an_image_through_jpeg_is_that_of_pillow(rows):
+    image = Image.open(io.BytesIO(rows[0]["image"]["bytes"])).convert("RGB")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    got = StrongColourAugmentation().change_colours(pixels.clone(), plain_colours(jpeg_quality=30))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=30)
+    expected = torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)[None] / 255
+    assert (got - pixels).abs().mean() > 0.005
+    assert (got - expected).abs().mean() < 0.25 * (got - pixels).abs().mean()
+
+
+# --- Windows without polyp ---
+
+
+def test_a_share_of_the_examples_are_windows_and_the_others_are_unchanged(processor, rows):
+    """Rows are unaugmented, so that a window can be found in its frame; the others are the frames to the pixel."""
+    plain, windowed = (unaugmented(processor, negative_window_share=share) for share in (0, 0.5))
+    plain_rows, windowed_rows = rows.with_transform(plain), rows.with_transform(windowed)
+    windows = 0
+    for epoch in range(6):
+        for transform in (plain, windowed):
+            transform.set_epoch(epoch)
+        for frame, example in zip(plain_rows, windowed_rows, strict=True):
+            if torch.equal(example["pixel_values"], frame["pixel_values"]):
+                assert torch.equal(example["labels"], frame["labels"])
+            else:
+                windows += 1
+                assert not example["labels"].any()
+                assert example["labels"].shape == (SIZE, SIZE)
+                assert example["labels"].dtype == frame["labels"].dtype
+    assert 20 < windows < 52  # 72 * 0.5, and four standard deviations
+
+
+def test_windows_depend_on_seed_epoch_and_index_alone(processor, rows):
+    def examples(order, epoch: int, cache_bytes: int = 0, seed: int = 7) -> dict[int, torch.Tensor]:
+        settings = {"augmentation": "strong_colour", "negative_window_share": 0.5, "cache_bytes": cache_bytes}
+        transform = TrainTransform(processor, seed=seed, **settings)
+        data = rows.with_transform(transform)
+        for index in order if cache_bytes else ():
+            data[index]  # fills the cache
+        transform.set_epoch(epoch)
+        return {index: data[index]["pixel_values"] for index in order}
+
+    first = examples(range(12), epoch=1)
+    for again in (examples(range(11, -1, -1), epoch=1), examples(range(12), epoch=1, cache_bytes=2**20)):
+        assert all(torch.equal(first[index], again[index]) for index in range(12))
+    for other in (examples(range(12), epoch=2), examples(range(12), epoch=1, seed=8)):
+        assert not any(torch.equal(first[index], other[index]) for index in range(12))
+
+
+def test_a_window_is_as_sharp_as_its_frame(processor):
+    """Cut from the frame at full size: of checks of four pixels in 512x512, resized frames show only grey."""
+    y, x = np.mgrid[:512, :512]
+    checks = np.repeat((((y // 4 + x // 4) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    mask = np.zeros((512, 512), np.uint8)
+    mask[:, 150:] = 255  # leaves room for windows of 128 to 150 pixels
+    row = cells(Image.fromarray(checks), Image.fromarray(mask))
+    transform = unaugmented(processor, negative_window_share=0.999)
+    window = transform(row)["pixel_values"][0]
+    frame = unaugmented(processor)(row)["pixel_values"][0]
+    assert frame.std() < 0.01
+    assert window.std() > 0.1
+
+
+def test_a_frame_without_room_for_a_window_is_the_example(processor):
+    row = marked_row()
+    full = cells(Image.open(io.BytesIO(row["image"][0]["bytes"])), Image.new("L", (SIZE, SIZE), 255))
+    example = unaugmented(processor, negative_window_share=0.999)(full)
+    assert example["labels"][0].all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_windows_out_of_range_is_refused(processor, share):
+    with pytest.raises(ValueError, match="`negative_window_share` must be at least 0 and below 1, got"):
+        TrainTransform(processor, negative_window_share=share)
+
+
 def test_strong_parameters_depend_on_seed_epoch_and_index_alone(processor, rows):
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -467,17 +592,17 @@ def test_progressive_sizes_come_first(processor, rows):
 
 
 def test_an_unknown_augmentation_is_refused(processor):
-    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, got 'weak'"):
+    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, strong_colour, got 'weak'"):
         TrainTransform(processor, augmentation="weak")
 
 
 # --- In batches, on the device that trains ---
 
 
-@pytest.mark.parametrize("name", ["card", "strong"])
+@pytest.mark.parametrize("name", ["card", "strong", "strong_colour"])
 def test_augmenting_a_batch_equals_augmenting_each_sample(processor, rows, name):
     """Images to one grey level, since sums are in another order; masks to the pixel."""
-    settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)]}
+    settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)], "negative_window_share": 0.3}
     one_by_one = TrainTransform(processor, **settings)
     in_batches = TrainTransform(processor, **settings, in_batches=True)
     for epoch, side in enumerate((32, SIZE)):
@@ -517,13 +642,14 @@ def test_normalisation_of_a_batch(mean):
     assert torch.equal(got["labels"][1], expected["labels"][0])
 
 
-@pytest.mark.parametrize("augment", [BaselineAugmentation(), StrongAugmentation()])
+@pytest.mark.parametrize("augment", [BaselineAugmentation(), StrongAugmentation(), StrongColourAugmentation()])
 def test_augmentation_runs_on_the_device_of_the_batch(augment):
     """With fake tensors of another device, which raise an error if two devices are mixed."""
     parameters = [augment.sample_parameters((SIZE, SIZE)) for _ in range(4)]
     if isinstance(augment, StrongAugmentation):
-        # A generator of random numbers cannot be faked.
-        parameters = [replace(each, gamma=1.2, blur=1.0, noise=0.0) for each in parameters]
+        # A generator of random numbers and a JPEG file cannot be faked.
+        plain = {"noise": 0.0, "jpeg_quality": None}
+        parameters = [replace(each, gamma=1.2, blur=1.0, reduction=0.5, **plain) for each in parameters]
     try:
         with FakeTensorMode():
             images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8, device="cuda")

@@ -1,10 +1,16 @@
-"""Building the data sets of a training."""
+"""Building the network and the data sets of a training."""
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 from training_runs import TINY
-from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.data.dataset import load_sample, load_splits
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.training.arguments import parse_arguments
-from unet_kvasir_seg.training.building import build_datasets, build_model
+from unet_kvasir_seg.training.building import build_datasets, build_model, with_negatives
+from unet_kvasir_seg.training.outcome import count_negatives
 
 
 def test_batches_are_augmented_on_a_gpu_by_default():
@@ -22,3 +28,45 @@ def test_batches_are_augmented_on_a_gpu_by_default():
         data.augment_in_batches = flag
         *_, transform = build_datasets(splits, processor, data, arguments, minimum_size=16)
         assert transform.in_batches is expected
+
+
+def test_negatives_join_the_training_samples(tmp_path):
+    splits = load_splits("synthetic", synthetic_rows=8, synthetic_size=32)
+    for level in (90, 91):
+        Image.new("RGB", (40, 30), (level,) * 3).save(tmp_path / f"{level}.png")
+    _, data, _ = parse_arguments([*TINY, "--negatives", str(tmp_path)])
+    joined = with_negatives(splits, data)
+    assert {name: len(rows) for name, rows in joined.items()} == {"train": 10, "validation": 2, "test": 2}
+    train = joined["train"]
+    assert train["index"] == list(range(10))
+    assert [load_sample(row).name for row in train.select([8, 9])] == ["90", "91"]
+    assert load_sample(train[8]).image.size == (40, 30)
+    assert not load_sample(train[9]).ground_truth.any()
+    assert np.array_equal(load_sample(train[3]).ground_truth, load_sample(splits["train"][3]).ground_truth)
+    assert count_negatives(train) == 2
+    data.negatives = None
+    assert with_negatives(splits, data)["train"] is splits["train"]
+
+
+def test_negatives_that_are_frames_of_the_splits_or_for_a_stream_are_refused(tmp_path):
+    splits = load_splits("synthetic", synthetic_rows=8, synthetic_size=32)
+    sample = load_sample(splits["validation"][1])
+    sample.image.save(tmp_path / "known.png")
+    _, data, _ = parse_arguments([*TINY, "--negatives", str(tmp_path)])
+    with pytest.raises(UserError, match=r"1 negatives are frames of the validation split.*: known\."):
+        with_negatives(splits, data)
+    stream = {**splits, "train": splits["train"].to_iterable_dataset()}
+    with pytest.raises(UserError, match="--negatives cannot be mixed into a stream: remove --streaming"):
+        with_negatives(stream, data)
+
+
+def test_fine_tuning_leaves_the_peak_of_the_earlier_weights_behind(tmp_path):
+    """It was chosen for those weights; the new ones have other probabilities."""
+    model, processor = build_model(parse_arguments([*TINY])[0])
+    model.save_pretrained(tmp_path)
+    settings = {"peak_threshold": 0.9, "presence_calibration": [1.0, -2.0]}
+    UNetImageProcessor(**{**processor.to_dict(), **settings}).save_pretrained(tmp_path)
+    _, tuned = build_model(parse_arguments(["--model_name_or_path", str(tmp_path)])[0])
+    assert tuned.size == {"height": 32, "width": 32}
+    assert tuned.peak_threshold is None
+    assert tuned.presence_calibration is None

@@ -1,0 +1,139 @@
+"""Frames without polyp: folders and data sets of images alone, empty cells, and what is refused."""
+
+import io
+import os
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from unet_kvasir_seg.data.dataset import DatasetError, load_sample, load_splits
+from unet_kvasir_seg.data.negatives import load_negatives, refuse_shared_frames
+
+
+def frame(value: int) -> Image.Image:
+    """An image of one grey level, which identifies it."""
+    return Image.new("RGB", (12, 8), (value, value, value))
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def levels(rows) -> list[int]:
+    return [load_sample(row).image.getpixel((0, 0))[0] for row in rows]
+
+
+def save(image: Image.Image, path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+POLYP = Image.fromarray(np.pad(np.full((4, 4), 255, np.uint8), ((2, 2), (4, 4))))
+NO_POLYP = Image.new("L", (12, 8), 0)
+
+
+def test_a_folder_of_images_alone(tmp_path):
+    for level, name in enumerate(("b.png", "a.jpg", "deeper/still/c.TIF", ".hidden.png", "deeper/images/d.png")):
+        save(frame(level * 10), tmp_path / name)
+    (tmp_path / "notes.txt").write_text("of an examination")
+    rows = load_negatives(str(tmp_path))
+    assert levels(rows) == [10, 0, 40, 20]
+    assert rows["index"] == [0, 1, 2, 3]
+    sample = load_sample(rows[3])
+    assert sample.name == "c"
+    assert sample.ground_truth.shape == (8, 12)
+    assert not sample.ground_truth.any()
+
+
+def test_pairs_with_black_masks_are_negatives_and_a_mask_with_a_polyp_is_named(tmp_path):
+    for name in ("one", "two"):
+        save(frame(50), tmp_path / "images" / f"{name}.png")
+        save(NO_POLYP, tmp_path / "masks" / f"{name}.png")
+    assert len(load_negatives(str(tmp_path))) == 2
+    save(POLYP, tmp_path / "masks" / "two.png")
+    with pytest.raises(DatasetError, match=r"masks of 1 of 2 negatives show a polyp: two\."):
+        load_negatives(str(tmp_path))
+
+
+@pytest.mark.parametrize("columns", [("image",), ("frame", "label"), ("image", "mask")])
+def test_a_data_set_of_images_alone_or_with_masks(tmp_path, columns):
+    cells: dict[str, list] = {columns[0]: [encoded(frame(7)), encoded(frame(8))]}
+    features = {columns[0]: datasets.Image()}
+    if "label" in columns:  # words, which are no masks
+        cells["label"], features["label"] = ["normal-cecum", "normal-pylorus"], datasets.Value("string")
+    if "mask" in columns:
+        cells["mask"], features["mask"] = [encoded(NO_POLYP), None], datasets.Image()
+    for split, part in (("train", slice(0, 1)), ("test", slice(1, 2))):
+        rows = datasets.Dataset.from_dict(
+            {name: values[part] for name, values in cells.items()}, features=datasets.Features(features)
+        )
+        rows.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))
+    rows = load_negatives(str(tmp_path))
+    assert sorted(levels(rows)) == [7, 8]
+    assert not any(load_sample(row).ground_truth.any() for row in rows)
+
+
+def test_a_data_set_with_polyps_is_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    cells = {"image": [encoded(frame(7))] * 2, "mask": [None, encoded(POLYP)]}
+    datasets.Dataset.from_dict(cells, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(DatasetError, match=r"masks of 1 of 2 negatives show a polyp: row_1\."):
+        load_negatives(str(tmp_path))
+
+
+def test_a_data_set_without_images_is_answered_with_its_columns(tmp_path):
+    datasets.Dataset.from_dict({"photo": [encoded(frame(7))]}).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(DatasetError, match=r"columns that can hold images are photo\. Name the right one with"):
+        load_negatives(str(tmp_path))
+    assert levels(load_negatives(str(tmp_path), image_column="photo")) == [7]
+
+
+def test_what_is_not_there_or_empty_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"No negatives at .*/nowhere: expected a folder of images, or the id"):
+        load_negatives(str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match="cannot be loaded as a data set"):
+        load_negatives(str(tmp_path))
+    save(frame(1), tmp_path / "images" / "a.png")
+    os.symlink(tmp_path, tmp_path / "again")
+    with pytest.raises(DatasetError, match="again is a link to a folder above it"):
+        load_negatives(str(tmp_path))
+
+
+def test_empty_cells_of_a_split_are_frames_without_polyp(tmp_path):
+    """In a column of images some cells of which are empty, in one that is all empty, and in paths of a table."""
+    save(frame(3), tmp_path / "frame.png")
+    for masks in ([encoded(POLYP), None], [None, None], ["", str(tmp_path / "mask.png")]):
+        POLYP.save(tmp_path / "mask.png")
+        images = [str(tmp_path / "frame.png")] * 2 if isinstance(masks[0], str) else [encoded(frame(3))] * 2
+        rows = datasets.Dataset.from_dict({"image": images, "mask": masks})
+        folder = tmp_path / f"set{masks.count(None)}"
+        for split in ("train", "validation"):
+            rows.to_parquet(str(folder / f"{split}.parquet"))
+        found = [load_sample(row).ground_truth.sum() for row in load_splits(str(folder))["train"]]
+        assert found == [0 if mask in (None, "") else 16 for mask in masks]
+
+
+def test_an_empty_image_cell_is_named(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [encoded(frame(3)), None], "mask": [None, None]})
+    for split in ("train", "validation"):
+        rows.to_parquet(str(tmp_path / f"{split}.parquet"))
+    with pytest.raises(DatasetError, match="The image of row 1 is missing: its cell is empty"):
+        load_sample(load_splits(str(tmp_path))["train"][1])
+
+
+def test_negatives_that_are_frames_of_a_split_are_named(tmp_path):
+    for name, level in (("one", 50), ("two", 60), ("three", 70)):
+        save(frame(level), tmp_path / "pairs" / "images" / f"{name}.png")
+        save(POLYP, tmp_path / "pairs" / "masks" / f"{name}.png")
+    (tmp_path / "pairs" / "train.txt").write_text("one\ntwo\n")
+    (tmp_path / "pairs" / "val.txt").write_text("three\n")
+    train = load_splits(str(tmp_path / "pairs"))["train"]
+    save(frame(60), tmp_path / "normal" / "copy.bmp")  # another name and format, the same pixels
+    save(frame(61), tmp_path / "normal" / "new.png")
+    negatives = load_negatives(str(tmp_path / "normal"))
+    with pytest.raises(DatasetError, match=r"1 negatives are frames of the train split.*: copy\."):
+        refuse_shared_frames(negatives, train, "train")
+    refuse_shared_frames(negatives.select([1]), train, "train")
