@@ -40,8 +40,8 @@ def bce_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, 1, H, W), values in {0, 1}, any dtype.
 
     Returns:
-        The scalar loss, float32, at least 0. For an image without polyp the Dice term is 1, without a gradient to speak
-        of, unless all probabilities are almost 0: what such an image teaches comes from the cross-entropy.
+        The scalar loss, float32, at least 0. For an image without polyp the Dice term is 1, and has no gradient
+        to speak of, unless all probabilities are almost 0: such an image teaches by its cross-entropy alone.
     """
     logits = logits.float()
     labels = labels.float()
