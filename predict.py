@@ -1,4 +1,4 @@
-"""Segment images, folders and videos: a mask for each image, a picture of it if wanted, and a table of the lesions.
+"""Segment images, folders and videos: a mask for each image, a picture of it if wanted, and tables.
 
     python predict.py frame.jpg                                    # with the model of this clone
     python predict.py frames/ more/*.png --output_dir out --overlay
@@ -14,6 +14,8 @@ The output folder holds, with the names and folders of the inputs:
     predictions.csv   a row per lesion, of all masks in the folder: image, lesion (1 is the image's largest), box in
                       pixels (right and bottom are the first outside), centroid, area in pixels and in per cent of the
                       image, mean probability. An image without polyp has no row, but a mask.
+    images.csv        a row per image, those without polyp included: image, presence (the probability that it shows a
+                      polyp at all), number of regions marked, their area in pixels and in per cent of the image.
     overlays/         with --overlay: the images with the polyps drawn in.
     probabilities/    with --probabilities: 16-bit PNG, where 65535 is the probability 1.
     videos/           for each video: an mp4 with the polyps drawn in, without audio, and a CSV with a row per frame.
@@ -27,10 +29,10 @@ the inputs: `accelerate launch --num_processes 2 predict.py ...`.
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.inputs import Source
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
+PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
 
@@ -56,6 +59,11 @@ class PredictArguments(DeviceFlags, ModelFlags):
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
+    peak_threshold: float | None = flag(
+        None,
+        "A region counts only if its highest probability is at least this. The model's own, if it has one; as high as "
+        "--threshold, every region counts.",
+    )
     tta: bool = flag(
         False, "Average the probabilities of the image and its three flips: better, for four times the work."
     )
@@ -74,8 +82,10 @@ def check_arguments(arguments: PredictArguments) -> None:
     Raises:
         UserError: The message says what was given and what was expected.
     """
-    if not 0 <= arguments.threshold <= 1:
-        raise UserError(f"--threshold {arguments.threshold} is no probability: expected 0 to 1.")
+    for name in ("threshold", "peak_threshold"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"--{name} {value} is no probability: expected 0 to 1.")
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
     if arguments.batch_size < 1:
@@ -95,7 +105,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     from PIL import Image
     from unet_kvasir_seg.inference.image_run import Report
     from unet_kvasir_seg.inference.inputs import find_inputs
-    from unet_kvasir_seg.inference.output_folder import describe_settings, open_output, write_table
+    from unet_kvasir_seg.inference.output_folder import describe_settings, open_output, write_tables
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
@@ -105,9 +115,12 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         require_extra("video", "av")
     with share_work(cpu=computes_on_cpu(arguments), timeout=LONGEST_WAIT) as processes:
         predictor = open_predictor(arguments)
+        arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
         error = None
         if processes.is_main:
-            settings = describe_settings(predictor, arguments.threshold, arguments.tta, arguments.smoothing)
+            settings = describe_settings(
+                predictor, arguments.threshold, arguments.tta, arguments.smoothing, arguments.peak_threshold
+            )
             try:
                 open_output(output, settings)
             except UserError as raised:
@@ -125,7 +138,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         for part in processes.gather(report):
             total.add(part)
         if processes.is_main:
-            write_table(output)
+            write_tables(output)
             print_report(total, arguments.output_dir)
     return total
 
@@ -168,6 +181,19 @@ def open_predictor(arguments: PredictArguments) -> "BasePredictor":
     return load_predictor(name, arguments.model_revision, arguments.device, arguments.dtype, arguments.compile)
 
 
+def choose_peak_threshold(predictor: "BasePredictor", arguments: PredictArguments) -> float | None:
+    """--peak_threshold, or the model's own.
+
+    Raises:
+        UserError: If it is below --threshold, or the model's own settings are invalid.
+    """
+    try:
+        return predictor.choose_peak_threshold(arguments.threshold, arguments.peak_threshold)
+    except ValueError as error:
+        origin = "the model's own" if arguments.peak_threshold is None else "given"
+        raise UserError(f"--threshold and --peak_threshold ({origin}) do not go together. {error}") from error
+
+
 def raise_first(errors: Sequence[UserError | None]) -> None:
     """Raise the first error that a process had, so that all processes end alike."""
     for error in errors:
@@ -190,7 +216,7 @@ def segment_share(
     from unet_kvasir_seg.inference.image_run import ImageRun, segment_images
 
     output = Path(arguments.output_dir)
-    how = {"threshold": arguments.threshold, "tta": arguments.tta, "batch_size": arguments.batch_size}
+    how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
     run = ImageRun(predictor, output, overlay=arguments.overlay, probabilities=arguments.probabilities, **how)
     share = slice(processes.index, None, processes.count)
     images = [source for source in sources if not source.is_video][share]

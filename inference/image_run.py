@@ -97,7 +97,7 @@ class ImageRun:
     Attributes:
         predictor: Segments the images.
         output: The output folder, opened by `open_output`.
-        threshold, tta: As for a call of the predictor.
+        threshold, tta, peak_threshold: As for a call of the predictor.
         batch_size: Images that go through the network together; fewer if they are large.
         overlay, probabilities: Whether to write these too.
     """
@@ -106,6 +106,7 @@ class ImageRun:
     output: Path
     threshold: float = 0.5
     tta: bool = False
+    peak_threshold: float | None = None
     batch_size: int = 8
     overlay: bool = False
     probabilities: bool = False
@@ -160,7 +161,9 @@ class ImageRun:
 
     def _segment_batch(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
         prepared = [frame.prepared for frame in frames]
-        predictions = self.predictor.predict_prepared(prepared, threshold=self.threshold, tta=self.tta)
+        predictions = self.predictor.predict_prepared(
+            prepared, threshold=self.threshold, tta=self.tta, peak_threshold=self.peak_threshold
+        )
         for frame, prediction in zip(frames, predictions, strict=True):
             if not prediction.is_valid:
                 raise UserError(
@@ -191,7 +194,7 @@ class ImageRun:
 def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     """One of the PNG files of an image."""
     if kind == MASKS:
-        record = make_record(frame.source, frame.digest, prediction.lesions)
+        record = make_record(frame.source, frame.digest, prediction)
         # A mask consists of runs of one value: run-length encoding alone is faster, and the file smaller.
         return encode_png(Image.fromarray(prediction.mask.astype(np.uint8) * 255), record, compress_type=zlib.Z_RLE)
     if kind == PROBABILITIES:

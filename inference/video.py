@@ -118,6 +118,7 @@ def segment_video(
     threshold: float = 0.5,
     tta: bool = False,
     smoothing: float = 0.0,
+    peak_threshold: float | None = None,
     batch_size: int = 8,
     on_frame: Callable[[], Any] = lambda: None,
 ) -> VideoReport:
@@ -132,9 +133,9 @@ def segment_video(
         overlay: The mp4 file to write; an existing file is replaced.
         table: The CSV file to write; an existing file is replaced.
         predictor: Computes the probability map P of each frame.
-        threshold, tta: As for a call of the predictor.
-        smoothing: s in [0, 1). The thresholded map is S = s * (S of the previous frame) + (1 - s) * P, and P for the
-            first frame. The effect depends on the number of frames, not on seconds.
+        threshold, tta, peak_threshold: As for a call of the predictor.
+        smoothing: s in [0, 1). The map that both thresholds are applied to is S = s * (S of the previous frame) +
+            (1 - s) * P, and P for the first frame. The effect depends on the number of frames, not on seconds.
         batch_size: Frames that go through the network together; fewer if they are large.
         on_frame: Called after each frame.
 
@@ -153,7 +154,9 @@ def segment_video(
 
         def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
             frames, images = zip(*batch, strict=True)
-            predictions = predictor.predict_prepared(images, threshold=threshold, tta=tta)
+            predictions = predictor.predict_prepared(
+                images, threshold=threshold, tta=tta, peak_threshold=peak_threshold
+            )
             return [_checked(frame, prediction, source) for frame, prediction in zip(frames, predictions, strict=True)]
 
         with VideoWriter(overlay, video) as writer, open(table, "w", newline="", encoding="utf-8") as file:

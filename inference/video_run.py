@@ -25,6 +25,7 @@ def segment_video_file(
     threshold: float = 0.5,
     tta: bool = False,
     smoothing: float = 0.0,
+    peak_threshold: float | None = None,
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> None:
@@ -35,7 +36,7 @@ def segment_video_file(
         predictor: Segments its frames.
         output: The output folder, opened by `open_output`.
         report: The outcome is added to it.
-        threshold, tta, smoothing, batch_size: As for `segment_video`.
+        threshold, tta, smoothing, peak_threshold, batch_size: As for `segment_video`.
         show_progress: Whether to show a progress bar.
 
     Raises:
@@ -61,6 +62,7 @@ def segment_video_file(
                 threshold=threshold,
                 tta=tta,
                 smoothing=smoothing,
+                peak_threshold=peak_threshold,
                 batch_size=batch_size,
                 on_frame=progress.update,
             )

@@ -20,6 +20,8 @@ from skimage.measure import label, regionprops
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.image_run import encode_png
+from unet_kvasir_seg.inference.output_folder import RECORD
 from unet_kvasir_seg.inference.overlay import draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
@@ -73,8 +75,8 @@ def images_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in suffixes and path.name[0] != ".")
 
 
-def table(output: Path) -> list[dict[str, str]]:
-    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+def table(output: Path, name: str = "predictions.csv") -> list[dict[str, str]]:
+    with open(output / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -146,10 +148,89 @@ def test_rows_of_the_table_are_the_lesions_that_scikit_image_finds(run, frames, 
     assert f"{len(found)} lesions in {len(set(names))} of 8 images" in done.stdout
 
 
+def test_each_image_has_a_row_in_the_table_of_images(run, frames, predictor, tmp_path):
+    run(frames, "--output_dir", "out")
+    rows = table(tmp_path / "out", "images.csv")
+    assert sorted(row["image"] for row in rows) == sorted(p.relative_to(frames).as_posix() for p in images_of(frames))
+    for row in rows:
+        probability = predictor(Image.open(frames / row["image"])).probability
+        mask = probability > 0.5
+        assert float(row["presence"]) == pytest.approx(probability.max(), abs=1e-5)
+        assert int(row["regions"]) == label(mask, connectivity=2).max()
+        assert int(row["area_pixels"]) == mask.sum()
+        assert float(row["area_percent"]) == pytest.approx(100 * mask.mean(), abs=1e-3)
+
+
+def test_records_without_presence_are_read(run, frames, tmp_path):
+    """As the version before this one wrote them; the folder is continued, and its settings are the same."""
+    run(frames / "first.jpg", "--output_dir", "out")
+    expected = table(tmp_path / "out", "images.csv")
+    mask, settings = tmp_path / "out" / "masks" / "first.png", tmp_path / "out" / "run.json"
+    with Image.open(mask) as image:
+        image.load()
+        record = json.loads(image.info[RECORD])
+        assert record.pop("presence") == pytest.approx(float(expected[0]["presence"]), abs=1e-6)
+        mask.write_bytes(encode_png(image, json.dumps(record)))
+    before = json.loads(settings.read_text())
+    for name in ("peak_threshold", "presence_calibration"):
+        assert before.pop(name) is None
+    settings.write_text(json.dumps(before))
+    assert "1 before" in run(frames / "first.jpg", "--output_dir", "out").stdout
+    assert table(tmp_path / "out", "images.csv") == [expected[0] | {"presence": ""}]
+
+
+@pytest.fixture(scope="module")
+def careful(model, predictor, frames, tmp_path_factory) -> Path:
+    """The model with a peak threshold, which drops some of the regions in `first.jpg` and keeps others."""
+    probability = predictor(Image.open(frames / "first.jpg")).probability
+    labels = label(probability > 0.5, connectivity=2)
+    peaks = sorted(float(probability[labels == number].max()) for number in range(1, labels.max() + 1))
+    assert len(set(peaks)) >= 2
+    folder = tmp_path_factory.mktemp("careful")
+    UNetForSemanticSegmentation.from_pretrained(model).save_pretrained(folder)
+    settings = {"peak_threshold": peaks[-1], "presence_calibration": [2.0, -1.0]}
+    UNetImageProcessor.from_pretrained(model, **settings).save_pretrained(folder)
+    return folder
+
+
+def test_the_models_peak_threshold_and_calibration_are_used(run, frames, predictor, careful, tmp_path):
+    first = frames / "first.jpg"
+    run(first, "--output_dir", "out", model=careful)
+    own = Predictor.from_pretrained(str(careful), device="cpu", dtype="float32")(Image.open(first))
+    without = predictor(Image.open(first))
+    assert 0 < own.mask.sum() < without.mask.sum()
+    mask = np.array(Image.open(tmp_path / "out" / "masks" / "first.png"))
+    np.testing.assert_array_equal(mask, own.mask * np.uint8(255))
+    (row,) = table(tmp_path / "out", "images.csv")
+    assert int(row["regions"]) == len(table(tmp_path / "out")) == len(own.lesions) < len(without.lesions)
+    odds = (own.peak / (1 - own.peak)) ** 2 * np.exp(-1)
+    assert float(row["presence"]) == pytest.approx(odds / (1 + odds), abs=1e-5)
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (settings["peak_threshold"], settings["presence_calibration"]) == (own.peak_threshold, [2.0, -1.0])
+
+    run(first, "--output_dir", "all", "--peak_threshold", "0.5", model=careful)
+    assert len(table(tmp_path / "all")) == len(without.lesions)
+    assert json.loads((tmp_path / "all" / "run.json").read_text())["peak_threshold"] == 0.5
+    message = refused(run(first, "--output_dir", "out", "--peak_threshold", "0.5", model=careful, status=2))
+    assert f"peak_threshold {own.peak_threshold} and not 0.5" in message
+
+
+def test_a_peak_threshold_below_the_threshold_is_refused(run, frames, careful, tmp_path):
+    first = frames / "first.jpg"
+    flags = ("--output_dir", "out", "--threshold", "0.9")
+    message = refused(run(first, *flags, "--peak_threshold", "0.8", status=2))
+    assert "threshold=0.9 and peak_threshold=0.8; " in message
+    assert "peak_threshold=0.9, which keeps every region" in message
+    assert "the model's own" in refused(run(first, *flags, "--threshold", "1", model=careful, status=2))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_without_polyp_has_a_mask_and_no_row(run, frames, tmp_path):
     done = run(frames / "first.jpg", "--output_dir", "out", "--threshold", "1")
     assert np.array(Image.open(tmp_path / "out" / "masks" / "first.png")).max() == 0
     assert table(tmp_path / "out") == []
+    (row,) = table(tmp_path / "out", "images.csv")
+    assert (row["image"], row["regions"], row["area_pixels"], float(row["area_percent"])) == ("first.jpg", "0", "0", 0)
     assert "0 lesions in 0 of 1 images; 1 are without polyp" in done.stdout
 
 
@@ -463,6 +544,7 @@ def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, t
         (["*.jpg"], "Nothing matches *.jpg"),
         (["empty"], "The folder empty holds no image"),
         (["x.png", "--threshold", "1.5"], "--threshold 1.5 is no probability"),
+        (["x.png", "--peak_threshold", "-1"], "--peak_threshold -1.0 is no probability"),
         (["x.png", "--smoothing", "1"], "--smoothing 1.0 cannot be"),
         (["x.png", "--batch_size", "0"], "--batch_size 0 is too few"),
         (["x.png", "--overlays"], "near it are --overlay"),

@@ -1,5 +1,6 @@
 """Batches of an image run, with a predictor that only records them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.inference import image_run
 from unet_kvasir_seg.inference.image_run import Done, Frame, ImageRun, encode_png
 from unet_kvasir_seg.inference.inputs import Failure, Source
-from unet_kvasir_seg.inference.output_folder import make_record, read_record, refuse_mismatch
+from unet_kvasir_seg.inference.output_folder import image_row, make_record, read_record, refuse_mismatch
 from unet_kvasir_seg.inference.prediction import Prediction, PreparedImage
 
 
@@ -20,7 +21,7 @@ class Recorder:
         self.value = value
         self.batches: list[int] = []
 
-    def predict_prepared(self, prepared, *, threshold, tta):
+    def predict_prepared(self, prepared, *, threshold, tta, peak_threshold):
         self.batches.append(len(prepared))
         maps = [np.full(image.size, self.value, np.float32) for image in prepared]
         return [Prediction(probability, probability, threshold) for probability in maps]
@@ -54,14 +55,26 @@ def test_nan_ends_the_run():
         list(ImageRun(Recorder(float("nan")), Path("out")).segment(frames((2, 2))))
 
 
+def test_rows_of_images_are_sums_over_their_lesions():
+    first, second = [0, 0, 2, 1, 0.5, 0.0, 2, 10.0, 0.75], [4, 3, 5, 4, 4.0, 3.0, 1, 5.0, 0.9]
+    record = {"image": "x.jpg", "digest": "digest", "presence": 0.98765432, "lesions": [first, second]}
+    assert image_row(record) == ["x.jpg", "0.987654", "2", "3", "15.0000"]
+    assert image_row(record | {"lesions": []}) == ["x.jpg", "0.987654", "0", "0", "0.0000"]
+    del record["presence"]  # as in folders that an earlier version wrote
+    assert image_row(record) == ["x.jpg", "", "2", "3", "15.0000"]
+
+
 def test_a_record_is_read_back_from_its_mask(tmp_path):
     probability = np.zeros((4, 5), np.float32)
     probability[1, 2:4] = 0.75
-    lesions = Prediction(probability, probability, 0.5).lesions
+    # The odds of 0.75 are 3; with this calibration those of presence are 3 * 3 / 9.
+    prediction = Prediction(probability, probability, 0.5, presence_calibration=[2.0, -math.log(9)])
     source = Source("in/x.jpg", "x.jpg")
     mask = tmp_path / "x.png"
-    mask.write_bytes(encode_png(Image.fromarray(probability > 0.5), make_record(source, "digest", lesions)))
+    mask.write_bytes(encode_png(Image.fromarray(probability > 0.5), make_record(source, "digest", prediction)))
     record = read_record(mask)
+    assert record is not None
+    assert record.pop("presence") == pytest.approx(0.5)
     assert record == {"image": "x.jpg", "digest": "digest", "lesions": [[2, 1, 4, 2, 2.5, 1.0, 2, 10.0, 0.75]]}
     assert refuse_mismatch(record, "digest", mask, source) is None
     assert "another file" in refuse_mismatch(record, "other", mask, source).reason
