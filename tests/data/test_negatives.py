@@ -124,16 +124,28 @@ def test_an_empty_image_cell_is_named(tmp_path):
         load_sample(load_splits(str(tmp_path))["train"][1])
 
 
+def picture(seed: int) -> Image.Image:
+    """Smooth colours of 60x40 pixels, other ones for each seed."""
+    corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize((60, 40), Image.Resampling.BICUBIC)
+
+
 def test_negatives_that_are_frames_of_a_split_are_named(tmp_path):
-    for name, level in (("one", 50), ("two", 60), ("three", 70)):
-        save(frame(level), tmp_path / "pairs" / "images" / f"{name}.png")
-        save(POLYP, tmp_path / "pairs" / "masks" / f"{name}.png")
+    """Also under another name, in another format, and in another size."""
+    mask = POLYP.resize((60, 40), Image.Resampling.NEAREST)
+    for seed, name in enumerate(("one", "two", "three")):
+        save(picture(seed), tmp_path / "pairs" / "images" / f"{name}.png")
+        save(mask, tmp_path / "pairs" / "masks" / f"{name}.png")
     (tmp_path / "pairs" / "train.txt").write_text("one\ntwo\n")
     (tmp_path / "pairs" / "val.txt").write_text("three\n")
     train = load_splits(str(tmp_path / "pairs"))["train"]
-    save(frame(60), tmp_path / "normal" / "copy.bmp")  # another name and format, the same pixels
-    save(frame(61), tmp_path / "normal" / "new.png")
+    copies = {"a.bmp": picture(0), "b.jpg": picture(1), "c.png": picture(1).resize((45, 30))}
+    for name, copy in copies.items():
+        save(copy, tmp_path / "normal" / name)
+    save(picture(3), tmp_path / "normal" / "new.png")
     negatives = load_negatives(str(tmp_path / "normal"))
-    with pytest.raises(DatasetError, match=r"1 negatives are frames of the train split.*: copy\."):
+    with pytest.raises(DatasetError, match=r"3 negatives are frames of the train split.*: a, b, c\."):
         refuse_shared_frames(negatives, train, "train")
-    refuse_shared_frames(negatives.select([1]), train, "train")
+    refuse_shared_frames(negatives.select([3]), train, "train")
+    # A frame that has no mask is known to show no polyp: it may be given twice.
+    refuse_shared_frames(negatives, negatives, "train")
