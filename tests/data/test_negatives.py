@@ -125,21 +125,21 @@ def test_an_empty_image_cell_is_named(tmp_path):
 
 
 def picture(seed: int) -> Image.Image:
-    """Smooth colours of 60x40 pixels, other ones for each seed."""
+    """Smooth colours of 300x200 pixels, other ones for each seed."""
     corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    return Image.fromarray(corners).resize((60, 40), Image.Resampling.BICUBIC)
+    return Image.fromarray(corners).resize((300, 200), Image.Resampling.BICUBIC)
 
 
 def test_negatives_that_are_frames_of_a_split_are_named(tmp_path):
     """Also under another name, in another format, and in another size."""
-    mask = POLYP.resize((60, 40), Image.Resampling.NEAREST)
+    mask = POLYP.resize((300, 200), Image.Resampling.NEAREST)
     for seed, name in enumerate(("one", "two", "three")):
         save(picture(seed), tmp_path / "pairs" / "images" / f"{name}.png")
         save(mask, tmp_path / "pairs" / "masks" / f"{name}.png")
     (tmp_path / "pairs" / "train.txt").write_text("one\ntwo\n")
     (tmp_path / "pairs" / "val.txt").write_text("three\n")
     train = load_splits(str(tmp_path / "pairs"))["train"]
-    copies = {"a.bmp": picture(0), "b.jpg": picture(1), "c.png": picture(1).resize((45, 30))}
+    copies = {"a.bmp": picture(0), "b.jpg": picture(1), "c.png": picture(1).resize((150, 90))}
     for name, copy in copies.items():
         save(copy, tmp_path / "normal" / name)
     save(picture(3), tmp_path / "normal" / "new.png")
