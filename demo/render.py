@@ -115,7 +115,8 @@ def image_html(result: SegmentedImage, threshold: float, opacity: float, view: s
 
     Args:
         result: The image.
-        threshold: A pixel belongs to the mask if its probability is higher.
+        threshold: A pixel belongs to the mask if its probability is higher. If it is above the image's peak threshold,
+            every region counts, as each reaches that.
         opacity: Opacity of the overlay's tint, from 0 to 1.
         view: `OVERLAY`, or `SIDE_BY_SIDE` to show the image without an overlay too.
     """
@@ -132,7 +133,7 @@ def image_html(result: SegmentedImage, threshold: float, opacity: float, view: s
     overlay = draw_overlay(result.picture, np.asarray(small_mask), opacity=opacity)
     figures = figure_html(
         jpeg_url(overlay),
-        f"{name}: polyps outlined where the probability is above {threshold:.2f}",
+        f"{name}: polyps outlined where the probability is above {threshold:.2f}{_peak_text(prediction)}",
         f"{name} with {found.lower()} outlined",
     )
     if view == SIDE_BY_SIDE:
@@ -140,12 +141,19 @@ def image_html(result: SegmentedImage, threshold: float, opacity: float, view: s
     mask_url = data_url("image/png", encode_mask(mask))
     table_url = data_url("text/csv", lesion_csv(result.name, prediction))
     return (
-        f'<p role="status"><strong>{found}</strong>{area}. Inference: {result.seconds:.2f} s.</p>'
+        f'<p role="status"><strong>{found}</strong>{area}. Presence: {prediction.presence:.3f}. '
+        f"Inference: {result.seconds:.2f} s.</p>"
         f'<div class="pictures">{figures}</div>'
         f'<p class="downloads"><a href="{mask_url}" download="{stem}-mask.png">Download mask (PNG)</a>'
         f'<a href="{table_url}" download="{stem}-lesions.csv">Download lesion table (CSV)</a></p>'
         f"{lesion_table_html(prediction)}"
     )
+
+
+def _peak_text(prediction: Prediction) -> str:
+    """What the caption says of the peak threshold; empty if it has no effect."""
+    peak = prediction.peak_threshold
+    return f" and somewhere in the region at least {peak:g}" if peak and peak > prediction.threshold else ""
 
 
 def figure_html(url: str, caption: str, alternative: str) -> str:

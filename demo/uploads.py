@@ -71,7 +71,8 @@ def segment_clip(
         path: The video.
         predictor: Segments its frames.
         folder: Where to write the overlay.
-        threshold, smoothing: As for `video.segment_video`.
+        threshold, smoothing: As for `video.segment_video`. A threshold above the model's peak threshold takes its
+            place.
         on_progress: Called after each frame with the share of the video that is done; an estimate if the file does
             not state its length.
 
@@ -92,7 +93,14 @@ def segment_clip(
     try:
         frames = expected_frames(path)
         report = segment_video(
-            path, overlay, table, predictor, threshold=threshold, smoothing=smoothing, on_frame=on_frame
+            path,
+            overlay,
+            table,
+            predictor,
+            threshold=threshold,
+            smoothing=smoothing,
+            peak_threshold=max(threshold, predictor.peak_threshold or 0),
+            on_frame=on_frame,
         )
     except VideoError as error:
         raise UserError(f"{name} {first_line(error)}.") from error

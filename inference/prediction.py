@@ -159,9 +159,14 @@ class BasePredictor(ABC):
             ValueError: If it is below `threshold`, or one of the two is no probability.
         """
         if peak_threshold is None:
-            peak_threshold = self.processor_settings.get("peak_threshold")
+            peak_threshold = self.peak_threshold
         check_thresholds(threshold, peak_threshold)
         return peak_threshold
+
+    @property
+    def peak_threshold(self) -> float | None:
+        """The model's own peak threshold; None if it has none."""
+        return self.processor_settings.get("peak_threshold")
 
     @property
     def presence_calibration(self) -> Sequence[float] | None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,11 @@ from unet_kvasir_seg.inference.video import VideoReport
 OPACITY = 0.35
 
 
-def result_of(probability: np.ndarray, name: str = "frame.png", seconds: float = 0.25) -> SegmentedImage:
+def result_of(probability: np.ndarray, name: str = "frame.png", **decision: Any) -> SegmentedImage:
+    """Of an image that took 0.25 seconds; `decision` is the model's peak threshold and calibration."""
     height, width = probability.shape
     picture = Image.new("RGB", (width, height), (200, 120, 100))
-    return SegmentedImage(name, picture, Prediction(probability, probability, 0.5), seconds)
+    return SegmentedImage(name, picture, Prediction(probability, probability, 0.5, **decision), 0.25)
 
 
 def test_a_result_is_drawn_at_any_threshold():
@@ -39,7 +41,8 @@ def test_a_result_is_drawn_at_any_threshold():
     probability[30:32, 50:55] = 0.4  # 10 pixels
     result = result_of(probability)
     html = image_html(result, 0.5, OPACITY, OVERLAY)
-    assert "<strong>1 region</strong>, 8.33 % of the image. Inference: 0.25 s." in html  # 200 of 2400 pixels
+    # 200 of 2400 pixels.
+    assert "<strong>1 region</strong>, 8.33 % of the image. Presence: 0.900. Inference: 0.25 s." in html
     mask = np.asarray(Image.open(io.BytesIO(download_of(html, "Download mask (PNG)"))))
     np.testing.assert_array_equal(mask, np.where(probability > 0.5, 255, 0))
     assert html.count("<img ") == 1
@@ -54,6 +57,23 @@ def test_a_result_is_drawn_at_any_threshold():
     assert html.count("<img ") == 2
 
     assert "No polyp found" in image_html(result, 0.95, OPACITY, OVERLAY)
+
+
+def test_the_models_peak_threshold_is_applied_up_to_the_sliders_threshold():
+    probability = np.zeros((40, 60), np.float32)
+    probability[10:20, 5:25] = 0.9
+    probability[30:32, 50:55] = 0.7
+    result = result_of(probability, peak_threshold=0.8, presence_calibration=[2.0, 0.0])
+    html = image_html(result, 0.5, OPACITY, OVERLAY)
+    assert "<strong>1 region</strong>, 8.33 % of the image. Presence: 0.988." in html  # odds of 9, squared: 81 of 82
+    assert "above 0.50 and somewhere in the region at least 0.8" in html
+    mask = np.asarray(Image.open(io.BytesIO(download_of(html, "Download mask (PNG)"))))
+    np.testing.assert_array_equal(mask, np.where(probability > 0.8, 255, 0))
+    html = image_html(result, 0.85, OPACITY, OVERLAY)  # above the peak
+    assert "<strong>1 region</strong>, 8.33 % of the image." in html
+    assert "above 0.85</figcaption>" in html
+    probability[10:20, 5:25] = 0.7
+    assert "<strong>No polyp found</strong>. Presence: 0.845." in image_html(result, 0.5, OPACITY, OVERLAY)  # 49 of 58
 
 
 def test_file_names_are_escaped():

@@ -54,6 +54,19 @@ def test_table_and_mask_are_those_of_predict(checkpoint, predictor, tmp_path):
     np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / "out" / "masks" / "frame.png")))
 
 
+def test_a_video_has_the_models_peak_threshold_up_to_the_sliders_threshold(predictor, clip, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(uploads, "segment_video", lambda *_, **options: given.append(options))
+    monkeypatch.setattr(uploads, "SegmentedVideo", lambda *_: None)
+    (tmp_path / "frames.csv").touch()
+    for own in (None, 0.8):
+        monkeypatch.setattr(type(predictor), "peak_threshold", own)
+        for threshold in (0.5, 0.9):
+            uploads.segment_clip(clip, predictor, tmp_path, threshold, 0.0, lambda _: None)
+    assert [options["threshold"] for options in given] == [0.5, 0.9, 0.5, 0.9]
+    assert [options["peak_threshold"] for options in given] == [0.5, 0.9, 0.8, 0.9]
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "I;16", "P", "LA", "1"])
 def test_images_of_all_modes_are_handled(predictor, tmp_path, mode):
     grey = np.linspace(0, 255, 40 * 30).reshape(30, 40)

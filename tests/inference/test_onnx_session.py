@@ -181,6 +181,33 @@ def test_settings_are_those_of_the_image_processor(onnx_predictor, predictor):
     assert settings[0]["dtype"] == settings[1]["dtype"] == "float32"
 
 
+def test_the_peak_threshold_and_calibration_of_the_exported_model_are_used(folder, onnx_predictor, tmp_path):
+    model, processor = load_checkpoint(str(folder))
+    picture = frame(288, 384)
+    probability = onnx_predictor(picture).probability
+    threshold = float(np.quantile(probability, 0.9))
+    peak = float(probability.max())  # which one region has
+    decision = {"peak_threshold": peak, "presence_calibration": [2.0, -1.0]}
+    own = UNetImageProcessor(**processor.to_dict() | decision)
+    (tmp_path / "model.onnx").write_bytes(build_graph(model.eval(), own, "fp32").SerializeToString())
+    with_own = OnnxPredictor.load(tmp_path / "model.onnx")
+    assert (with_own.peak_threshold, with_own.presence_calibration) == (peak, [2.0, -1.0])
+    prediction = with_own(picture, threshold=threshold)
+    without = onnx_predictor(picture, threshold=threshold)
+    assert without.peak_threshold is None
+    assert len(prediction.lesions) < len(without.lesions)
+    np.testing.assert_array_equal(
+        prediction.mask, onnx_predictor(picture, threshold=threshold, peak_threshold=peak).mask
+    )
+    np.testing.assert_array_equal(with_own(picture, threshold=threshold, peak_threshold=threshold).mask, without.mask)
+    odds = (peak / (1 - peak)) ** 2 * np.exp(-1)
+    assert prediction.presence == pytest.approx(odds / (1 + odds))
+    # The graph itself thresholds alone.
+    np.testing.assert_array_equal(with_own.model.run(picture[None], 0.5)[1] > 0.5, onnx_predictor(picture).mask[None])
+    with pytest.raises(ValueError, match="switch it off with peak_threshold=1"):
+        with_own(picture, threshold=1.0)
+
+
 def test_a_device_that_onnx_runtime_lacks_is_refused(folder, onnx_predictor):
     assert str(onnx_predictor.runtime) == "cpu, float32, ONNX Runtime"
     with pytest.raises(UserError, match="ONNX Runtime has no device 'mps' here; it has cpu"):

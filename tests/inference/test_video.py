@@ -197,6 +197,23 @@ def test_smoothing_by_hand(clip, predictor, tmp_path):
     check_table(tmp_path / "table.csv", expected, predictor)
 
 
+def test_the_peak_threshold_is_applied_after_smoothing(clip, predictor, tmp_path):
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip.read_bytes())
+    smoothed, before = [], None
+    for frame in decode(source):
+        probability = predictor(Image.fromarray(frame)).probability
+        before = probability if before is None else 0.75 * before + 0.25 * probability
+        smoothed.append((probability, before))
+    highest = sorted(after.max() for _, after in smoothed)
+    peak = float(highest[len(highest) // 2])
+    expected = [bool(after.max() >= peak) for _, after in smoothed]
+    # Applied before smoothing, it would give other rows.
+    assert expected != [bool(probability.max() >= peak) for probability, _ in smoothed]
+    segment(source, predictor, smoothing=0.75, peak_threshold=peak)
+    assert [row["lesions"] != "0" for row in rows(tmp_path / "table.csv")] == expected
+
+
 def test_a_frame_without_polyp_has_an_empty_row(clip, predictor, tmp_path):
     source = tmp_path / "clip.mp4"
     source.write_bytes(clip.read_bytes())
