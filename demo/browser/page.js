@@ -1,6 +1,7 @@
 // The page: loads ONNX Runtime and an exported model, reads images, and shows the polyps that the model finds.
 
 import { drawOverlay } from "./overlay.js";
+import { keepPeaks, presenceOf, readDecision } from "./regions.js";
 
 const RUNTIME = new URL("node_modules/onnxruntime-web/dist/", document.baseURI).href;
 const MODEL = new URLSearchParams(location.search).get("model") ?? "onnx/model.onnx";
@@ -19,7 +20,7 @@ const element = (id) => document.getElementById(id);
 class UserError extends Error {}
 
 let runtime = null; // { ort, provider }; null until it is loaded
-let model = null; // { name, session, provider }; null until one is loaded
+let model = null; // { name, session, provider, decision }; null until one is loaded
 let result = null; // of the last image: { file, name, width, height, probability, picture, milliseconds }
 let work = Promise.resolve(); // a session runs one image at a time
 
@@ -93,19 +94,23 @@ async function loadModel(name, content) {
   element("runtime").textContent = `Loading ${name}…`;
   try {
     runtime ??= await loadRuntime();
-    const loaded = await openSession(name, await content());
+    const file = await content();
+    const decision = readDecision(file); // first, since ONNX Runtime may take the file's memory away
+    const loaded = await openSession(name, file);
     await model?.session.release();
-    model = { name, ...loaded };
+    model = { name, ...loaded, decision };
   } finally {
     element("runtime").textContent = model ? describe(model) : "No model is loaded.";
   }
   if (result) await segment(result.file);
 }
 
-function describe({ name, provider }) {
+function describe({ name, provider, decision }) {
   const { numThreads } = runtime.ort.env.wasm;
   const threads = `${numThreads} thread${numThreads > 1 ? "s" : ""}`;
-  return `${name}, on ${provider === "webgpu" ? "the GPU (WebGPU)" : `the CPU (WebAssembly, ${threads})`}.`;
+  const place = provider === "webgpu" ? "the GPU (WebGPU)" : `the CPU (WebAssembly, ${threads})`;
+  const peak = decision.peak === null ? "" : ` A region counts if its probability reaches ${decision.peak} somewhere.`;
+  return `${name}, on ${place}.${peak}`;
 }
 
 /** Open a session on the GPU if there is one that can run this model, else on the CPU. */
@@ -243,29 +248,32 @@ function rgbOf({ data: rgba }) {
   return rgb;
 }
 
-/** The mask of a result, resized: 1 where the probability is above the threshold, in float32 as in the graph. */
-function maskOf({ probability, width, height }, columns, rows) {
-  const threshold = Math.fround(element("threshold").valueAsNumber);
-  const mask = new Uint8Array(columns * rows);
+/** The mask of a result: 1 for polyp. A threshold above the model's peak threshold takes its place. */
+function maskOf({ probability, width }) {
+  return keepPeaks(probability, width, element("threshold").valueAsNumber, model.decision.peak);
+}
+
+/** A mask, resized: each pixel is the nearest of the mask. */
+function resized(mask, { width, height }, columns, rows) {
+  const small = new Uint8Array(columns * rows);
   for (let y = 0, index = 0; y < rows; y++) {
     const row = Math.floor(((y + 0.5) * height) / rows) * width;
-    for (let x = 0; x < columns; x++, index++) {
-      mask[index] = probability[row + Math.floor(((x + 0.5) * width) / columns)] > threshold;
-    }
+    for (let x = 0; x < columns; x++, index++) small[index] = mask[row + Math.floor(((x + 0.5) * width) / columns)];
   }
-  return mask;
+  return small;
 }
 
 /** Show the result at the chosen threshold. */
 function draw() {
   const { name, width, height, picture, milliseconds } = result;
-  const share = maskOf(result, width, height).reduce((sum, value) => sum + value, 0) / (width * height);
+  const mask = maskOf(result);
+  const share = mask.reduce((sum, value) => sum + value, 0) / (width * height);
   const found = share ? "Polyp found" : "No polyp found";
   const threshold = element("threshold").valueAsNumber.toFixed(2);
 
   const image = new ImageData(picture.data.slice(), picture.width, picture.height);
   const isDrawn = element("shown").checked;
-  if (isDrawn) drawOverlay(image, maskOf(result, picture.width, picture.height));
+  if (isDrawn) drawOverlay(image, resized(mask, result, picture.width, picture.height));
   const canvas = element("picture");
   canvas.width = picture.width;
   canvas.height = picture.height;
@@ -276,7 +284,10 @@ function draw() {
     ? `${name}, ${width}x${height} pixels: polyps outlined where the probability is above ${threshold}`
     : `${name}, ${width}x${height} pixels`;
   const area = share ? `, ${(100 * share).toFixed(2)} % of the image` : "";
-  element("status").textContent = `${found}${area}. Inference: ${Math.round(milliseconds)} ms.`;
+  const highest = result.probability.reduce((high, value) => Math.max(high, value), 0);
+  const presence = presenceOf(highest, model.decision.calibration).toFixed(3);
+  element("status").textContent =
+    `${found}${area}. Presence: ${presence}. Inference: ${Math.round(milliseconds)} ms.`;
   element("figure").hidden = element("download").hidden = false;
 }
 
@@ -287,7 +298,7 @@ async function download() {
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
   const levels = new Uint32Array(image.data.buffer);
-  maskOf(result, width, height).forEach((value, index) => (levels[index] = value ? 0xffffffff : 0xff000000));
+  maskOf(result).forEach((value, index) => (levels[index] = value ? 0xffffffff : 0xff000000));
   context.putImageData(image, 0, 0);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await canvas.convertToBlob({ type: "image/png" }));

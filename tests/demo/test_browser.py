@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 import torch
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
+from scipy import ndimage
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
-from unet_kvasir_seg.inference.onnx_session import OnnxSession
+from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession
 from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.regions_unet import keep_peaks, presence_of
 
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
 pytest.importorskip("onnxruntime")
@@ -163,7 +166,9 @@ def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     assert (tmp_path / "frame-mask.png").exists()
     assert 0.2 < expected.mean() < 0.8
     assert (mask == expected).mean() >= 0.999
-    assert re.fullmatch(rf"Polyp found, {100 * mask.mean():.2f} % of the image\. Inference: \d+ ms\.", status)
+    assert re.fullmatch(
+        rf"Polyp found, {100 * mask.mean():.2f} % of the image\. Presence: [01]\.\d{{3}}\. Inference: \d+ ms\.", status
+    )
 
     page.get_by_label("Threshold").focus()
     for _ in range(2):
@@ -181,7 +186,68 @@ def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     page.get_by_label("Show the overlay").uncheck()
     np.testing.assert_array_equal(picture(page, "frame.png"), image)
     page.get_by_label("Threshold").fill("1")
-    page.get_by_text("No polyp found. Inference: ").wait_for()
+    page.get_by_text("No polyp found. Presence: ").wait_for()
+
+
+def test_the_models_peak_threshold_is_applied(page, server, site, network, frame, tmp_path):
+    """Read from the file's metadata; at a threshold above it, every region counts."""
+    image = Image.open(frame)
+    predictor = OnnxPredictor(network)
+    every = predictor(image)
+    peaks = sorted(float(every.probability[lesion_pixels].max()) for lesion_pixels in regions_of(every.mask))
+    assert len(peaks) >= 3
+    decision = {"peak_threshold": peaks[len(peaks) // 2], "presence_calibration": [0.5, -1.0]}
+    graph = onnx.load(site / "onnx" / "model.onnx")
+    (entry,) = (entry for entry in graph.metadata_props if entry.key == "preprocessor")
+    entry.value = json.dumps(json.loads(entry.value) | decision)
+    onnx.save(graph, site / "onnx" / "careful.onnx")
+    careful = OnnxPredictor.load(site / "onnx" / "careful.onnx")
+    expected = careful(image)
+    assert 0 < expected.mask.sum() < every.mask.sum()
+
+    page.goto(f"{server.address}?model=onnx/careful.onnx")
+    page.get_by_text(f"A region counts if its probability reaches {decision['peak_threshold']} somewhere.").wait_for()
+    segment(page, frame)
+    mask = download_mask(page, tmp_path)
+    assert (mask == expected.mask).mean() >= 0.999
+    assert (mask != every.mask).any()
+    assert f"Presence: {expected.presence:.3f}." in page.get_by_text("Inference: ").inner_text()
+    above = (decision["peak_threshold"] + 1) / 2
+    page.get_by_label("Threshold").fill(f"{above:.2f}")
+    above = float(f"{above:.2f}")
+    assert above > decision["peak_threshold"]
+    assert (download_mask(page, tmp_path) == (every.probability > above)).mean() >= 0.999
+
+
+def regions_of(mask: np.ndarray) -> list[np.ndarray]:
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    return [labels == label for label in range(1, count + 1)]
+
+
+def test_regions_and_presence_are_those_of_python(page):
+    decide = """async ([levels, width, threshold, peak, calibration]) => {
+        const { keepPeaks, presenceOf } = await import("./regions.js");
+        const mask = keepPeaks(Float32Array.from(levels), width, threshold, peak);
+        return [[...mask], presenceOf(Math.max(...levels), calibration)];
+    }"""
+    generator = np.random.default_rng(0)
+    kept = 0
+    for _ in range(200):
+        shape = generator.integers(1, 40, 2)
+        probability = ndimage.uniform_filter(generator.random(shape), 2).astype(np.float32)
+        threshold, peak = sorted(generator.uniform(0.3, 0.9, 2).tolist())
+        calibration = generator.normal(0, 3, 2).tolist()
+        arguments = [probability.ravel().tolist(), int(shape[1]), threshold, peak, calibration]
+        mask, presence = page.evaluate(decide, arguments)
+        expected = keep_peaks(probability, threshold, peak)
+        np.testing.assert_array_equal(np.reshape(mask, shape), expected)
+        assert presence == pytest.approx(presence_of(float(probability.max()), calibration), abs=1e-9)
+        kept += 0 < expected.sum() < (probability > threshold).sum()
+    assert kept > 20
+    # Without a peak threshold, or with one at the threshold, every region counts, and presence is the highest value.
+    for peak in (None, 0.5):
+        mask, presence = page.evaluate(decide, [[0.6, 0.5, 0.7], 3, 0.5, peak, None])
+        assert (mask, presence) == ([1, 0, 1], 0.7)
 
 
 def test_another_model_segments_the_image_again(page, site, frame, tmp_path):

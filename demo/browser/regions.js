@@ -1,0 +1,106 @@
+// Decides what is a polyp in a map of probabilities, as regions_unet.py does: which regions count, and presence.
+
+const SMALLEST_PROBABILITY = 1e-6; // probabilities are kept so far from 0 and 1 that their logit is finite
+const METADATA = 14; // number of the field `metadata_props` in ONNX's message ModelProto; an entry has 1 key, 2 value
+
+/**
+ * Threshold a map, and keep the regions whose highest probability reaches a second threshold.
+ *
+ * A region is a set of pixels above `threshold` that touch, at a side or at a corner.
+ *
+ * @param {Float32Array} probability Of height times width pixels, row by row.
+ * @param {?number} peak None, or a value that is not above `threshold`, keeps all regions.
+ * @returns {Uint8Array} The mask: 1 for polyp, 0 for background.
+ */
+export function keepPeaks(probability, width, threshold, peak) {
+  // In float32, as in Python and in the graph.
+  const [low, high] = [Math.fround(threshold), Math.fround(peak ?? 0)];
+  if (high <= low) return Uint8Array.from(probability, (value) => value > low);
+  const runs = []; // of pixels above the threshold in a row: { start, end, region, isKept }
+  const regionOf = (run) => {
+    while (runs[run].region !== run) run = runs[run].region = runs[runs[run].region].region;
+    return run;
+  };
+  const join = (run, other) => {
+    const [first, last] = [regionOf(run), regionOf(other)].sort((a, b) => a - b);
+    runs[last].region = first;
+    runs[first].isKept ||= runs[last].isKept;
+  };
+  for (let row = 0, above = 0; row < probability.length; row += width) {
+    const first = runs.length; // of this row; those of the row above are from `above` on
+    for (let pixel = row; pixel < row + width; pixel++) {
+      if (!(probability[pixel] > low)) continue;
+      const run = { start: pixel, end: pixel, region: runs.length, isKept: false };
+      for (; run.end < row + width && probability[run.end] > low; run.end++) run.isKept ||= probability[run.end] >= high;
+      runs.push(run);
+      // Runs touch if they overlap or meet at a corner. One that ends before this begins touches no later one either.
+      while (above < first && runs[above].end + width < run.start) above++;
+      for (let other = above; other < first && runs[other].start + width <= run.end; other++) join(run.region, other);
+      pixel = run.end;
+    }
+    above = first;
+  }
+  const mask = new Uint8Array(probability.length);
+  runs.forEach(({ start, end }, run) => runs[regionOf(run)].isKept && mask.fill(1, start, end));
+  return mask;
+}
+
+/**
+ * The probability that a frame shows a polyp at all.
+ *
+ * @param {number} peak Highest probability of the frame.
+ * @param {?[number, number]} calibration Scale and offset; without them it is `peak`.
+ */
+export function presenceOf(peak, calibration) {
+  if (!calibration) return peak;
+  const [scale, offset] = calibration;
+  const clipped = Math.min(Math.max(peak, SMALLEST_PROBABILITY), 1 - SMALLEST_PROBABILITY);
+  return 1 / (1 + Math.exp(-(scale * Math.log(clipped / (1 - clipped)) + offset)));
+}
+
+/**
+ * How the model that was exported decides: `peak_threshold` and `presence_calibration` of its image processor.
+ *
+ * export.py writes them into the ONNX file, whose metadata ONNX Runtime for browsers does not give out.
+ *
+ * @param {Uint8Array} content Of the ONNX file.
+ * @returns {{peak: ?number, calibration: ?[number, number]}} Null where the file states none.
+ */
+export function readDecision(content) {
+  let settings = {};
+  try {
+    for (const [number, entry] of fieldsOf(content)) {
+      if (number !== METADATA) continue;
+      const [name, value] = [1, 2].map((key) => new TextDecoder().decode(new Map(fieldsOf(entry)).get(key)));
+      if (name === "preprocessor") settings = JSON.parse(value);
+    }
+  } catch {
+    // Not a file of export.py: loading it tells what is wrong.
+  }
+  return { peak: settings.peak_threshold ?? null, calibration: settings.presence_calibration ?? null };
+}
+
+/** Number and content of each field of a message in protobuf's format; of numbers the content is null. */
+function* fieldsOf(message) {
+  let at = 0;
+  const readNumber = () => {
+    for (let value = 0, factor = 1; at < message.length; factor *= 128) {
+      const byte = message[at++];
+      value += (byte % 128) * factor;
+      if (byte < 128) return value;
+    }
+    throw new RangeError("The message ends within a number.");
+  };
+  while (at < message.length) {
+    const tag = readNumber();
+    const kind = tag % 8;
+    let length = 0;
+    if (kind === 0) readNumber();
+    else if (kind === 1) length = 8;
+    else if (kind === 2) length = readNumber();
+    else if (kind === 5) length = 4;
+    else throw new RangeError(`There is no wire type ${kind}.`);
+    yield [Math.floor(tag / 8), kind === 2 ? message.subarray(at, at + length) : null];
+    at += length;
+  }
+}
