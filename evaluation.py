@@ -4,12 +4,15 @@
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --tune_threshold_on validation
     python evaluation.py --model outputs/a --compare_with outputs/b --dataset_name me/polyps --split test
     python evaluation.py --predictions masks/of/another/program --dataset_name me/polyps --split test
+    python evaluation.py --dataset_name me/polyps --split validation --negative_windows 500 \\
+        --tune_peak_on validation --sensitivity 0.98 --save_peak
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
 Writes results.json, per_image.csv, README.md (the model card) and figures/ into the output folder. Several
 processes share the images: `accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass
@@ -26,9 +29,11 @@ from unet_kvasir_seg.common.processes import Processes, share_work
 if TYPE_CHECKING:
     from datasets import Dataset
     from unet_kvasir_seg.reporting.results import Evaluation, Results
-    from unet_kvasir_seg.scoring.run import ModelSource, ScoredSplit, Source
+    from unet_kvasir_seg.scoring.run import ScoredSplit
+    from unet_kvasir_seg.scoring.sources import Source
 
 PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
+FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
 
 
 @dataclass
@@ -45,11 +50,20 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     output_dir: str = flag("outputs/evaluation", "Folder of the results.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     tune_threshold_on: str | None = flag(None, "Another split, whose best threshold is taken in place of --threshold.")
+    peak_threshold: float | None = flag(
+        None, "A region counts if its highest probability reaches this: the model's own. At --threshold, all count."
+    )
+    tune_peak_on: str | None = flag(
+        None, "A split, also the scored one, whose polyps choose the peak threshold in place of --peak_threshold."
+    )
+    sensitivity: float = flag(0.98, "Share of the polyps found by the threshold alone that the chosen peak keeps.")
+    save_peak: bool = flag(False, "Write the chosen peak threshold into the model's preprocessor_config.json.")
+    negative_windows: int | None = flag(None, "Score so many windows without polyp of the split's frames too.")
     tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
     audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
     resamples: int = flag(10_000, "Resamples of the bootstrap.")
-    seed: int = flag(0, "Seed of the bootstrap.")
+    seed: int = flag(0, "Seed of the bootstrap, of the windows and of the halves of a split.")
     batch_size: int = flag(8, "Images that go through the network together.")
     dtype: str = flag("float32", "float32, so that scores do not depend on the machine; or auto, bfloat16, float16.")
     push_to_hub: bool = flag(False, "Upload results, card and pictures to the Hub.")
@@ -77,24 +91,48 @@ def check_arguments(arguments: EvaluationArguments) -> None:
     Raises:
         UserError: The message says what was given and what to do.
     """
-    if not 0 <= arguments.threshold <= 1:
-        raise UserError(f"--threshold {arguments.threshold} is no probability: expected 0 to 1.")
     if arguments.surface_tolerance < 0:
         raise UserError(f"--surface_tolerance {arguments.surface_tolerance} is no distance: expected 0 or more.")
-    for name in ("resamples", "batch_size", "synthetic_rows"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} {getattr(arguments, name)} is too few: expected 1 or more.")
+    for name in ("resamples", "batch_size", "synthetic_rows", "negative_windows"):
+        count = getattr(arguments, name)
+        if count is not None and count < 1:
+            raise UserError(f"--{name} {count} is too few: expected 1 or more.")
     if arguments.tune_threshold_on == arguments.split:
         raise UserError(
             f"--tune_threshold_on {arguments.split} is the split that is scored: its threshold would be chosen by its "
             "own masks. Name another split."
         )
     if arguments.predictions is not None:
-        for name in ("model", "model_revision", "tta", "push_to_hub"):
+        for name in FLAGS_OF_A_MODEL:
             if getattr(arguments, name):
                 raise UserError(f"--{name} goes with a model, and --predictions is in place of one: leave one out.")
     if arguments.push_to_hub and arguments.target_repo is None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
+    check_peak_arguments(arguments)
+
+
+def check_peak_arguments(arguments: EvaluationArguments) -> None:
+    """The same, of the flags for the peak threshold and for images without polyp."""
+    from unet_kvasir_seg.regions_unet import check_thresholds
+
+    try:
+        check_thresholds(0.0 if arguments.tune_threshold_on else arguments.threshold, arguments.peak_threshold)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not 0 < arguments.sensitivity <= 1:
+        raise UserError(f"--sensitivity {arguments.sensitivity} is no share: expected more than 0 and at most 1.")
+    for one, other in (("negatives", "negative_windows"), ("peak_threshold", "tune_peak_on")):
+        if None not in (getattr(arguments, one), getattr(arguments, other)):
+            raise UserError(f"--{one} and --{other} exclude each other: leave one out.")
+    if not arguments.save_peak:
+        return
+    if arguments.tune_peak_on is None:
+        raise UserError("--save_peak saves what --tune_peak_on SPLIT chooses: name the split.")
+    if arguments.threshold != 0.5 or arguments.tune_threshold_on is not None:
+        raise UserError("--save_peak is for masks at the threshold 0.5, a model's default: leave the other out.")
+    from unet_kvasir_seg.scoring.peak import check_savable
+
+    check_savable(arguments.model_name)
 
 
 def open_sources(arguments: EvaluationArguments) -> "tuple[Source, Source | None]":
@@ -103,58 +141,33 @@ def open_sources(arguments: EvaluationArguments) -> "tuple[Source, Source | None
     Raises:
         UserError: If a model or a folder of predictions cannot be read.
     """
-    from unet_kvasir_seg.scoring.run import FileSource, ModelSource
+    from unet_kvasir_seg.scoring.sources import FileSource, ModelSource, open_source
 
-    def model(name: str, revision: str | None) -> "ModelSource":
-        return ModelSource.load(name, revision, device=arguments.device, dtype=arguments.dtype, tta=arguments.tta)
-
-    source: Source
-    if arguments.predictions is not None:
-        source = FileSource(Path(arguments.predictions))
-    else:
-        source = model(arguments.model_name, arguments.model_revision)
-    other = arguments.compare_with
-    if other is None:
-        return source, None
-    # A folder without a model's configuration holds predictions.
-    is_folder_of_files = Path(other).is_dir() and not (Path(other) / "config.json").is_file()
-    return source, FileSource(Path(other)) if is_folder_of_files else model(other, None)
+    how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
+    files, other = arguments.predictions, arguments.compare_with
+    source: Source = (
+        ModelSource.load(arguments.model_name, arguments.model_revision, **how)
+        if files is None
+        else FileSource(Path(files))
+    )
+    return source, None if other is None else open_source(other, None, **how)
 
 
 def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Dataset", processes: Processes) -> "Results":
     """`results.json` without scores: model, data, environment, and what earlier results say of the same weights."""
     from unet_kvasir_seg.common.device import choose_runtime
     from unet_kvasir_seg.data.dataset import describe_data
-    from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint
-    from unet_kvasir_seg.reporting.results import RESULTS_SCHEMA, describe_environment, exports_of, known_results
-    from unet_kvasir_seg.scoring.run import ModelSource
+    from unet_kvasir_seg.reporting.description import unscored_results
+    from unet_kvasir_seg.reporting.results import describe_environment, known_results
+    from unet_kvasir_seg.scoring.sources import ModelSource
 
-    is_model = isinstance(source, ModelSource)
-    runtime = source.predictor.runtime if is_model else choose_runtime(arguments.device, arguments.dtype)
+    predictor = source.predictor if isinstance(source, ModelSource) else None
+    runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(arguments.dataset_name, arguments.dataset_revision, {arguments.split: rows}, arguments.split)
-    results: Results = {
-        "schema_version": RESULTS_SCHEMA,
-        "model": {"name": source.name, "repository": None, "fingerprint": None},
-        "data": data,
-        "environment": describe_environment(runtime, processes.count),
-        "training": None,
-        "metrics": {},
-        "evaluation": None,
-    }
-    if not is_model:
-        return results
-    known = known_results(arguments.model_name, arguments.model_revision)
-    weights = fingerprint(source.predictor.model)
-    if known and known["model"].get("fingerprint") == weights:
-        results["training"] = known["training"]
-    of_repo = known_results(str(arguments.target_repo), None) if arguments.push_to_hub else None
-    if exports := exports_of(weights, known, of_repo):
-        results["exports"] = exports
-    repository = arguments.target_repo or (known["model"]["repository"] if known else None)
-    predictor = source.predictor
-    model = describe_model(predictor.model, predictor.processor, source.name, repository)
-    results["model"] = {**model, "fingerprint": weights}
-    return results
+    known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    pushed = known_results(str(arguments.target_repo), None) if arguments.push_to_hub else None
+    environment = describe_environment(runtime, processes.count)
+    return unscored_results(source.name, data, environment, predictor, known, pushed, arguments.target_repo)
 
 
 def draw(
@@ -167,7 +180,7 @@ def draw(
     """Look for near-duplicates if asked to, draw the pictures, and add both to the results."""
     from unet_kvasir_seg.reporting.figures import draw_evaluation
     from unet_kvasir_seg.reporting.grids import PAIRS_SHOWN, example_grid, pair_grid
-    from unet_kvasir_seg.scoring import near_duplicates, run, summary
+    from unet_kvasir_seg.scoring import near_duplicates, run, sections, summary
 
     evaluation = results["evaluation"]
     assert evaluation is not None
@@ -175,11 +188,11 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     dice, area_shares = summary.per_image_dice(scored.images), summary.area_shares(scored.images)
     published = draw_evaluation(results, dice, area_shares, folder)
-    examples = run.predict_examples(source, splits[arguments.split], dice, scored.protocol)
+    examples = run.predict_examples(source, splits[arguments.split], scored)
     example_grid(examples, folder / "examples.png")
     of_frames = ["examples.png"]
     if arguments.audit:
-        section, pairs = run.check_near_duplicates(splits, arguments.split, scored)
+        section, pairs = sections.check_near_duplicates(splits, arguments.split, scored)
         evaluation["audit"] = section
         if pairs:
             shown = near_duplicates.titled_images(splits, pairs[:PAIRS_SHOWN])
@@ -199,7 +212,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     from unet_kvasir_seg.data.dataset import choose_split, load_splits
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import check_results_folder, write_results
-    from unet_kvasir_seg.scoring import run, summary
+    from unet_kvasir_seg.scoring import peak, run, sections, sources, summary
+    from unet_kvasir_seg.scoring.negatives import Negatives
 
     with processes.main_first():
         splits = load_splits(
@@ -214,34 +228,34 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     results = describe_run(arguments, source, rows, processes)
     folder = Path(arguments.output_dir)
     check_results_folder(folder, results)
+    negatives = None
+    if arguments.negatives is not None:
+        negatives = Negatives.load(arguments.negatives, splits, arguments.foreground_values)
 
-    protocol = run.Protocol(
-        threshold=arguments.threshold,
-        surface_tolerance=arguments.surface_tolerance,
-        batch_size=arguments.batch_size,
-        foreground_values=arguments.foreground_values,
-        resamples=arguments.resamples,
-        seed=arguments.seed,
-    )
+    names = [field.name for field in dataclasses.fields(run.Protocol)]
+    protocol = run.Protocol(**{name: getattr(arguments, name) for name in names})
     try:
+        tuning = run.Tuning(arguments.tune_threshold_on, arguments.tune_peak_on, arguments.sensitivity)
         scored = run.score_split(
-            source, other, splits, arguments.split, protocol, processes, arguments.tune_threshold_on
+            *(source, splits, arguments.split, protocol, processes), other=other, negatives=negatives, tuning=tuning
         )
-    except run.InvalidRunError as error:
+    except sources.InvalidRunError as error:
         if processes.is_main:
             write_results(folder / "results.json", {**results, "invalid": str(error)})
         raise
     if not processes.is_main:
         return results
 
-    metrics, section = run.summarise_split(scored, arguments.tta)
-    evaluation: Evaluation = section
-    results["metrics"], results["evaluation"] = metrics, evaluation
+    evaluation: Evaluation
+    results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
+    results["evaluation"] = evaluation
     draw(arguments, results, scored, source, splits)
     evaluation["seconds"] = round(time.perf_counter() - started, 1)
     evaluation["model_seconds"] = round(source.seconds, 1)
     summary.write_per_image_csv(scored.images, folder / "per_image.csv")
     write_results(folder / "results.json", results)
+    if arguments.save_peak and scored.choice is not None:
+        peak.save_peak(Path(arguments.model_name), scored.choice)
     if arguments.predictions is None:
         (folder / "README.md").write_text(fill_card(results), encoding="utf-8")
     return results
@@ -253,8 +267,8 @@ def push(results: "Results", arguments: EvaluationArguments) -> str:
 
     assert results["evaluation"] is not None
     folder = Path(arguments.output_dir)
-    files = [folder / "results.json", folder / "README.md"]
-    files += [folder / "figures" / name for name in results["evaluation"]["figures"]]
+    names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
+    files = [folder / name for name in names]
     return push_files(str(arguments.target_repo), folder, files, f"Evaluate on {results['data']['split']}")
 
 
@@ -275,6 +289,8 @@ def main(argv: list[str] | None = None) -> None:
             if processes.is_main:
                 written = sorted(path.name for path in Path(arguments.output_dir).iterdir())
                 print(f"\n{results_as_text(results)}\nWritten to {arguments.output_dir}: {', '.join(written)}")
+                if arguments.save_peak:
+                    print(f"Saved the peak threshold among the settings of {arguments.model_name}.")
                 if arguments.push_to_hub:
                     print(f"Pushed: {push(results, arguments)}")
 

@@ -19,7 +19,8 @@ from unet_kvasir_seg.benchmarks.measurement import (
     speed_up,
 )
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.reporting.tables import table, update_document
+from unet_kvasir_seg.reporting.markdown import table
+from unet_kvasir_seg.reporting.tables import update_document
 
 SPEED_MARKERS = ("<!-- speed: begin -->", "<!-- speed: end -->")
 HEADER = (

@@ -9,7 +9,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..common.paths import CARD_TEMPLATE
 from ..losses_unet import LOSSES
-from .results import Data, Environment, Results, Training
+from .markdown import interval, number, percent, table_rows, width_x_height
+from .presence import (
+    froc_table,
+    negatives_text,
+    peak_argument,
+    peak_text,
+    points_table,
+    presence_table,
+)
+from .results import Data, Environment, Evaluation, Results, Training
 from .tables import (
     MAIN_SCORES,
     NOT_MEASURED,
@@ -17,16 +26,11 @@ from .tables import (
     calibration_table,
     data_name,
     exports_table,
-    interval,
     near_duplicates_table,
-    number,
-    percent,
     refuse_invalid,
     results_tables,
     scored_images,
-    table_rows,
     threshold_text,
-    width_x_height,
 )
 
 # What the values of train.py's `--augmentation` mean.
@@ -96,6 +100,7 @@ def fill_card(results: Results) -> str:
         scored=scored_images(results),
         network_size=width_x_height(results["model"].get("image_size")),
         threshold=threshold_text(evaluation),
+        **_of_peak(evaluation),
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
         cost_facts=_cost_facts(results),
@@ -112,6 +117,20 @@ def fill_card(results: Results) -> str:
     )
     # The template's conditions leave empty lines behind.
     return re.sub(r"\n{3,}", "\n\n", str(card))
+
+
+def _of_peak(evaluation: Evaluation | None) -> dict[str, str]:
+    """What the card says of the peak threshold and of images without polyp; empty where nothing was measured."""
+    peak = evaluation.get("peak") if evaluation else None
+    measured = evaluation is not None and (peak_text(peak) or evaluation.get("negatives"))
+    return {
+        "peak": peak_text(peak),
+        "peak_argument": peak_argument(peak),
+        "negatives": negatives_text(evaluation) if evaluation else "",
+        "points_table": points_table(evaluation) if evaluation and measured else "",
+        "presence_table": presence_table(evaluation) if evaluation else "",
+        "froc_table": froc_table(evaluation) if evaluation else "",
+    }
 
 
 def _metadata(results: Results) -> ModelCardData:

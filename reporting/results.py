@@ -11,7 +11,7 @@ import subprocess
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast
 
 from ..common.errors import UserError
 from ..common.files import write_atomic
@@ -122,9 +122,7 @@ class Threshold(TypedDict):
     at_half: dict[str, Score] | None  # scores at 0.5, where it was tuned
 
 
-class Protocol(TypedDict):
-    """How scores were taken."""
-
+class _ProtocolOfAnyVersion(TypedDict):
     surface_tolerance: float
     resamples: int
     seed: int
@@ -132,6 +130,12 @@ class Protocol(TypedDict):
     large_from: float
     lesion_iou: float
     test_time_augmentation: bool
+
+
+class Protocol(_ProtocolOfAnyVersion, total=False):
+    """How scores were taken."""
+
+    min_polyp_pixels: int  # a smaller component of the ground truth is no polyp to be found
 
 
 class Stratum(TypedDict):
@@ -178,6 +182,69 @@ class WithoutPolyp(TypedDict):
     area_share: float | None
 
 
+class OperatingPoint(TypedDict):
+    """What is found and what is falsely marked at a peak threshold."""
+
+    peaks: list[float]  # none: every region counts; two: each half of the images has that chosen on the other half
+    polyps: int
+    found: int  # polyps that a region overlaps
+    negatives: int  # images without polyp
+    alarms: int  # of these, those that have a region
+    found_share: Score | None
+    sensitivity: Score | None  # share of the frames with polyp that have a region on a polyp
+    dice_per_image_native: Score | None
+    false_per_image: Score | None  # regions that overlap no polyp, over all images
+    alarm_share: Score | None
+    marked_share: Score | None  # mean share of an image without polyp that is marked
+
+
+class PeakTuning(TypedDict):
+    """A peak threshold chosen on a split."""
+
+    split: str
+    sensitivity: float  # share of the polyps found by the threshold alone that it keeps
+    value: float  # of all images of the split
+    presence_calibration: Annotated[list[float], 2] | None  # scale, offset
+    points: list[OperatingPoint]  # on the images that it was chosen on
+
+
+class Peak(TypedDict):
+    """From which highest probability on a region of a mask counts."""
+
+    values: list[float]  # none: every region counts; two: cross-fitted, as in `OperatingPoint`
+    source: Literal["none", "model", "flag", "tuned"]
+    tuning: PeakTuning | None
+
+
+class AtSpecificity(TypedDict):
+    """Sensitivity where that share of the images without polyp has no region."""
+
+    specificity: float
+    peak_above: float  # the regions above this probability, chosen on these very images
+    sensitivity: Score | None
+
+
+class FrocPoint(TypedDict):
+    """Polyps found and false regions an image at a peak threshold; None: every region counts."""
+
+    peak_threshold: float | None
+    found_share: Score | None
+    false_per_image: Score | None
+
+
+class Negatives(TypedDict):
+    """Images without polyp that were scored beside the split, or are part of it."""
+
+    kind: Literal["frames", "windows", "split"]  # of another data set; of the split's frames; the split's own frames
+    name: str | None  # of the other data set, or of the split that the windows are of
+    images: int
+    frames: int  # that windows are of
+    with_polyp: int  # frames of the split with a polyp, which they are told from
+    presence_auc: Score | None
+    at_specificity: list[AtSpecificity]
+    froc: list[FrocPoint]
+
+
 class CalibrationBin(TypedDict):
     """A bin of predicted probability."""
 
@@ -221,9 +288,7 @@ class NearDuplicates(TypedDict):
     metrics: dict[str, Score]
 
 
-class Evaluation(TypedDict):
-    """What `evaluation.py` measured besides the metrics."""
-
+class _EvaluationOfAnyVersion(TypedDict):
     threshold: Threshold
     native_size: str  # of the images, width x height
     protocol: Protocol
@@ -237,6 +302,14 @@ class Evaluation(TypedDict):
     figures: list[str]
     seconds: float
     model_seconds: float
+
+
+class Evaluation(_EvaluationOfAnyVersion, total=False):
+    """What `evaluation.py` measured besides the metrics. What earlier versions did not measure is optional."""
+
+    peak: Peak
+    operating_points: list[OperatingPoint]  # at the threshold alone and, if there is one, with the peak threshold
+    negatives: Negatives | None
 
 
 class Verification(TypedDict):

@@ -7,14 +7,15 @@ puts the main scores of `results.json` into a Markdown file, between its lines `
 """
 
 import argparse
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from ..common.errors import UserError, user_errors
 from ..common.files import write_atomic
-from .results import Data, Difference, Evaluation, Results, Score, Stratum, read_results
+from .markdown import interval, number, percent, table, width_x_height
+from .presence import peak_text, points_as_text, points_table, presence_table
+from .results import Data, Difference, Evaluation, Results, Stratum, read_results
 
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOT_MEASURED = "Not measured."
@@ -49,8 +50,6 @@ TITLES = {
 MAIN_SCORES = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
 COMPACT = (*MAIN_SCORES, "precision_per_image", "recall_per_image", "hd95", "ece")
 STRATUM_SCORES = ("dice_per_image", "iou_per_image", "recall_per_image")
-# Digits after the point; three for the others.
-DIGITS = {"hd95": 1, "mae": 4, "ece": 4}
 
 
 def results_tables(results: Results, compact: bool = False) -> str:
@@ -73,7 +72,8 @@ def results_tables(results: Results, compact: bool = False) -> str:
     strata, lesions = _strata_table(evaluation), _lesion_table(evaluation)
     if compact:
         opening = f"`{results['model']['name']}` on {scored_images(results)}; {_how_scored(evaluation)}"
-        return "\n\n".join([opening, _score_table(results, COMPACT), strata, lesions])
+        tables = [_score_table(results, COMPACT), strata, lesions, *negatives_tables(evaluation)]
+        return "\n\n".join([opening, *tables])
     scored = scored_images(results)
     parts = [
         f"{scored[:1].upper()}{scored[1:]}; {_how_scored(evaluation)}",
@@ -92,10 +92,11 @@ def results_as_text(results: Results) -> str:
     assert evaluation is not None
     threshold = evaluation["threshold"]
     chosen = f" (the best on {threshold['tuned_on']})" if threshold["tuned_on"] else ""
+    threshold_used, peak = f"threshold {threshold['value']:.4g}{chosen}", peak_text(evaluation.get("peak"))
     lines = [
         f"{results['model']['name']} on {data['name']}, split {data['split']}:",
         f"{data['rows'][data['split'] or '']} images of {evaluation['native_size']} pixels, 95 % intervals;",
-        f"threshold {threshold['value']:.4g}{chosen}.",
+        f"{', '.join([threshold_used, *([peak] if peak else [])])}.",
         *(_text_line(name, score["value"], score["ci95"]) for name, score in results["metrics"].items()),
     ]
     if comparison := evaluation["comparison"]:
@@ -108,6 +109,7 @@ def results_as_text(results: Results) -> str:
             f"{len(found['pairs'])} near-duplicate pairs with other splits; without the {found['left_out']} images:"
         )
         lines += [_text_line(name, score["value"], score["ci95"]) for name, score in found["metrics"].items()]
+    lines += points_as_text(evaluation)
     lines.append(f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model.")
     return "\n".join(lines)
 
@@ -207,11 +209,20 @@ def near_duplicates_table(results: Results, evaluation: Evaluation) -> str:
     )
 
 
+def negatives_tables(evaluation: Evaluation) -> list[str]:
+    """What a peak threshold finds and spares, and how well presence tells; empty where neither was measured."""
+    if not (peak_text(evaluation.get("peak")) or evaluation.get("negatives")):
+        return []
+    return [part for part in (points_table(evaluation), presence_table(evaluation)) if part]
+
+
 def _how_scored(evaluation: Evaluation) -> str:
     tuned_on = evaluation["threshold"]["tuned_on"]
     tuned = f"tuned on the {tuned_on} split" if tuned_on else "not tuned"
-    flips = "; mean over the image and its flips" if evaluation["protocol"]["test_time_augmentation"] else ""
-    return f"threshold {threshold_text(evaluation)} ({tuned}){flips}. In brackets: 95 % bootstrap intervals."
+    peak = peak_text(evaluation.get("peak"))
+    more = f"; {peak}" if peak else ""
+    more += "; mean over the image and its flips" if evaluation["protocol"]["test_time_augmentation"] else ""
+    return f"threshold {threshold_text(evaluation)} ({tuned}){more}. In brackets: 95 % bootstrap intervals."
 
 
 def _score_table(results: Results, names: Sequence[str] | None = None) -> str:
@@ -237,11 +248,12 @@ def _threshold_table(results: Results, evaluation: Evaluation) -> str:
     at_half = evaluation["threshold"]["at_half"]
     if not at_half:
         return ""
+    half = "0.5, every region counts" if peak_text(evaluation.get("peak")) else "0.5"
     return table(
         [f"threshold, at original size {evaluation['native_size']}", *(_title(key) for key in at_half)],
         [
             [f"{threshold_text(evaluation)} (tuned)", *(interval(results["metrics"][key]) for key in at_half)],
-            ["0.5", *(interval(score) for score in at_half.values())],
+            [half, *(interval(score) for score in at_half.values())],
         ],
     )
 
@@ -311,16 +323,6 @@ def _validation_table(results: Results) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return table_rows([header, ["---"] * len(header), *rows])
-
-
-def table_rows(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of a Markdown table, without its header."""
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
 def scored_images(results: Results) -> str:
     """Which images the scores are of, and how large they are; empty where nothing was scored."""
     evaluation = results.get("evaluation")
@@ -342,34 +344,6 @@ def data_name(data: Data) -> str:
 def threshold_text(evaluation: Evaluation | None) -> str:
     """The threshold of the scores; the default where nothing was scored."""
     return f"{evaluation['threshold']['value']:.6g}" if evaluation else "0.5"
-
-
-def interval(score: Score | None, name: str = "") -> str:
-    """Value and 95 % interval: "0.712 [0.689, 0.735]"; "-" without a score.
-
-    Args:
-        score: With its interval.
-        name: Of the score, which decides the number of digits.
-    """
-    if not score:
-        return "-"
-    low, high = (number(bound, name) for bound in score["ci95"])
-    return f"{number(score['value'], name)} [{low}, {high}]"
-
-
-def number(value: float, name: str = "") -> str:
-    """A value with the digits of the score `name`."""
-    return f"{value:.{DIGITS.get(name, 3)}f}" if math.isfinite(value) else "not finite"
-
-
-def percent(share: float) -> str:
-    """A share as "12.3 %"."""
-    return f"{100 * share:.3g} %"
-
-
-def width_x_height(image_size: Sequence[int] | None) -> str:
-    """A size (height, width) as "width x height", which is how the Hub and cameras state it."""
-    return f"{image_size[1]}x{image_size[0]}" if image_size else ""
 
 
 def _text_line(name: str, value: float, ci95: Sequence[float]) -> str:

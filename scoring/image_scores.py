@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..regions_unet import keep_peaks
 from .overlap import dice, mask_counts
+from .regions import EIGHT_NEIGHBOURS, Regions, find_regions
 
 try:
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -23,8 +25,6 @@ except ImportError as error:
 
 LESION_IOU = 0.5  # a polyp counts as found at this IoU with its match, or above
 CALIBRATION_BINS = 15
-
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class ImageScores:
         found_polyps: Components of the ground truth that match a predicted one: with an IoU of LESION_IOU or above.
         predicted_polyps: Components of the prediction.
         false_polyps: Components of the prediction that match none of the ground truth.
+        regions: What is above the threshold, before the peak threshold: any other peak threshold can be scored by it.
+        peak_threshold: That of the mask, which all scores of a mask are of; None: every region counts. The scores of
+            the probabilities (levels, `minmax_dice` to `weighted_f`, `calibration`) do not depend on it.
     """
 
     name: str
@@ -81,6 +84,8 @@ class ImageScores:
     found_polyps: int
     predicted_polyps: int
     false_polyps: int
+    regions: Regions
+    peak_threshold: float | None
 
 
 def score_image(
@@ -90,6 +95,7 @@ def score_image(
     *,
     threshold: float,
     tolerance: float,
+    peak_threshold: float | None = None,
     input_pair: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageScores:
     """Score one image.
@@ -104,13 +110,15 @@ def score_image(
         ground_truth: (H, W) bool, True where there is polyp.
         threshold: The mask is where the probability is above it.
         tolerance: Of the surface Dice, in pixels.
+        peak_threshold: A region of the mask counts only if its highest probability reaches it; None: every region.
         input_pair: Probability and ground truth at the input size.
 
     Raises:
         ValueError: If the shapes differ, the ground truth is not boolean, or a probability is not a number in [0, 1].
     """
     probability = _checked(name, probability, ground_truth)
-    mask = probability > np.float32(threshold)
+    mask = keep_peaks(probability, threshold, peak_threshold)
+    regions = find_regions(probability, ground_truth, threshold)
     probability = probability.astype(np.float64)
     levels = _grey_levels(probability)
     polyp_levels, background_levels = _level_histograms(levels, ground_truth)
@@ -120,8 +128,8 @@ def score_image(
     input_counts = None
     if input_pair is not None:
         input_probability, input_ground_truth = input_pair
-        input_mask = _checked(name, input_probability, input_ground_truth) > np.float32(threshold)
-        input_counts = mask_counts(input_mask, input_ground_truth)
+        input_probability = _checked(name, input_probability, input_ground_truth)
+        input_counts = mask_counts(keep_peaks(input_probability, threshold, peak_threshold), input_ground_truth)
     return ImageScores(
         name=name,
         height=ground_truth.shape[0],
@@ -143,6 +151,8 @@ def score_image(
         found_polyps=found_polyps,
         predicted_polyps=predicted_polyps,
         false_polyps=predicted_polyps - found_polyps,
+        regions=regions,
+        peak_threshold=peak_threshold,
     )
 
 

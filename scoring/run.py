@@ -1,16 +1,14 @@
 """Scores a source of predictions, a model or a folder of files, on the samples of a split.
 
 source = ModelSource.load("me/unet", None, device="auto", dtype="float32", tta=False)
-images = score_samples(source, splits["test"], protocol, processes)  # one `ImageScores` for each sample
-summarise(images)["metrics"]
+scored = score_split(source, splits, "test", Protocol(), processes)
+scored.images  # one `ImageScores` for each sample; `sections.py` sums them up
 """
 
 import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset
@@ -18,23 +16,21 @@ from PIL.Image import Image
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError
-from ..common.paths import TRAINED_MODEL
 from ..common.processes import Processes
 from ..data.dataset import Sample, choose_split, load_sample
-from ..inference.prediction import BasePredictor
-from ..inference.predictor import load_predictor
-from .image_scores import LESION_IOU, ImageScores, score_image
+from ..regions_unet import check_thresholds, keep_peaks
+from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES
-from .near_duplicates import MAX_DISTANCE, NearDuplicate, find_near_duplicates, samples_to_leave_out
-from .prediction_files import PredictionFiles
-from .summary import LARGE_FROM, SMALL_BELOW, at_threshold, best_threshold, compare, summarise
+from .negatives import Negatives
+from .peak import PeakChoice, choose_peak
+from .presence import ScoredImages
+from .regions import Regions, find_regions
+from .sources import Source
+from .summary import at_threshold, best_threshold, compare, per_image_dice
 
-SCORES_WITHOUT_DUPLICATES = ("dice_per_image_native", "iou_per_image_native")
 EXAMPLES = 3  # of the best images, of the median ones and of the worst
 
-
-class InvalidRunError(UserError):
-    """The model gives NaN somewhere, so that no score of the run means anything."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +42,17 @@ class Protocol:
         surface_tolerance: Tolerance of the normalised surface Dice in pixels.
         batch_size: Images that go through the network together.
         foreground_values: Mask values that mean polyp, where they are not the usual ones.
-        resamples, seed: Of the bootstrap.
+        peak_threshold: A region counts if its highest probability reaches it; None: each source's own, if it has one.
+        negative_windows: Windows without polyp to score beside a split; None: none.
+        resamples, seed: Of the bootstrap; the seed also draws the windows and cuts a split in halves.
     """
 
     threshold: float = 0.5
+    peak_threshold: float | None = None
+    negative_windows: int | None = None
     surface_tolerance: float = 2.0
     batch_size: int = 8
-    foreground_values: Sequence[int] | None = None
+    foreground_values: list[int] | None = None
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -63,6 +63,38 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What is chosen on a split before another, or for the peak the same one, is scored.
+
+    Attributes:
+        threshold_on: The split whose best threshold is taken in place of the protocol's; None: it is not tuned.
+        peak_on: The split whose polyps choose the peak threshold; None: it is not chosen.
+        sensitivity: The share of the polyps found by the threshold alone that the peak has to keep.
+    """
+
+    threshold_on: str | None = None
+    peak_on: str | None = None
+    sensitivity: float = 0.98
+
+
+@dataclass(frozen=True)
+class ScoredNegatives:
+    """The images without polyp that were scored beside a split.
+
+    Attributes:
+        negatives: What they are; None: those images of the split that show no polyp.
+        regions: Of each; empty if they are images of the split.
+    """
+
+    negatives: Negatives | None
+    regions: Sequence[Regions]
+
+    def beside(self, split: Sequence[Regions]) -> ScoredImages:
+        """The images of the split and these."""
+        return ScoredImages.of(split, self.regions, self.negatives.frames if self.negatives else None)
+
+
+@dataclass(frozen=True)
 class ScoredSplit:
     """The scores of a split.
 
@@ -70,7 +102,10 @@ class ScoredSplit:
         images: Scores of each image, in order.
         protocol: How they were scored, with the tuned threshold if it was tuned.
         tuned_on: The split that the threshold was tuned on; None: it was not tuned.
-        at_half: Main scores at the threshold 0.5 if it was tuned.
+        at_half: Main scores at the threshold 0.5, without a peak threshold, if it was tuned.
+        negatives: The images without polyp.
+        choice: The peak threshold that was chosen; None: none was.
+        presence_calibration: Scale and offset of the source's presence, or None.
         comparison: Name of the source that it was compared with, and the differences.
     """
 
@@ -78,177 +113,227 @@ class ScoredSplit:
     protocol: Protocol
     tuned_on: str | None
     at_half: dict[str, Any] | None
+    negatives: ScoredNegatives
+    choice: PeakChoice | None
+    presence_calibration: Sequence[float] | None
     comparison: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What a source predicts for one image.
-
-    Attributes:
-        probability: (H, W) float32 at the image's original size.
-        input_pair: Probability (h, w) float32 and ground truth (h, w) bool at the input size; None for files.
-    """
-
-    probability: np.ndarray
-    input_pair: tuple[np.ndarray, np.ndarray] | None
-
-
-class ModelSource:
-    """Predictions of a network.
-
-    Attributes:
-        name: What the results call it.
-        seconds: Time spent so far on predictions, with pre- and post-processing.
-    """
-
-    def __init__(self, name: str, predictor: BasePredictor, tta: bool):
-        self.name = name
-        self.predictor = predictor
-        self.tta = tta
-        self.seconds = 0.0
-
-    @classmethod
-    def load(cls, name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> "ModelSource":
-        """Load a model from a folder, the Hub or an ONNX file.
-
-        Raises:
-            UserError: If it cannot be loaded, or this machine lacks the device or dtype.
-        """
-        path = Path(name).resolve()
-        short_name = path.name if path.exists() else name.split("/")[-1]
-        if path == TRAINED_MODEL:
-            short_name = "unet-kvasir-seg"
-        return cls(short_name, load_predictor(name, revision, device, dtype), tta)
-
-    def predict(self, samples: Sequence[Sample]) -> list[Maps]:
-        """The maps of some samples, in order.
-
-        Raises:
-            InvalidRunError: If the network gives NaN; the message names the image.
-        """
-        started = time.perf_counter()
-        predictions = self.predictor.batch([sample.image for sample in samples], tta=self.tta)
-        self.seconds += time.perf_counter() - started
-        for sample, prediction in zip(samples, predictions, strict=True):
-            if not prediction.is_valid:
-                raise InvalidRunError(
-                    f"{self.name} gives NaN for the image {sample.name}: the run is invalid, and no score is kept. "
-                    "Try --dtype float32; if it is that already, the weights are broken."
-                )
-        ground_truths = [self.predictor.processor.resize_mask(sample.ground_truth) for sample in samples]
-        return [
-            Maps(prediction.probability, (prediction.probability_at_input_size, ground_truth.numpy() == 1))
-            for prediction, ground_truth in zip(predictions, ground_truths, strict=True)
-        ]
-
-
-class FileSource:
-    """Predictions of another program, from the files of a folder.
-
-    Raises:
-        UserError: If the folder does not hold predictions.
-    """
-
-    def __init__(self, folder: Path):
-        self.name = folder.resolve().name
-        self.files = PredictionFiles(folder)
-        self.seconds = 0.0
-
-    def predict(self, samples: Sequence[Sample]) -> list[Maps]:
-        """The maps of some samples, in order.
-
-        Raises:
-            UserError: If a file is missing, has another size than its image, or holds no probabilities.
-        """
-        return [Maps(self.files.probability(sample.name, sample.ground_truth.shape), None) for sample in samples]
-
-
-Source: TypeAlias = ModelSource | FileSource
 
 
 def score_split(
     source: Source,
-    other: Source | None,
     splits: Mapping[str, Dataset],
     split: str,
     protocol: Protocol,
     processes: Processes,
-    tune_threshold_on: str | None = None,
+    *,
+    other: Source | None = None,
+    negatives: Negatives | None = None,
+    tuning: Tuning = Tuning(),
 ) -> ScoredSplit:
     """Score a split.
 
     Args:
         source: What is scored.
-        other: What it is compared with on the same images, if anything.
         splits: As `load_splits` gives them.
         split: Name of the split.
         protocol: How to score.
         processes: The samples are split among them; each gets the scores of all.
-        tune_threshold_on: Another split, whose best threshold is taken in place of the protocol's.
+        other: What it is compared with on the same images, if anything.
+        negatives: Frames without polyp to score too; None: windows, if the protocol wants any.
+        tuning: What is chosen first. A peak that is chosen on the scored split itself is cross-fitted.
 
     Raises:
         UserError: If a split is missing or a sample cannot be scored; an `InvalidRunError` if the model gives NaN.
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
-    if tune_threshold_on is not None:
-        tuning_rows = choose_split(splits, tune_threshold_on)
-        tuning = score_samples(source, tuning_rows, replace(protocol, threshold=0.5), processes)
-        protocol = replace(protocol, threshold=best_threshold(tuning))
-    images = score_samples(source, rows, protocol, processes)
-    if tune_threshold_on is not None:
+    for name in (tuning.threshold_on, tuning.peak_on):
+        if name is not None:
+            choose_split(splits, name)  # an absent one is named before the work
+    if tuning.threshold_on is None and tuning.peak_on is None:
+        peak_threshold_of(source, protocol)
+    if tuning.threshold_on is not None:
+        tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), processes)
+        protocol = replace(protocol, threshold=best_threshold(tuned))
+
+    choice = None
+    if tuning.peak_on is not None:
+        choice, beside = tune_peak(source, splits, split, protocol, processes, negatives, tuning)
+    if choice is None or tuning.peak_on != split:
+        beside = score_negatives(source, rows, split, protocol, processes, negatives)
+    if choice is None:
+        images = score_samples(source, rows, protocol, processes, peak_threshold_of(source, protocol))
+    else:
+        images = score_with_choice(source, rows, protocol, processes, choice)
+
+    if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
-        others = score_samples(other, rows, protocol, processes)
+        others = score_samples(other, rows, protocol, processes, peak_threshold_of(other, protocol))
         with value_errors_explained():
             comparison = {"with": other.name, "metrics": compare(images, others, **protocol.resampling)}
-    return ScoredSplit(images, protocol, tune_threshold_on, at_half, comparison)
+    calibration = source.presence_calibration
+    return ScoredSplit(images, protocol, tuning.threshold_on, at_half, beside, choice, calibration, comparison)
 
 
-def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections "metrics" and "evaluation" of `results.json`, without near-duplicates, figures and times.
+def peak_threshold_of(source: Source, protocol: Protocol) -> float | None:
+    """The peak threshold of a source's masks: the protocol's, or else the source's own, or None.
+
+    Raises:
+        UserError: If it is below the threshold.
+    """
+    peak = source.peak_threshold if protocol.peak_threshold is None else protocol.peak_threshold
+    with value_errors_explained():
+        check_thresholds(protocol.threshold, peak)
+    return peak
+
+
+def tune_peak(
+    source: Source,
+    splits: Mapping[str, Dataset],
+    split: str,
+    protocol: Protocol,
+    processes: Processes,
+    negatives: Negatives | None,
+    tuning: Tuning,
+) -> tuple[PeakChoice, ScoredNegatives]:
+    """Choose a peak threshold; arguments as for `score_split`.
+
+    Returns:
+        The choice, and the images without polyp that its operating points and its calibration of presence are of.
+
+    Raises:
+        UserError: If none of the polyps is found, so that there is nothing to choose by.
+    """
+    assert tuning.peak_on is not None
+    rows = splits[tuning.peak_on]
+
+    def load(index: int) -> Sample:
+        return load_sample(rows[index], protocol.foreground_values)
+
+    regions = score_regions(source, load, len(rows), protocol, processes)
+    beside = score_negatives(source, rows, tuning.peak_on, protocol, processes, negatives)
+    choice = choose_peak(
+        beside.beside(regions),
+        split=tuning.peak_on,
+        sensitivity=tuning.sensitivity,
+        threshold=protocol.threshold,
+        cross_fit=tuning.peak_on == split,
+        **protocol.resampling,
+    )
+    return choice, beside
+
+
+def score_with_choice(
+    source: Source, rows: Dataset, protocol: Protocol, processes: Processes, choice: PeakChoice
+) -> list[ImageScores]:
+    """Score every sample with the peak threshold that was chosen without it."""
+    peaks = choice.peaks[: len(rows)] if choice.is_cross_fitted else np.full(len(rows), choice.value)
+    images: dict[int, ImageScores] = {}
+    for peak in np.unique(peaks):
+        indices = np.flatnonzero(peaks == peak)
+        scored = score_samples(source, rows.select(indices), protocol, processes, float(peak))
+        images |= zip(indices.tolist(), scored, strict=True)
+    return [images[index] for index in range(len(rows))]
+
+
+def score_negatives(
+    source: Source, rows: Dataset, split: str, protocol: Protocol, processes: Processes, negatives: Negatives | None
+) -> ScoredNegatives:
+    """Score images without polyp: those given, or windows of a split, if the protocol wants any.
 
     Args:
-        scored: The scores.
-        tta: Whether the predictions are means over an image and its flips.
+        source, protocol, processes: As for `score_split`.
+        rows, split: The split and its name.
+        negatives: Frames without polyp; or None.
     """
-    sections = summarise(scored.images, **scored.protocol.resampling)
-    metrics = sections.pop("metrics")
-    threshold = {"value": scored.protocol.threshold, "tuned_on": scored.tuned_on, "at_half": scored.at_half}
-    protocol = {
-        "surface_tolerance": scored.protocol.surface_tolerance,
-        **scored.protocol.resampling,
-        "small_below": SMALL_BELOW,
-        "large_from": LARGE_FROM,
-        "lesion_iou": LESION_IOU,
-        "test_time_augmentation": tta,
-    }
-    return metrics, {
-        "threshold": threshold,
-        "native_size": describe_sizes([(image.width, image.height) for image in scored.images]),
-        "protocol": protocol,
-        **sections,
-        "comparison": scored.comparison,
-        "audit": None,
-    }
+    if negatives is None and protocol.negative_windows is not None:
+        negatives = Negatives.windows_of(
+            rows, split, protocol.negative_windows, protocol.seed, protocol.foreground_values
+        )
+    if negatives is None:
+        return ScoredNegatives(None, [])
+    regions = score_regions(source, negatives.sample, len(negatives), protocol, processes)
+    return ScoredNegatives(negatives, regions)
 
 
-def score_samples(source: Source, rows: Dataset, protocol: Protocol, processes: Processes) -> list[ImageScores]:
+def score_samples(
+    source: Source, rows: Dataset, protocol: Protocol, processes: Processes, peak_threshold: float | None = None
+) -> list[ImageScores]:
     """Score every sample of a split, in order. Each process scores a part and gets the scores of all.
+
+    Args:
+        source, rows, protocol, processes: What to score, and how.
+        peak_threshold: Of the masks; None: every region counts.
 
     Raises:
         UserError: In every process, if one of them cannot score a sample.
     """
-    mine = range(processes.index, len(rows), processes.count)
-    scored: list[tuple[int, ImageScores]] = []
+
+    def score(indices: Sequence[int]) -> list[ImageScores]:
+        samples = [load_sample(rows[index], protocol.foreground_values) for index in indices]
+        images = []
+        for sample, maps in zip(samples, source.predict(samples), strict=True):
+            with value_errors_explained():
+                image = score_image(
+                    sample.name,
+                    maps.probability,
+                    sample.ground_truth,
+                    threshold=protocol.threshold,
+                    tolerance=protocol.surface_tolerance,
+                    peak_threshold=peak_threshold,
+                    input_pair=maps.input_pair,
+                )
+            images.append(image)
+        return images
+
+    return in_shares(score, len(rows), source.name, protocol.batch_size, processes)
+
+
+def score_regions(
+    source: Source, load: Callable[[int], Sample], count: int, protocol: Protocol, processes: Processes
+) -> list[Regions]:
+    """Find the regions of images, without their other scores, which take longer; processes and errors as above.
+
+    Args:
+        source, protocol, processes: What to score, and how.
+        load: Gives the image of an index.
+        count: How many images there are.
+    """
+
+    def score(indices: Sequence[int]) -> list[Regions]:
+        samples = [load(index) for index in indices]
+        return [
+            find_regions(maps.probability, sample.ground_truth, protocol.threshold)
+            for sample, maps in zip(samples, source.predict(samples), strict=True)
+        ]
+
+    return in_shares(score, count, source.name, protocol.batch_size, processes)
+
+
+def in_shares(
+    score: Callable[[Sequence[int]], list[Result]], count: int, title: str, batch_size: int, processes: Processes
+) -> list[Result]:
+    """Score images in batches, shared among the processes, each of which gets the scores of all, in order.
+
+    Args:
+        score: Scores the images of some indices.
+        count: How many images there are.
+        title: Of the progress bar.
+        batch_size: Images that are scored together.
+        processes: That share the work.
+
+    Raises:
+        UserError: In every process, if one of them cannot score an image.
+    """
+    mine = range(processes.index, count, processes.count)
+    scored: list[tuple[int, Result]] = []
     failure = None
     try:
-        with tqdm(total=len(mine), desc=source.name, unit="image", disable=not processes.is_main) as progress:
-            for start in range(0, len(mine), protocol.batch_size):
-                indices = mine[start : start + protocol.batch_size]
-                images = score_batch(source, [rows[index] for index in indices], protocol)
-                scored += zip(indices, images, strict=True)
-                progress.update(len(images))
+        with tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main) as progress:
+            for start in range(0, len(mine), batch_size):
+                indices = mine[start : start + batch_size]
+                scored += zip(indices, score(indices), strict=True)
+                progress.update(len(indices))
     except UserError as error:
         failure = error
     parts = processes.gather((scored, failure))
@@ -256,29 +341,7 @@ def score_samples(source: Source, rows: Dataset, protocol: Protocol, processes: 
     if failures:
         raise failures[0]
     of_all = [entry for part, _ in parts for entry in part]
-    return [image for _, image in sorted(of_all, key=lambda entry: entry[0])]
-
-
-def score_batch(source: Source, rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[ImageScores]:
-    """Score some samples; returns the scores in order.
-
-    Raises:
-        UserError: If a sample cannot be read, predicted or scored; the message names it.
-    """
-    samples = [load_sample(row, protocol.foreground_values) for row in rows]
-    images = []
-    for sample, maps in zip(samples, source.predict(samples), strict=True):
-        with value_errors_explained():
-            image = score_image(
-                sample.name,
-                maps.probability,
-                sample.ground_truth,
-                threshold=protocol.threshold,
-                tolerance=protocol.surface_tolerance,
-                input_pair=maps.input_pair,
-            )
-        images.append(image)
-    return images
+    return [result for _, result in sorted(of_all, key=lambda entry: entry[0])]
 
 
 @contextlib.contextmanager
@@ -290,62 +353,27 @@ def value_errors_explained() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    """Width x height in pixels: "384x288", or from the smallest area to the largest."""
-    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    smallest, largest = (f"{width}x{height}" for width, height in (by_area[0], by_area[-1]))
-    return smallest if smallest == largest else f"from {smallest} to {largest}"
-
-
-def check_near_duplicates(
-    splits: Mapping[str, Dataset], split: str, scored: ScoredSplit
-) -> tuple[dict[str, Any], list[NearDuplicate]]:
-    """Look for near-duplicates of a scored split in the other splits.
-
-    Args:
-        splits: As `load_splits` gives them.
-        split: The one that was scored.
-        scored: Its scores.
-
-    Returns:
-        The section of the results, with the main scores of the images that have no near-duplicate; and the pairs.
-    """
-    found = [pair for pair in find_near_duplicates(splits) if split in (pair.first[0], pair.second[0])]
-    left_out = samples_to_leave_out(found, split)
-    kept = [image for index, image in enumerate(scored.images) if index not in left_out]
-    metrics = summarise(kept, **scored.protocol.resampling)["metrics"] if kept else {}
-    section = {
-        "max_distance": MAX_DISTANCE,
-        "pairs": [
-            {"first": list(pair.first), "second": list(pair.second), "distance": pair.distance} for pair in found
-        ],
-        "left_out": len(left_out),
-        "metrics": {name: metrics[name] for name in SCORES_WITHOUT_DUPLICATES if name in metrics},
-    }
-    return section, found
-
-
 def predict_examples(
-    source: Source, rows: Dataset, dice: np.ndarray, protocol: Protocol
+    source: Source, rows: Dataset, scored: ScoredSplit
 ) -> list[tuple[str, Image, np.ndarray, np.ndarray, np.ndarray]]:
     """Predict the best, the median and the worst images once more, since no map was kept; the best come first.
 
     Args:
         source: What was scored.
         rows: The split.
-        dice: (images,) Dice of each sample of the split.
-        protocol: As for `score_samples`.
+        scored: Its scores.
 
     Returns:
         Title such as "best: Dice 0.981", image, ground truth (H, W) bool, probability (H, W) float32 and mask (H, W)
         bool of each.
     """
     examples = []
+    dice = per_image_dice(scored.images)
     for index, kind in choose_examples(dice).items():
-        sample = load_sample(rows[index], protocol.foreground_values)
+        sample = load_sample(rows[index], scored.protocol.foreground_values)
         probability = source.predict([sample])[0].probability
-        title = f"{kind}: Dice {dice[index]:.3f}"
-        examples.append((title, sample.image, sample.ground_truth, probability, probability > protocol.threshold))
+        mask = keep_peaks(probability, scored.protocol.threshold, scored.images[index].peak_threshold)
+        examples.append((f"{kind}: Dice {dice[index]:.3f}", sample.image, sample.ground_truth, probability, mask))
     return examples
 
 

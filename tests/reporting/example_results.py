@@ -101,6 +101,12 @@ def evaluated_results() -> dict:
         names = ("dice_per_image_native", "iou_per_image_native", "recall_per_image_native")
         return {"images": images, "metrics": {name: score() for name in names} if images else {}}
 
+    def point(peaks: list[float], found: int, alarms: int) -> dict:
+        counts = {"polyps": 67, "found": found, "negatives": 500, "alarms": alarms}
+        names = ("found_share", "sensitivity", "dice_per_image_native", "false_per_image", "alarm_share")
+        marked = {"value": 0.000123 * alarms, "ci95": [0.000107 * alarms, 0.000139 * alarms]}
+        return {"peaks": peaks, **counts, **{name: score() for name in names}, "marked_share": marked}
+
     def difference(p_value: float) -> dict:
         return {"difference": 0.0456, "ci95": [-0.0123, 0.0987], "p_value": p_value, "images": 61}
 
@@ -131,6 +137,7 @@ def evaluated_results() -> dict:
             "large_from": 0.23,
             "lesion_iou": 0.55,
             "test_time_augmentation": False,
+            "min_polyp_pixels": 19,
         },
         "seconds": 12.3,
         "model_seconds": 4.5,
@@ -175,6 +182,34 @@ def evaluated_results() -> dict:
             "metrics": {"dice_per_image_native": score(), "iou_per_image_native": score()},
         },
         "figures": [],
+        "peak": {
+            "values": [0.98765],
+            "source": "tuned",
+            "tuning": {
+                "split": "validation",
+                "sensitivity": 0.973,
+                "value": 0.98765,
+                "presence_calibration": [1.23, -4.56],
+                "points": [point([], 64, 431), point([0.98765], 63, 29)],
+            },
+        },
+        "operating_points": [point([], 59, 417), point([0.98765], 57, 23)],
+        "negatives": {
+            "kind": "windows",
+            "name": "test",
+            "images": 500,
+            "frames": 58,
+            "with_polyp": 54,
+            "presence_auc": score(),
+            "at_specificity": [
+                {"specificity": 0.95, "peak_above": 0.9753, "sensitivity": score()},
+                {"specificity": 0.99, "peak_above": 0.9951, "sensitivity": score()},
+            ],
+            "froc": [
+                {"peak_threshold": peak, "found_share": score(), "false_per_image": score()}
+                for peak in (None, 0.9, 0.998)
+            ],
+        },
     }
     return results
 

@@ -38,7 +38,14 @@ ROWS = {
 }
 SECTIONS = (
     *("Model details", "Uses", "Input and output", "Data and splits", "Training", "Evaluation protocol", "Results"),
-    *("Failure pictures", "Calibration", "ONNX", "Limitations and bias", "Environment and cost"),
+    *(
+        "Frames without polyp",
+        "Failure pictures",
+        "Calibration",
+        "ONNX",
+        "Limitations and bias",
+        "Environment and cost",
+    ),
     *("Licence", "Citation"),
 )
 
@@ -57,7 +64,18 @@ def evaluated() -> dict:
     return results
 
 
-@pytest.fixture(params=["training only", "everything", "evaluation only", "masks from a folder", "bare", "nothing"])
+VARIANTS = [
+    "training only",
+    "everything",
+    "evaluation only",
+    "masks from a folder",
+    "bare",
+    "earlier version",
+    "nothing",
+]
+
+
+@pytest.fixture(params=VARIANTS)
 def variant(request, evaluated) -> dict:
     """Results in every state that they are written in."""
     nothing_measured = {"metrics": {}, "evaluation": None}
@@ -72,10 +90,16 @@ def variant(request, evaluated) -> dict:
     if request.param == "bare":
         nothing = {"audit": None, "comparison": None, "figures": []}
         nothing["threshold"] = {"value": 0.5, "tuned_on": None, "at_half": None}
+        nothing["peak"] = {"values": [], "source": "none", "tuning": None}
+        nothing["negatives"] = None
         nothing["without_polyp"] = {"images": 0, "false_alarms": 0, "share": None, "area_share": None}
         none_there = {"true": 0, "found": 0, "predicted": 0, "false": 0, "sensitivity": None, "precision": None}
         nothing["lesions"] = none_there | {"false_per_image": {"value": 0.0, "ci95": [0.0, 0.0]}}
         return evaluated | {"evaluation": evaluated["evaluation"] | nothing}
+    if request.param == "earlier version":
+        for name in ("peak", "operating_points", "negatives"):
+            del evaluated["evaluation"][name]
+        del evaluated["evaluation"]["protocol"]["min_polyp_pixels"]
     if request.param == "nothing":
         return evaluated | nothing_measured | {"training": None}
     return evaluated
@@ -216,12 +240,110 @@ def test_the_text_says_where_the_model_fails(evaluated):
         f"{evaluated['metrics']['dice_per_image_native']['value']:.3f}"
     )
     half = evaluation["threshold"]["at_half"]["iou_per_image_native"]
-    assert cells(table, "0.5")[1].startswith(f"{half['value']:.3f} [")
+    assert cells(table, "0.5, every region counts")[1].startswith(f"{half['value']:.3f} [")
     comparison = ["+0.046 [-0.012, +0.099]", "0.00018", "61"]
     assert "this model minus their-net" in table
     assert [row for row in table.splitlines() if row.startswith("| IoU, mean per image | +")] == [
         "| IoU, mean per image | " + " | ".join(comparison) + " |"
     ]
+
+
+def test_the_text_says_what_is_marked_without_polyp(evaluated):
+    text = section(fill_card(evaluated), "Frames without polyp")
+    evaluation = evaluated["evaluation"]
+    alone, chosen = evaluation["operating_points"]
+    assert cells(text, "at original size") == [
+        "threshold 0.386275 alone",
+        "peak threshold 0.98765 (chosen on the validation split)",
+    ]
+    rows = {
+        "polyps found": (alone["found_share"], chosen["found_share"], "59 of 67: ", "57 of 67: "),
+        "frames with polyp with a region on a polyp": (alone["sensitivity"], chosen["sensitivity"], "", ""),
+        "false regions per image": (alone["false_per_image"], chosen["false_per_image"], "", ""),
+        "Dice of the split, mean per image": (alone["dice_per_image_native"], chosen["dice_per_image_native"], "", ""),
+        "images without polyp that get an alarm": (
+            *(alone["alarm_share"], chosen["alarm_share"]),
+            *("417 of 500: ", "23 of 500: "),
+        ),
+    }
+    for title, (first, second, *starts) in rows.items():
+        for cell, score, start in zip(cells(text, title), (first, second), starts, strict=True):
+            assert cell.startswith(start)
+            assert float(re.fullmatch(SCORE, cell.removeprefix(start))[1]) == pytest.approx(
+                score["value"], abs=0.00051
+            )
+    assert cells(text, "share of such an image that is marked, mean") == [
+        "5.13 % [4.46 %, 5.8 %]",
+        "0.283 % [0.246 %, 0.32 %]",
+    ]
+    negatives = evaluation["negatives"]
+    title = "54 frames with polyp against 500 windows without polyp of 58 frames of the test split"
+    assert cells(text, title) == ["value"]
+    auc = cells(text, "area under the ROC curve of presence")[0]
+    assert auc.startswith(f"{negatives['presence_auc']['value']:.3f} [")
+    at_99 = cells(text, "sensitivity at a specificity of 99 % (regions above 0.9951 count)")[0]
+    assert at_99.startswith(f"{negatives['at_specificity'][1]['sensitivity']['value']:.3f} [")
+    last = negatives["froc"][2]
+    assert [float(re.fullmatch(SCORE, cell)[1]) for cell in cells(text, "0.998")] == pytest.approx(
+        [last["found_share"]["value"], last["false_per_image"]["value"]], abs=0.00051
+    )
+    words = re.sub(r"\s+", " ", text)
+    for statement in (
+        "components of the ground truth under 19 pixels are left out",
+        "They are parts of frames that show a polyp",
+        "a frame's windows are resampled together with it",
+        "Frames of one patient are not independent",
+    ):
+        assert statement in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "stated", "argument"),
+    [
+        ({"source": "model", "tuning": None}, "peak threshold 0.98765 (the model's own)", ""),
+        (
+            {"source": "flag", "tuning": None},
+            "peak threshold 0.98765 (given for this run)",
+            ", peak_threshold=0.98765",
+        ),
+        ({}, "peak threshold 0.98765 (chosen on the validation split)", ", peak_threshold=0.98765"),
+        (
+            {"values": [0.98, 0.991]},
+            "peak thresholds 0.98 and 0.991 (chosen on the other half of the split)",
+            ", peak_threshold=0.98765",
+        ),
+    ],
+)
+def test_the_text_says_where_the_peak_threshold_is_from(evaluated, changes, stated, argument):
+    peak = evaluated["evaluation"]["peak"]
+    peak |= changes
+    evaluated["evaluation"]["operating_points"][1]["peaks"] = peak["values"]
+    text = fill_card(evaluated)
+    assert f"reaches a second threshold: {stated}." in section(text, "Evaluation protocol")
+    assert f"threshold 0.386275 (tuned on the validation split); {stated}." in section(text, "Results")
+    assert f"threshold=0.386275{argument})[0]" in text
+    assert "do not depend on the peak threshold" in text
+
+
+def test_without_a_peak_threshold_the_card_names_none(evaluated):
+    evaluated["evaluation"]["peak"] = {"values": [], "source": "none", "tuning": None}
+    evaluated["evaluation"]["operating_points"].pop()
+    text = fill_card(evaluated)
+    assert "threshold=0.386275)[0]" in text
+    assert "a second threshold" not in text
+    assert cells(section(text, "Frames without polyp"), "at original size") == ["threshold 0.386275 alone"]
+    evaluated["evaluation"]["negatives"] = None
+    assert section(fill_card(evaluated), "Frames without polyp").strip() == "Not measured."
+
+
+def test_a_peak_threshold_without_images_without_polyp(evaluated):
+    evaluated["evaluation"]["negatives"] = None
+    for point in evaluated["evaluation"]["operating_points"]:
+        point |= {"negatives": 0, "alarms": 0, "alarm_share": None, "marked_share": None}
+    text = section(fill_card(evaluated), "Frames without polyp")
+    assert cells(text, "polyps found")[1].startswith("57 of 67: ")
+    assert "alarm |" not in text
+    assert "were not scored: how often they get an alarm is not known" in text
 
 
 def test_the_text_states_the_protocol(evaluated):
@@ -299,7 +421,7 @@ def test_tables_have_as_many_cells_in_each_row(variant):
 
 def test_what_was_not_measured_is_stated(results):
     text = fill_card(results)
-    for name in ("Failure pictures", "Calibration"):
+    for name in ("Frames without polyp", "Failure pictures", "Calibration"):
         assert section(text, name).strip() == "Not measured."
     assert "**Held-out scores:** not measured." in text
     assert "**Near-duplicates across splits.** Not measured." in text

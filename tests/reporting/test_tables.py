@@ -7,7 +7,13 @@ import stat
 import pytest
 from example_results import cells, evaluated_results, trained_results
 from unet_kvasir_seg.common.errors import UserError
-from unet_kvasir_seg.reporting.tables import RESULTS_MARKERS, main, results_tables, update_document
+from unet_kvasir_seg.reporting.tables import (
+    RESULTS_MARKERS,
+    main,
+    results_as_text,
+    results_tables,
+    update_document,
+)
 
 BEGIN, END = RESULTS_MARKERS
 
@@ -46,7 +52,7 @@ def test_the_table_of_a_document_is_made_by_a_command(evaluated, readme, tmp_pat
 
 def test_the_table_of_a_document_is_short_and_names_model_data_and_sizes(evaluated):
     text = results_tables(evaluated, compact=True)
-    assert len(text.splitlines()) <= 30
+    assert len(text.splitlines()) <= 45
     assert text.startswith(
         "`unet-x` on 61 images of the test split of other/frames, 384x288 pixels; threshold 0.386275"
     )
@@ -54,7 +60,29 @@ def test_the_table_of_a_document_is_short_and_names_model_data_and_sizes(evaluat
     dice = evaluated["metrics"]["dice_per_image_native"]
     assert cells(text, "Dice, mean per image")[0].startswith(f"{dice['value']:.3f} [")
     assert cells(text, "small: polyp on under 4 % of the image")[0] == "21"
+    assert cells(text, "images without polyp that get an alarm")[1].startswith("23 of 500: ")
+    assert cells(text, "area under the ROC curve of presence")
     assert "#" not in text
+
+
+def test_the_terminal_says_what_a_chosen_peak_costs_and_spares(evaluated):
+    lines = results_as_text(evaluated).splitlines()
+    assert (
+        "threshold 0.3863 (the best on validation), peak threshold 0.98765 (chosen on the validation split)." in lines
+    )
+    assert "Polyps found, and alarms on 500 windows without polyp of 58 frames of the test split:" in lines
+    (said,) = (line for line in lines if line.startswith("Peak threshold 0.98765: the highest that keeps 97.3 %"))
+    scored, chosen_on = lines[: lines.index(said)], lines[lines.index(said) :]
+    for part, found, alarms in ((scored, "57 of 67", "23 of 500"), (chosen_on, "63 of 67", "29 of 500")):
+        assert any(line.startswith("  polyps found ") and found in line for line in part)
+        assert any(line.startswith("  images without polyp that get an alarm") and alarms in line for line in part)
+    auc = evaluated["evaluation"]["negatives"]["presence_auc"]["value"]
+    assert any(line.startswith("  AUC of presence ") and f"{auc:.4f}" in line for line in lines)
+    for name in ("peak", "operating_points", "negatives"):
+        del evaluated["evaluation"][name]
+    text = results_as_text(evaluated)
+    assert "threshold 0.3863 (the best on validation).\n" in text
+    assert "alarms" not in text
 
 
 def test_text_without_markers_is_left_alone(readme):

@@ -5,7 +5,8 @@ import pytest
 
 pytest.importorskip("monai", reason='the scores need pip install -e ".[evaluation]"')
 
-from unet_kvasir_seg.scoring.run import choose_examples, describe_sizes
+from unet_kvasir_seg.scoring.run import choose_examples
+from unet_kvasir_seg.scoring.sections import describe_sizes
 
 
 def test_sizes_are_described_by_area():

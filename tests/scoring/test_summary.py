@@ -16,6 +16,7 @@ import scipy.stats
 import sklearn.calibration
 import sklearn.metrics
 from unet_kvasir_seg.scoring.image_scores import ImageScores, score_image
+from unet_kvasir_seg.scoring.regions import Regions
 from unet_kvasir_seg.scoring.summary import (
     METRICS,
     at_threshold,
@@ -27,6 +28,8 @@ from unet_kvasir_seg.scoring.summary import (
     write_per_image_csv,
 )
 
+# What is summed up here does not read them: test_presence.py does.
+NO_REGIONS = Regions(*(np.zeros(0) for _ in range(3)), np.zeros((0, 1)), true_pixels=20, area=200, highest=0.0)
 PER_IMAGE = ("dice", "iou", "precision", "recall", "f2")
 
 
@@ -53,6 +56,8 @@ def image(name: str = "frame", **changes) -> ImageScores:
         "found_polyps": 1,
         "predicted_polyps": 1,
         "false_polyps": 0,
+        "regions": NO_REGIONS,
+        "peak_threshold": None,
     }
     return ImageScores(**scores | changes)
 

@@ -1,0 +1,90 @@
+"""Images without polyp that are scored beside a split: frames that the user names, or windows of its frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.dataset import Sample, load_sample
+from ..data.negatives import load_negatives, refuse_shared_frames
+from ..data.windows import NegativeWindow, negative_windows
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Images without polyp.
+
+    Attributes:
+        name: Of the data set; "a local data set" stands for any folder. Of windows the name of the split.
+        rows: The frames; of windows, those of the split.
+        windows: Which parts of them; None: whole frames, of another data set.
+        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+    """
+
+    name: str
+    rows: Dataset
+    windows: Sequence[NegativeWindow] | None = None
+    foreground_values: list[int] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        splits: Mapping[str, Dataset],
+        foreground_values: list[int] | None = None,
+    ) -> "Negatives":
+        """Frames that the user knows to show no polyp.
+
+        Args:
+            name: As `load_negatives` takes it.
+            splits: Those of the data set that is scored.
+            foreground_values: Mask values that mean polyp, where they are not the usual ones.
+
+        Raises:
+            DatasetError: If they cannot be read, show a polyp, or are frames of a split.
+        """
+        rows = load_negatives(name, foreground_values=foreground_values)
+        for split, others in splits.items():
+            refuse_shared_frames(rows, others, split)
+        shown = "a local data set" if Path(name).expanduser().exists() else name
+        return cls(shown, rows, foreground_values=foreground_values)
+
+    @classmethod
+    def windows_of(
+        cls, rows: Dataset, split: str, count: int, seed: int, foreground_values: list[int] | None
+    ) -> "Negatives":
+        """Windows without polyp of a split, the same for the same seed.
+
+        Raises:
+            DatasetError: If a mask cannot be read, or no frame has room for a window.
+        """
+        return cls(split, rows, negative_windows(rows, count, seed, foreground_values), foreground_values)
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.windows is None else len(self.windows)
+
+    @property
+    def kind(self) -> Literal["frames", "windows"]:
+        """What they are."""
+        return "frames" if self.windows is None else "windows"
+
+    @property
+    def frames(self) -> list[int] | None:
+        """The place in the split of the frame that each window is of; None for frames of another data set."""
+        return None if self.windows is None else [window.index for window in self.windows]
+
+    def sample(self, index: int) -> Sample:
+        """One of them, with its ground truth, in which nothing is labelled.
+
+        Raises:
+            DatasetError: If it cannot be read.
+        """
+        if self.windows is None:
+            return load_sample(self.rows[index], self.foreground_values)
+        window = self.windows[index]
+        frame = load_sample(self.rows[window.index], self.foreground_values)
+        ground_truth = frame.ground_truth[window.rows, window.columns]
+        return replace(frame, image=window.crop(frame.image), ground_truth=np.ascontiguousarray(ground_truth))

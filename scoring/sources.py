@@ -1,0 +1,129 @@
+"""What is scored: a source of probability maps, either a model or a folder of another program's files.
+
+source = ModelSource.load("me/unet", None, device="auto", dtype="float32", tta=False)
+source.predict(samples)[0].probability  # (H, W)
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ..common.errors import UserError
+from ..common.paths import TRAINED_MODEL
+from ..data.dataset import Sample
+from ..inference.prediction import BasePredictor
+from ..inference.predictor import load_predictor
+from .prediction_files import PredictionFiles
+
+
+class InvalidRunError(UserError):
+    """The model gives NaN somewhere, so that no score of the run means anything."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a source predicts for one image.
+
+    Attributes:
+        probability: (H, W) float32 at the image's original size.
+        input_pair: Probability (h, w) float32 and ground truth (h, w) bool at the input size; None for files.
+    """
+
+    probability: np.ndarray
+    input_pair: tuple[np.ndarray, np.ndarray] | None
+
+
+class ModelSource:
+    """Predictions of a network.
+
+    Attributes:
+        name: What the results call it.
+        seconds: Time spent so far on predictions, with pre- and post-processing.
+        peak_threshold: The model's own: a region of its masks counts if its highest probability reaches it; or None.
+        presence_calibration: The model's own scale and offset of presence, or None.
+    """
+
+    def __init__(self, name: str, predictor: BasePredictor, tta: bool):
+        self.name = name
+        self.predictor = predictor
+        self.tta = tta
+        self.seconds = 0.0
+        self.peak_threshold: float | None = predictor.processor_settings.get("peak_threshold")
+        self.presence_calibration = predictor.presence_calibration
+
+    @classmethod
+    def load(cls, name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> "ModelSource":
+        """Load a model from a folder, the Hub or an ONNX file.
+
+        Raises:
+            UserError: If it cannot be loaded, or this machine lacks the device or dtype.
+        """
+        path = Path(name).resolve()
+        short_name = path.name if path.exists() else name.split("/")[-1]
+        if path == TRAINED_MODEL:
+            short_name = "unet-kvasir-seg"
+        return cls(short_name, load_predictor(name, revision, device, dtype), tta)
+
+    def predict(self, samples: Sequence[Sample]) -> list[Maps]:
+        """The maps of some samples, in order.
+
+        Raises:
+            InvalidRunError: If the network gives NaN; the message names the image.
+        """
+        started = time.perf_counter()
+        # Only the maps are used: a peak threshold equal to the threshold switches the model's own off.
+        images = [sample.image for sample in samples]
+        predictions = self.predictor.batch(images, threshold=0.5, peak_threshold=0.5, tta=self.tta)
+        self.seconds += time.perf_counter() - started
+        for sample, prediction in zip(samples, predictions, strict=True):
+            if not prediction.is_valid:
+                raise InvalidRunError(
+                    f"{self.name} gives NaN for the image {sample.name}: the run is invalid, and no score is kept. "
+                    "Try --dtype float32; if it is that already, the weights are broken."
+                )
+        ground_truths = [self.predictor.processor.resize_mask(sample.ground_truth) for sample in samples]
+        return [
+            Maps(prediction.probability, (prediction.probability_at_input_size, ground_truth.numpy() == 1))
+            for prediction, ground_truth in zip(predictions, ground_truths, strict=True)
+        ]
+
+
+class FileSource:
+    """Predictions of another program, from the files of a folder; it has no peak threshold of its own.
+
+    Raises:
+        UserError: If the folder does not hold predictions.
+    """
+
+    def __init__(self, folder: Path):
+        self.name = folder.resolve().name
+        self.files = PredictionFiles(folder)
+        self.seconds = 0.0
+        self.peak_threshold: float | None = None
+        self.presence_calibration: Sequence[float] | None = None
+
+    def predict(self, samples: Sequence[Sample]) -> list[Maps]:
+        """The maps of some samples, in order.
+
+        Raises:
+            UserError: If a file is missing, has another size than its image, or holds no probabilities.
+        """
+        return [Maps(self.files.probability(sample.name, sample.ground_truth.shape), None) for sample in samples]
+
+
+Source: TypeAlias = ModelSource | FileSource
+
+
+def open_source(name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> Source:
+    """A model; or, of a folder without a model's configuration, the predictions that it holds.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return FileSource(Path(name))
+    return ModelSource.load(name, revision, device=device, dtype=dtype, tta=tta)
