@@ -72,11 +72,11 @@ def operating_point(images: ScoredImages, peaks: Peaks, resamples: int, seed: in
         resamples, seed: Of the bootstrap.
 
     Returns:
-        "polyps", "found", "negatives", "alarms": their numbers; and, each with its interval or None if there is nothing to count,
-        "found_share" of the polyps, "sensitivity": share of the frames with polyp that have a region on a polyp,
-        "dice_per_image_native" of the split's images, "false_per_image": false regions an image, with the negatives;
-        of the negatives "alarm_share", those with a region, and "marked_share", the mean share of the image that is
-        marked.
+        "polyps", "found", "negatives", "alarms": their numbers. And, each with its interval, or None if there is
+        nothing to count: "found_share" of the polyps; "sensitivity", the share of the frames with polyp that have a
+        region on a polyp; "dice_per_image_native" of the split's images; "false_per_image", false regions an image,
+        the negatives among them; of the negatives "alarm_share", those with a region, and "marked_share", the mean
+        share of the image that is marked.
     """
     pairs = list(zip(images.regions, peaks, strict=True))
     found = np.array([image.found_polyps(peak) for image, peak in pairs])

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,17 @@ from conftest import ROOT, save_tiny_model
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 from PIL import Image
+from scipy.stats import mannwhitneyu
+from skimage.measure import label
 from unet_kvasir_seg import evaluation
+from unet_kvasir_seg.data.dataset import load_sample, load_splits
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.data.windows import negative_windows
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 from unet_kvasir_seg.reporting.results import read_results
+from unet_kvasir_seg.scoring.peak import cut_in_halves
 
 SPLITS = {"train": 3, "validation": 4, "test": 6}
 
@@ -140,6 +147,7 @@ def test_scores_at_input_size_are_of_resized_ground_truth(run, model, frames, tm
 
 def test_two_processes_give_what_one_gives(run, model, frames, tmp_path):
     arguments = ["--model", model, "--dataset_name", frames, "--resamples", "200"]
+    arguments += ["--negative_windows", "7", "--tune_peak_on", "test", "--sensitivity", "0.6"]
     run(*arguments, "--output_dir", tmp_path / "one")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, ROOT / "evaluation.py", *arguments, "--output_dir", tmp_path / "two", "--device", "cpu"]
@@ -151,6 +159,8 @@ def test_two_processes_give_what_one_gives(run, model, frames, tmp_path):
     for name, score in one["metrics"].items():
         assert two["metrics"][name]["value"] == pytest.approx(score["value"], abs=1e-6), name
         assert two["metrics"][name]["ci95"] == pytest.approx(score["ci95"], abs=1e-6), name
+    for name in ("peak", "operating_points", "negatives"):
+        assert two["evaluation"][name] == one["evaluation"][name], name
 
 
 def test_an_error_in_one_process_ends_all_with_one_message(model, frames, tmp_path):
@@ -274,6 +284,223 @@ def refused(done: subprocess.CompletedProcess) -> str:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
+
+
+def with_settings(model: Path, folder: Path, **settings: object) -> Path:
+    """A copy of a model with further settings of its image processor."""
+    shutil.copytree(model, folder)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+def regions(model: Path, image: Image.Image) -> list[tuple[float, np.ndarray]]:
+    """Peak and mask of each region above one half, by scikit-image."""
+    probability = probabilities(model, image)
+    labels = label(probability > 0.5, connectivity=2)
+    return [(float(probability[labels == i].max()), labels == i) for i in range(1, labels.max() + 1)]
+
+
+def mask_at(model: Path, image: Image.Image, peak: float) -> np.ndarray:
+    """(H, W) bool, the regions whose peak reaches the threshold."""
+    nothing = np.zeros((image.height, image.width), bool)
+    return sum((region for own, region in regions(model, image) if own >= peak), start=nothing)
+
+
+def peaks_of_polyps(model: Path, found: list[tuple[str, Image.Image, np.ndarray]]) -> list[float]:
+    """Until which peak each polyp of 20 pixels or more is found; 0 if it is missed."""
+    peaks = []
+    for _, image, ground_truth in found:
+        polyps = label(ground_truth, connectivity=2)
+        for polyp in (polyps == i for i in range(1, polyps.max() + 1)):
+            if polyp.sum() >= 20:
+                peaks.append(max((own for own, region in regions(model, image) if (region & polyp).any()), default=0))
+    return peaks
+
+
+def chosen(peaks: list[float], share: float) -> float:
+    """The highest of some peaks that so many of those that are not 0 reach."""
+    found = sorted(peak for peak in peaks if peak)
+    kept = {peak: sum(other >= peak for other in found) / len(found) for peak in found}
+    return max(peak for peak in found if kept[peak] >= share)
+
+
+def dice_at(model: Path, found: list[tuple[str, Image.Image, np.ndarray]], peak: float) -> list[float]:
+    return [dice(mask_at(model, image, peak), ground_truth) for _, image, ground_truth in found]
+
+
+def test_the_models_own_peak_threshold_is_that_of_its_masks(run, model, frames, tmp_path):
+    found = pairs(frames)
+    peak = float(np.median([own for _, image, _ in found for own, _ in regions(model, image)]))
+    expected = {used: dice_at(model, found, used) for used in (peak, 0.5)}
+    assert expected[peak] != expected[0.5]
+    own = with_settings(model, tmp_path / "own", peak_threshold=peak)
+    runs = {
+        "own": (own, [], peak, "model"),
+        "given": (model, ["--peak_threshold", peak], peak, "flag"),
+        "none": (model, [], 0.5, "none"),
+        "off": (own, ["--peak_threshold", "0.5"], 0.5, "flag"),
+    }
+    for name, (folder, flags, used, source) in runs.items():
+        out = tmp_path / f"out-{name}"
+        run("--model", folder, "--dataset_name", frames, "--output_dir", out, *flags)
+        assert [float(row["dice"]) for row in rows(out)] == pytest.approx(expected[used], abs=1e-6), name
+        evaluation = read(out)["evaluation"]
+        assert evaluation["peak"]["source"] == source
+        points = evaluation["operating_points"]
+        assert points[0]["dice_per_image_native"]["value"] == pytest.approx(np.mean(expected[0.5]))
+        assert points[-1]["dice_per_image_native"]["value"] == pytest.approx(np.mean(expected[used]))
+    message = refused(run("--model", own, "--dataset_name", frames, "--threshold", "0.95", check=False))
+    assert f"threshold=0.95 and peak_threshold={peak}" in message
+
+
+def test_a_peak_is_chosen_on_one_split_kept_with_the_model_and_applied_to_another(run, model, frames, tmp_path):
+    mine = with_settings(model, tmp_path / "mine", of_a_user=[1])
+    before = json.loads((mine / "preprocessor_config.json").read_text())
+    data = ("--model", mine, "--dataset_name", frames)
+    done = run(
+        *data,
+        *("--tune_peak_on", "validation", "--sensitivity", "0.7", "--negative_windows", "9", "--save_peak"),
+        *("--output_dir", tmp_path / "out"),
+    )
+    peaks = peaks_of_polyps(model, pairs(frames, "validation"))
+    expected = chosen(peaks, 0.7)
+    evaluation = read(tmp_path / "out")["evaluation"]
+    tuning = evaluation["peak"]["tuning"]
+    assert tuning["value"] == pytest.approx(expected, abs=1.1e-6)
+    assert evaluation["peak"]["values"] == [tuning["value"]]
+    assert [point["found"] for point in tuning["points"]] == [
+        sum(peak > 0 for peak in peaks),
+        sum(peak >= expected for peak in peaks),
+    ]
+    assert f"Peak threshold {tuning['value']:.6g}: the highest that keeps 70 %" in done.stdout
+    scored = dice_at(model, pairs(frames), tuning["value"])
+    assert [float(row["dice"]) for row in rows(tmp_path / "out")] == pytest.approx(scored, abs=1e-6)
+
+    kept = json.loads((mine / "preprocessor_config.json").read_text())
+    chosen_settings = {"peak_threshold": tuning["value"], "presence_calibration": tuning["presence_calibration"]}
+    assert kept == before | chosen_settings
+    run(*data, "--output_dir", tmp_path / "again")
+    assert [float(row["dice"]) for row in rows(tmp_path / "again")] == pytest.approx(scored, abs=1e-6)
+    presence = Predictor.from_pretrained(str(mine), device="cpu")(pairs(frames)[0][1]).presence
+    scale, offset = tuning["presence_calibration"]
+    peak = probabilities(model, pairs(frames)[0][1]).max()
+    assert presence == pytest.approx(1 / (1 + np.exp(-(scale * np.log(peak / (1 - peak)) + offset))), abs=1e-5)
+
+
+def test_a_peak_chosen_on_the_scored_split_is_cross_fitted(run, model, frames, tmp_path):
+    out = tmp_path / "out"
+    run("--model", model, "--dataset_name", frames, "--output_dir", out, *("--tune_peak_on", "test"))
+    found = pairs(frames)
+    is_second = cut_in_halves(len(found), seed=0)
+    halves = [
+        [pair for pair, second in zip(found, is_second, strict=True) if second == half] for half in (False, True)
+    ]
+    peaks = [chosen(peaks_of_polyps(model, half), 0.98) for half in halves]
+    assert peaks[0] != peaks[1]
+    expected = [
+        dice_at(model, [pair], peaks[0] if second else peaks[1])[0]
+        for pair, second in zip(found, is_second, strict=True)
+    ]
+    assert [float(row["dice"]) for row in rows(out)] == pytest.approx(expected, abs=1e-6)
+    evaluation = read(out)["evaluation"]
+    assert evaluation["peak"]["values"] == pytest.approx(peaks, abs=1.1e-6)
+    assert evaluation["peak"]["tuning"]["value"] == pytest.approx(min(peaks), abs=1.1e-6)
+    assert evaluation["operating_points"][1]["dice_per_image_native"]["value"] == pytest.approx(np.mean(expected))
+    assert "(chosen on the other half of the split)" in (out / "README.md").read_text()
+
+
+def alarms(model: Path, images: list[Image.Image], peak: float) -> int:
+    return sum(mask_at(model, image, peak).any() for image in images)
+
+
+def test_alarms_are_counted_on_windows_without_polyp(run, model, frames, tmp_path):
+    split = load_splits(str(frames))["test"]
+    windows = negative_windows(split, 12, seed=5)
+    images = [window.crop(load_sample(split[window.index]).image) for window in windows]
+    highest = [float(probabilities(model, image).max()) for image in images]
+    peak = float(np.median(highest))
+    expected = [alarms(model, images, used) for used in (0.5, peak)]
+    assert expected[0] > expected[1] > 0
+    run(
+        *("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out", "--seed", "5"),
+        *("--negative_windows", "12", "--peak_threshold", peak),
+    )
+    evaluation = read(tmp_path / "out")["evaluation"]
+    assert [point["alarms"] for point in evaluation["operating_points"]] == expected
+    marked = np.mean([mask_at(model, image, peak).mean() for image in images])
+    assert evaluation["operating_points"][1]["marked_share"]["value"] == pytest.approx(marked, abs=1e-6)
+    negatives = evaluation["negatives"]
+    assert (negatives["kind"], negatives["name"], negatives["images"], negatives["frames"]) == (
+        "windows",
+        "test",
+        12,
+        6,
+    )
+    of_polyps = [float(probabilities(model, image).max()) for _, image, ground_truth in pairs(frames)
+                 if ground_truth.sum() >= 20]  # fmt: skip
+    area = mannwhitneyu(of_polyps, highest).statistic / (len(of_polyps) * 12)
+    assert negatives["presence_auc"]["value"] == pytest.approx(area, abs=1e-6)
+    assert "12 windows without polyp of 6 frames of the test split" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_alarms_are_counted_on_frames_of_another_folder(run, model, frames, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "normal"
+    (folder / "deep").mkdir(parents=True)
+    images = [Image.fromarray(rng.integers(0, 255, (30, 44, 3), np.uint8)) for _ in range(5)]
+    for index, image in enumerate(images):
+        image.save(folder / ("deep" if index % 2 else ".") / f"normal{index}.png")
+    run("--model", model, "--dataset_name", frames, "--negatives", folder, "--output_dir", tmp_path / "out")
+    evaluation = read(tmp_path / "out")["evaluation"]
+    assert evaluation["operating_points"][0]["alarms"] == alarms(model, images, 0.5)
+    assert evaluation["negatives"]["images"] == evaluation["negatives"]["frames"] == 5
+    text = (tmp_path / "out" / "README.md").read_text() + (tmp_path / "out" / "results.json").read_text()
+    assert "5 frames without polyp of a local data set" in text
+    assert str(tmp_path) not in text
+    message = refused(
+        run("--model", model, "--dataset_name", frames, "--negatives", frames / "test" / "images", check=False)
+    )
+    assert "negatives are frames of the test split" in message
+    message = refused(run("--model", model, "--dataset_name", frames, "--negatives", frames / "test", check=False))
+    assert "show a polyp: test0" in message
+
+
+def test_frames_without_polyp_of_the_split_itself(run, model, frames, tmp_path):
+    """Black masks: their frames are the images without polyp, and there is nothing to choose a peak by."""
+    for split, black in (("test", 2), ("validation", 4)):
+        for kind in ("images", "masks"):
+            (tmp_path / "frames" / split / kind).mkdir(parents=True)
+        for index, (name, image, ground_truth) in enumerate(pairs(frames, split)):
+            image.save(tmp_path / "frames" / split / "images" / f"{name}.png")
+            mask = Image.fromarray(ground_truth * np.uint8(255) * (index >= black))
+            mask.save(tmp_path / "frames" / split / "masks" / f"{name}.png")
+    data = ("--model", model, "--dataset_name", tmp_path / "frames")
+    run(*data, "--output_dir", tmp_path / "out")
+    evaluation = read(tmp_path / "out")["evaluation"]
+    empty = [image for index, (_, image, ground_truth) in enumerate(pairs(frames))
+             if index < 2 or not ground_truth.any()]  # fmt: skip
+    assert (evaluation["negatives"]["kind"], evaluation["negatives"]["images"]) == ("split", len(empty))
+    expected = alarms(model, empty, 0.5)
+    assert evaluation["operating_points"][0]["alarms"] == evaluation["without_polyp"]["false_alarms"] == expected
+    out = ("--output_dir", tmp_path / "tuned")
+    message = refused(run(*data, "--tune_peak_on", "validation", *out, check=False))
+    assert "on the validation split: at the threshold 0.5, none of its 0 polyps is found" in message
+    assert not (tmp_path / "tuned" / "results.json").exists()
+
+
+def test_masks_of_another_program_get_a_peak_threshold_too(run, model, frames, tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for name, image, _ in pairs(frames):
+        np.save(folder / f"{name}.npy", probabilities(model, image))
+    peak = chosen(peaks_of_polyps(model, pairs(frames)), 0.5)
+    run(
+        *("--predictions", folder, "--dataset_name", frames, "--output_dir", tmp_path / "out"),
+        *("--peak_threshold", peak),
+    )
+    expected = dice_at(model, pairs(frames), peak)
+    assert [float(row["dice"]) for row in rows(tmp_path / "out")] == pytest.approx(expected, abs=1e-6)
 
 
 def test_not_a_number_makes_the_run_invalid(run, model, frames, tmp_path):
