@@ -18,7 +18,9 @@ from ..inference.lesions import COLUMNS, lesion_numbers, lesion_row
 from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay
 from ..inference.prediction import Prediction
 from ..inference.video import VideoReport
-from ..reporting.results import Results
+from ..reporting.markdown import percent
+from ..reporting.presence import negatives_text
+from ..reporting.results import Evaluation, Results
 
 TABLE_ROWS = 12  # rows of the table in the page: the largest regions; the CSV has all
 OVERLAY, SIDE_BY_SIDE = "Overlay", "Side by side"
@@ -82,7 +84,7 @@ def stylesheet() -> str:
 
 
 def model_html(name: str, parameters: int, results: Results | None) -> str:
-    """The page's head: title, notice, the model and its Dice.
+    """The page's head: title, notice, the model, its Dice and where it marks nothing without polyp.
 
     Args:
         name: Name of the model.
@@ -106,7 +108,20 @@ def _scores_html(results: Results | None) -> str:
     return (
         f"Dice <strong>{score['value']:.3f}</strong> (95 % interval {low:.3f} to {high:.3f}): mean per image, at "
         f"each image's original size, on the {data['rows'][data['split']]} images of the {escape(data['split'])} "
-        f"split of {escape(data['name'])}."
+        f"split of {escape(data['name'])}.{_alarms_html(results['evaluation'])}"
+    )
+
+
+def _alarms_html(evaluation: Evaluation | None) -> str:
+    """On how many images without polyp nothing is marked; empty if that was not measured."""
+    if not evaluation or not evaluation.get("negatives"):
+        return ""
+    share = evaluation["operating_points"][-1]["alarm_share"]
+    assert share is not None  # there are such images
+    low, high = share["ci95"]
+    return (
+        f" Nothing is marked on <strong>{percent(1 - share['value'])}</strong> (95 % interval {percent(1 - high)} to "
+        f"{percent(1 - low)}) of {escape(negatives_text(evaluation))}."
     )
 
 

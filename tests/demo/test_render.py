@@ -108,6 +108,7 @@ def test_the_head_shows_the_model_and_its_dice():
     results = {
         "data": {"name": "a & b", "split": "test", "rows": {"test": 120}},
         "metrics": {"dice_per_image_native": {"value": 0.8125, "ci95": [0.7, 0.9]}},
+        "evaluation": None,
     }
     head = model_html("tiny", 3_361_665, results)
     assert "<strong>tiny</strong>, a U-Net of 3.4 million parameters." in head
@@ -115,6 +116,12 @@ def test_the_head_shows_the_model_and_its_dice():
     assert "on the 120 images of the test split of a &amp; b" in head
     assert "not measured" in model_html("tiny", 1000, None)
     assert "not measured" in model_html("tiny", 1000, {**results, "metrics": {}})  # of a training
+    assert "Nothing is marked" not in head
+    points = [{"alarm_share": {"value": share, "ci95": [share - 0.01, share + 0.02]}} for share in (0.75, 0.125)]
+    negatives = {"kind": "windows", "name": "test", "images": 500, "frames": 88}
+    results["evaluation"] = {"operating_points": points, "negatives": negatives}
+    quiet = "<strong>87.5 %</strong> (95 % interval 85.5 % to 88.5 %) of 500 windows without polyp of 88 frames"
+    assert f"Nothing is marked on {quiet} of the test split." in model_html("tiny", 1000, results)
     for html in (head, model_html("tiny", 1000, None)):
         assert "Research use only. Not a medical device" in html
 
