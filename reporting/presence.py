@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .markdown import interval, number, percent, table
 from .results import Evaluation, OperatingPoint, Peak, Score
 
-ON_ITSELF = "chosen on the other half of the split"
+ON_OTHER_HALF = "chosen on the other half of the split"
 
 
 def peak_text(peak: Peak | None) -> str:
@@ -17,8 +17,10 @@ def peak_text(peak: Peak | None) -> str:
         return ""
     tuning = peak["tuning"]
     origin = {"model": "the model's own", "flag": "given for this run"}.get(peak["source"], "")
+    if peak["chosen_on_split"]:
+        origin += ", chosen on this very split"
     if tuning:
-        origin = ON_ITSELF if len(peak["values"]) == 2 else f"chosen on the {tuning['split']} split"
+        origin = ON_OTHER_HALF if len(peak["values"]) == 2 else f"chosen on the {tuning['split']} split"
     return f"{_peaks(peak['values'])} ({origin})"
 
 

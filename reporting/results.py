@@ -213,6 +213,7 @@ class Peak(TypedDict):
 
     values: list[float]  # none: every region counts; two: cross-fitted, as in `OperatingPoint`
     source: Literal["none", "model", "flag", "tuned"]
+    chosen_on_split: bool  # whether the model's own was chosen on the scored split itself
     tuning: PeakTuning | None
 
 

@@ -33,6 +33,7 @@ class PeakChoice:
 
     Attributes:
         split: Its name.
+        fingerprint: Of its samples, as `describe_data` gives it.
         sensitivity: The share of the polyps found by the threshold alone that it had to keep.
         value: Chosen on all images of the split.
         halves: Chosen on the first and on the second half of them; None: not cross-fitted.
@@ -43,6 +44,7 @@ class PeakChoice:
     """
 
     split: str
+    fingerprint: str
     sensitivity: float
     value: float
     halves: tuple[float, float] | None
@@ -60,9 +62,10 @@ def choose_peak(
     images: ScoredImages,
     *,
     split: str,
+    fingerprint: str,
     sensitivity: float,
     threshold: float,
-    cross_fit: bool,
+    cross_fit: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PeakChoice:
@@ -70,7 +73,7 @@ def choose_peak(
 
     Args:
         images: The split's and the negatives.
-        split: Its name.
+        split, fingerprint: Its name, and that of its samples.
         sensitivity: The share of the polyps found by the threshold alone that it has to keep, above 0 and at most 1.
         threshold: Above which the regions are.
         cross_fit: Also choose it on each half of the frames, cut by the seed; windows go with their frame.
@@ -100,7 +103,7 @@ def choose_peak(
         {"peaks": shown, **operating_point(images, [peak] * len(images.regions), resamples, seed)}
         for shown, peak in (([], None), ([value], value))
     ]
-    return PeakChoice(split, sensitivity, value, halves, peaks, calibration, points)
+    return PeakChoice(split, fingerprint, sensitivity, value, halves, peaks, calibration, points)
 
 
 def highest_peak(images: Sequence[Regions], sensitivity: float, threshold: float, where: str) -> float:
@@ -198,13 +201,14 @@ def check_savable(model: str) -> None:
 def save_peak(folder: Path, choice: PeakChoice) -> None:
     """Write a chosen peak threshold and its calibration of presence into a model's settings, atomically.
 
-    Without a calibration, that of the settings stays.
+    Without a calibration, that of the settings stays. "peak_chosen_on" is the fingerprint of the samples that the peak
+    was chosen on, so that scores on these can be labelled.
 
     Raises:
         UserError: If the settings cannot be read or written.
     """
     file = folder / PROCESSOR_FILE
-    chosen: dict[str, Any] = {"peak_threshold": choice.value}
+    chosen: dict[str, Any] = {"peak_threshold": choice.value, "peak_chosen_on": choice.fingerprint}
     if choice.presence_calibration is not None:
         chosen["presence_calibration"] = list(choice.presence_calibration)
     try:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..common.errors import UserError
 from ..common.processes import Processes
-from ..data.dataset import Sample, choose_split, load_sample
+from ..data.dataset import Sample, choose_split, describe_data, load_sample
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES
@@ -105,6 +105,7 @@ class ScoredSplit:
         at_half: Main scores at the threshold 0.5, without a peak threshold, if it was tuned.
         negatives: The images without polyp.
         choice: The peak threshold that was chosen; None: none was.
+        is_own_peak_of_split: Whether the model's own peak threshold was chosen on these very samples.
         presence_calibration: Scale and offset of the source's presence, or None.
         comparison: Name of the source that it was compared with, and the differences.
     """
@@ -115,6 +116,7 @@ class ScoredSplit:
     at_half: dict[str, Any] | None
     negatives: ScoredNegatives
     choice: PeakChoice | None
+    is_own_peak_of_split: bool
     presence_calibration: Sequence[float] | None
     comparison: dict[str, Any] | None
 
@@ -138,7 +140,7 @@ def score_split(
         split: Name of the split.
         protocol: How to score.
         processes: The samples are split among them; each gets the scores of all.
-        other: What it is compared with on the same images, if anything.
+        other: What it is compared with on the same images, if anything. If a peak is chosen, it gets its own.
         negatives: Frames without polyp to score too; None: windows, if the protocol wants any.
         tuning: What is chosen first. A peak that is chosen on the scored split itself is cross-fitted.
 
@@ -164,15 +166,36 @@ def score_split(
         images = score_samples(source, rows, protocol, processes, peak_threshold_of(source, protocol))
     else:
         images = score_with_choice(source, rows, protocol, processes, choice)
+    chosen_on = source.peak_chosen_on
+    is_of_split = chosen_on is not None and chosen_on == fingerprint_of(rows)
 
     if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
-        others = score_samples(other, rows, protocol, processes, peak_threshold_of(other, protocol))
+        if choice is None:
+            others = score_samples(other, rows, protocol, processes, peak_threshold_of(other, protocol))
+        else:  # it gets its own, chosen in the same way; no alarms are counted
+            alone = replace(protocol, negative_windows=None)
+            others_choice, _ = tune_peak(other, splits, split, alone, processes, None, tuning)
+            others = score_with_choice(other, rows, protocol, processes, others_choice)
         with value_errors_explained():
             comparison = {"with": other.name, "metrics": compare(images, others, **protocol.resampling)}
-    calibration = source.presence_calibration
-    return ScoredSplit(images, protocol, tuning.threshold_on, at_half, beside, choice, calibration, comparison)
+    return ScoredSplit(
+        images=images,
+        protocol=protocol,
+        tuned_on=tuning.threshold_on,
+        at_half=at_half,
+        negatives=beside,
+        choice=choice,
+        is_own_peak_of_split=is_of_split,
+        presence_calibration=source.presence_calibration,
+        comparison=comparison,
+    )
+
+
+def fingerprint_of(rows: Dataset) -> str:
+    """That of the samples of a split, as `describe_data` gives it, which also wants names."""
+    return describe_data("a split", None, {"a split": rows})["fingerprint"]
 
 
 def peak_threshold_of(source: Source, protocol: Protocol) -> float | None:
@@ -215,6 +238,7 @@ def tune_peak(
     choice = choose_peak(
         beside.beside(regions),
         split=tuning.peak_on,
+        fingerprint=fingerprint_of(rows),
         sensitivity=tuning.sensitivity,
         threshold=protocol.threshold,
         cross_fit=tuning.peak_on == split,

@@ -83,7 +83,12 @@ def summarise_peak(scored: ScoredSplit) -> dict[str, Any]:
             **summarise_presence(images, calibration, **resampling),
         }
     return {
-        "peak": {"values": values, "source": source if values else "none", "tuning": tuning},
+        "peak": {
+            "values": values,
+            "source": source if values else "none",
+            "chosen_on_split": source == "model" and bool(values) and scored.is_own_peak_of_split,
+            "tuning": tuning,
+        },
         "operating_points": points,
         "negatives": negatives,
     }

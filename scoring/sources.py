@@ -44,6 +44,7 @@ class ModelSource:
         name: What the results call it.
         seconds: Time spent so far on predictions, with pre- and post-processing.
         peak_threshold: The model's own: a region of its masks counts if its highest probability reaches it; or None.
+        peak_chosen_on: Fingerprint of the data that `save_peak` says it was chosen on, or None.
         presence_calibration: The model's own scale and offset of presence, or None.
     """
 
@@ -52,7 +53,9 @@ class ModelSource:
         self.predictor = predictor
         self.tta = tta
         self.seconds = 0.0
-        self.peak_threshold: float | None = predictor.processor_settings.get("peak_threshold")
+        settings = predictor.processor_settings
+        self.peak_threshold: float | None = settings.get("peak_threshold")
+        self.peak_chosen_on: str | None = settings.get("peak_chosen_on")
         self.presence_calibration = predictor.presence_calibration
 
     @classmethod
@@ -104,6 +107,7 @@ class FileSource:
         self.files = PredictionFiles(folder)
         self.seconds = 0.0
         self.peak_threshold: float | None = None
+        self.peak_chosen_on: str | None = None
         self.presence_calibration: Sequence[float] | None = None
 
     def predict(self, samples: Sequence[Sample]) -> list[Maps]:

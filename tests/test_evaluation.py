@@ -379,9 +379,14 @@ def test_a_peak_is_chosen_on_one_split_kept_with_the_model_and_applied_to_anothe
 
     kept = json.loads((mine / "preprocessor_config.json").read_text())
     chosen_settings = {"peak_threshold": tuning["value"], "presence_calibration": tuning["presence_calibration"]}
-    assert kept == before | chosen_settings
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", kept["peak_chosen_on"])
+    assert kept == before | chosen_settings | {"peak_chosen_on": kept["peak_chosen_on"]}
     run(*data, "--output_dir", tmp_path / "again")
     assert [float(row["dice"]) for row in rows(tmp_path / "again")] == pytest.approx(scored, abs=1e-6)
+    assert not read(tmp_path / "again")["evaluation"]["peak"]["chosen_on_split"]
+    run(*data, "--split", "validation", "--output_dir", tmp_path / "itself")
+    assert read(tmp_path / "itself")["evaluation"]["peak"]["chosen_on_split"]
+    assert "the model's own, chosen on this very split" in (tmp_path / "itself" / "README.md").read_text()
     presence = Predictor.from_pretrained(str(mine), device="cpu")(pairs(frames)[0][1]).presence
     scale, offset = tuning["presence_calibration"]
     peak = probabilities(model, pairs(frames)[0][1]).max()
@@ -408,6 +413,18 @@ def test_a_peak_chosen_on_the_scored_split_is_cross_fitted(run, model, frames, t
     assert evaluation["peak"]["tuning"]["value"] == pytest.approx(min(peaks), abs=1.1e-6)
     assert evaluation["operating_points"][1]["dice_per_image_native"]["value"] == pytest.approx(np.mean(expected))
     assert "(chosen on the other half of the split)" in (out / "README.md").read_text()
+
+
+def test_a_peak_is_chosen_for_each_of_two_models(run, model, frames, tmp_path):
+    other = save_tiny_model(tmp_path / "third", seed=3)
+    data = ("--model", model, "--dataset_name", frames, "--tune_peak_on", "validation", "--negative_windows", "3")
+    run(*data, "--compare_with", other, "--output_dir", tmp_path / "out")
+    means = []
+    for folder in (model, other):
+        peak = chosen(peaks_of_polyps(folder, pairs(frames, "validation")), 0.98)
+        means.append(np.mean(dice_at(folder, pairs(frames), peak)))
+    found = read(tmp_path / "out")["evaluation"]["comparison"]["metrics"]["dice_per_image_native"]
+    assert found["difference"] == pytest.approx(means[0] - means[1], abs=1e-6)
 
 
 def alarms(model: Path, images: list[Image.Image], peak: float) -> int:

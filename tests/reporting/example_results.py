@@ -185,6 +185,7 @@ def evaluated_results() -> dict:
         "peak": {
             "values": [0.98765],
             "source": "tuned",
+            "chosen_on_split": False,
             "tuning": {
                 "split": "validation",
                 "sensitivity": 0.973,

@@ -90,7 +90,7 @@ def variant(request, evaluated) -> dict:
     if request.param == "bare":
         nothing = {"audit": None, "comparison": None, "figures": []}
         nothing["threshold"] = {"value": 0.5, "tuned_on": None, "at_half": None}
-        nothing["peak"] = {"values": [], "source": "none", "tuning": None}
+        nothing["peak"] = {"values": [], "source": "none", "chosen_on_split": False, "tuning": None}
         nothing["negatives"] = None
         nothing["without_polyp"] = {"images": 0, "false_alarms": 0, "share": None, "area_share": None}
         none_there = {"true": 0, "found": 0, "predicted": 0, "false": 0, "sensitivity": None, "precision": None}
@@ -323,10 +323,12 @@ def test_the_text_says_where_the_peak_threshold_is_from(evaluated, changes, stat
     assert f"threshold 0.386275 (tuned on the validation split); {stated}." in section(text, "Results")
     assert f"threshold=0.386275{argument})[0]" in text
     assert "do not depend on the peak threshold" in text
+    optimistic = "The peak threshold was chosen on the scored split itself, so these scores are optimistic."
+    assert (optimistic in section(text, "Results")) == ("very split" in stated)
 
 
 def test_without_a_peak_threshold_the_card_names_none(evaluated):
-    evaluated["evaluation"]["peak"] = {"values": [], "source": "none", "tuning": None}
+    evaluated["evaluation"]["peak"] = {"values": [], "source": "none", "chosen_on_split": False, "tuning": None}
     evaluated["evaluation"]["operating_points"].pop()
     text = fill_card(evaluated)
     assert "threshold=0.386275)[0]" in text

@@ -69,7 +69,13 @@ def test_there_is_nothing_to_choose_by_without_found_polyps():
 
 def test_a_peak_is_chosen_with_its_operating_points():
     choice = choose_peak(
-        ScoredImages.of(SPLIT, NEGATIVES), split="validation", sensitivity=0.6, threshold=0.5, cross_fit=False, **ONCE
+        ScoredImages.of(SPLIT, NEGATIVES),
+        split="validation",
+        fingerprint="sha256:ab",
+        sensitivity=0.6,
+        threshold=0.5,
+        cross_fit=False,
+        **ONCE,
     )
     assert (choice.value, choice.halves, choice.is_cross_fitted) == (0.9375, None, False)
     assert choice.peaks.tolist() == [0.9375] * 8
@@ -80,7 +86,13 @@ def test_a_peak_is_chosen_with_its_operating_points():
     # With polyp 0.75, 0.9375 and 0.25; without 0.6875, 0.8125, 0.25 and 0.5.
     assert choice.presence_calibration == fit_presence([0.75, 0.9375, 0.25], [0.6875, 0.8125, 0.25, 0.5])
     without = choose_peak(
-        ScoredImages.of(SPLIT), split="validation", sensitivity=1, threshold=0.5, cross_fit=False, **ONCE
+        ScoredImages.of(SPLIT),
+        split="validation",
+        fingerprint="sha256:ab",
+        sensitivity=1,
+        threshold=0.5,
+        cross_fit=False,
+        **ONCE,
     )
     assert without.presence_calibration is None
 
@@ -91,7 +103,15 @@ def test_each_half_gets_the_peak_that_was_chosen_on_the_other():
     of_frames = [index % 40 for index in range(80)]
     choice = choose_peak(
         ScoredImages.of(frames, windows, of_frames),
-        **{"split": "validation", "sensitivity": 1.0, "threshold": 0.5, "cross_fit": True, "resamples": 50, "seed": 3},
+        **{
+            "split": "validation",
+            "fingerprint": "",
+            "sensitivity": 1.0,
+            "threshold": 0.5,
+            "cross_fit": True,
+            "resamples": 50,
+            "seed": 3,
+        },
     )
     is_second = cut_in_halves(40, seed=3)
     assert is_second.sum() == 20
@@ -116,7 +136,13 @@ def test_halves_depend_on_the_seed_alone():
 def test_frames_of_another_data_set_are_cut_too():
     frames, others = [frame((600 + 5 * i) / 1000) for i in range(10)], [image()] * 6
     choice = choose_peak(
-        ScoredImages.of(frames, others), split="v", sensitivity=1, threshold=0.5, cross_fit=True, **ONCE
+        ScoredImages.of(frames, others),
+        split="v",
+        fingerprint="",
+        sensitivity=1,
+        threshold=0.5,
+        cross_fit=True,
+        **ONCE,
     )
     assert sorted(choice.peaks[10:].tolist()) == sorted([choice.halves[0]] * 3 + [choice.halves[1]] * 3)
 
@@ -124,7 +150,13 @@ def test_frames_of_another_data_set_are_cut_too():
 def test_a_half_without_found_polyps_is_refused():
     with pytest.raises(UserError, match="one half of the v split"):
         choose_peak(
-            ScoredImages.of([frame(0.75), frame(0)]), split="v", sensitivity=1, threshold=0.5, cross_fit=True, **ONCE
+            ScoredImages.of([frame(0.75), frame(0)]),
+            split="v",
+            fingerprint="",
+            sensitivity=1,
+            threshold=0.5,
+            cross_fit=True,
+            **ONCE,
         )
 
 
@@ -174,21 +206,23 @@ def saved(folder) -> dict:
 
 
 def choice_of(value: float, calibration) -> PeakChoice:
-    return PeakChoice("validation", 0.98, value, None, np.zeros(0), calibration, [])
+    return PeakChoice("validation", "sha256:ab", 0.98, value, None, np.zeros(0), calibration, [])
 
 
 def test_a_choice_is_kept_with_the_model(tmp_path):
     UNetImageProcessor(size={"height": 96, "width": 64}).save_pretrained(tmp_path)
     settings = saved(tmp_path) | {"of_a_user": [1, {"a": None}]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    chosen_on = {"peak_chosen_on": "sha256:ab"}
     save_peak(tmp_path, choice_of(0.987654, (1.5, -4.25)))
-    assert saved(tmp_path) == settings | {"peak_threshold": 0.987654, "presence_calibration": [1.5, -4.25]}
+    assert saved(tmp_path) == settings | chosen_on | {"peak_threshold": 0.987654, "presence_calibration": [1.5, -4.25]}
     assert not list(tmp_path.glob("*.part"))
     processor = UNetImageProcessor.from_pretrained(tmp_path)
+    assert processor.to_dict()["peak_chosen_on"] == "sha256:ab"  # it goes with the model
     assert (processor.peak_threshold, list(processor.presence_calibration)) == (0.987654, [1.5, -4.25])
     # Chosen again without images without polyp: the calibration stays.
     save_peak(tmp_path, choice_of(0.75, None))
-    assert saved(tmp_path) == settings | {"peak_threshold": 0.75, "presence_calibration": [1.5, -4.25]}
+    assert saved(tmp_path) == settings | chosen_on | {"peak_threshold": 0.75, "presence_calibration": [1.5, -4.25]}
 
 
 def test_damaged_settings_are_left_as_they_are(tmp_path):
