@@ -116,7 +116,10 @@ def _peaks(values: Sequence[float]) -> str:
 def _rows(points: Sequence[OperatingPoint]) -> list[list[str]]:
     """Titles and cells of a table with a column for each operating point; without images without polyp, no alarms."""
     rows = [
-        ["polyps found", *(f"{_of(p['found'], p['polyps'])}{interval(p['found_share'])}" for p in points)],
+        [
+            "polyps found: a region overlaps it",
+            *(f"{_of(p['found'], p['polyps'])}{interval(p['found_share'])}" for p in points),
+        ],
         ["frames with polyp with a region on a polyp", *(interval(p["sensitivity"]) for p in points)],
         ["false regions per image", *(interval(p["false_per_image"]) for p in points)],
         ["Dice of the split, mean per image", *(interval(p["dice_per_image_native"]) for p in points)],

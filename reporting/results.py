@@ -238,6 +238,7 @@ class Negatives(TypedDict):
 
     kind: Literal["frames", "windows", "split"]  # of another data set; of the split's frames; the split's own frames
     name: str | None  # of the other data set, or of the split that the windows are of
+    fingerprint: str | None  # of its images
     images: int
     frames: int  # that windows are of
     with_polyp: int  # frames of the split with a polyp, which they are told from

@@ -10,7 +10,7 @@ from .image_scores import LESION_IOU
 from .near_duplicates import MAX_DISTANCE, NearDuplicate, find_near_duplicates, samples_to_leave_out
 from .presence import operating_point, summarise_presence
 from .regions import MIN_POLYP_PIXELS
-from .run import ScoredSplit
+from .run import ScoredSplit, fingerprint_of, value_errors_explained
 from .summary import LARGE_FROM, SMALL_BELOW, summarise
 
 SCORES_WITHOUT_DUPLICATES = ("dice_per_image_native", "iou_per_image_native")
@@ -22,8 +22,12 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
     Args:
         scored: The scores.
         tta: Whether the predictions are means over an image and its flips.
+
+    Raises:
+        UserError: If a score is not finite, or there are too few resamples for an interval.
     """
-    sections = summarise(scored.images, **scored.protocol.resampling)
+    with value_errors_explained():
+        sections = {**summarise(scored.images, **scored.protocol.resampling), **summarise_peak(scored)}
     metrics = sections.pop("metrics")
     threshold = {"value": scored.protocol.threshold, "tuned_on": scored.tuned_on, "at_half": scored.at_half}
     protocol = {
@@ -40,7 +44,6 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
         "native_size": describe_sizes([(image.width, image.height) for image in scored.images]),
         "protocol": protocol,
         **sections,
-        **summarise_peak(scored),
         "comparison": scored.comparison,
         "audit": None,
     }
@@ -77,6 +80,7 @@ def summarise_peak(scored: ScoredSplit) -> dict[str, Any]:
         negatives = {
             "name": shown.name if shown else None,
             "kind": shown.kind if shown else "split",
+            "fingerprint": fingerprint_of(shown.rows) if shown else None,
             "images": int(images.is_negative.sum()),
             "frames": len(np.unique(images.frames[images.is_negative])),
             "with_polyp": int(images.shows_polyp.sum()),

@@ -472,6 +472,7 @@ def test_alarms_are_counted_on_frames_of_another_folder(run, model, frames, tmp_
     evaluation = read(tmp_path / "out")["evaluation"]
     assert evaluation["operating_points"][0]["alarms"] == alarms(model, images, 0.5)
     assert evaluation["negatives"]["images"] == evaluation["negatives"]["frames"] == 5
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", evaluation["negatives"]["fingerprint"])
     text = (tmp_path / "out" / "README.md").read_text() + (tmp_path / "out" / "results.json").read_text()
     assert "5 frames without polyp of a local data set" in text
     assert str(tmp_path) not in text
@@ -504,6 +505,15 @@ def test_frames_without_polyp_of_the_split_itself(run, model, frames, tmp_path):
     message = refused(run(*data, "--tune_peak_on", "validation", *out, check=False))
     assert "on the validation split: at the threshold 0.5, none of its 0 polyps is found" in message
     assert not (tmp_path / "tuned" / "results.json").exists()
+
+
+def test_too_few_resamples_are_refused(run, model, frames, tmp_path):
+    """The one resample may draw no frame with a window, which leaves nothing to take an interval of."""
+    data = ("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out", "--resamples", "1")
+    done = [run(*data, "--negative_windows", "1", "--seed", seed, check=False) for seed in range(4)]
+    messages = [refused(one) for one in done if one.returncode]
+    assert messages
+    assert all("None of 1 resamples has anything to score; take more" in message for message in messages)
 
 
 def test_masks_of_another_program_get_a_peak_threshold_too(run, model, frames, tmp_path):

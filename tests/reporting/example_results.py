@@ -198,6 +198,7 @@ def evaluated_results() -> dict:
         "negatives": {
             "kind": "windows",
             "name": "test",
+            "fingerprint": "sha256:" + "a" * 64,
             "images": 500,
             "frames": 58,
             "with_polyp": 54,

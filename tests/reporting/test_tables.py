@@ -74,7 +74,7 @@ def test_the_terminal_says_what_a_chosen_peak_costs_and_spares(evaluated):
     (said,) = (line for line in lines if line.startswith("Peak threshold 0.98765: the highest that keeps 97.3 %"))
     scored, chosen_on = lines[: lines.index(said)], lines[lines.index(said) :]
     for part, found, alarms in ((scored, "57 of 67", "23 of 500"), (chosen_on, "63 of 67", "29 of 500")):
-        assert any(line.startswith("  polyps found ") and found in line for line in part)
+        assert any(line.startswith("  polyps found: ") and found in line for line in part)
         assert any(line.startswith("  images without polyp that get an alarm") and alarms in line for line in part)
     auc = evaluated["evaluation"]["negatives"]["presence_auc"]["value"]
     assert any(line.startswith("  AUC of presence ") and f"{auc:.4f}" in line for line in lines)
