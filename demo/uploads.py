@@ -44,7 +44,8 @@ def segment_image(path: Path, predictor: BasePredictor) -> SegmentedImage:
     try:
         image = image_from_bytes(path.read_bytes(), MAX_PIXELS)
         started = time.perf_counter()
-        prediction = predictor(image)
+        # The page thresholds when it draws. At 0, any peak threshold of the model is accepted.
+        prediction = predictor(image, threshold=0.0)
         seconds = time.perf_counter() - started
     except OSError as error:
         raise UserError(f"{name} is no longer there. Upload it again.") from error

@@ -96,18 +96,17 @@ class _Comparison:
 
 def _compare(session: OnnxSession, predictor: Predictor, frame: Frame) -> _Comparison:
     prepared = predictor.prepare(Image.fromarray(frame.pixels))
-    (expected,) = predictor.predict_prepared([prepared], threshold=THRESHOLD)
-    # The graph thresholds alone: a model's peak threshold is applied to what it gives.
-    expected_mask = expected.probability > THRESHOLD
+    # The graph thresholds alone, and a model's peak threshold is applied to what it gives: so without it here.
+    (expected,) = predictor.predict_prepared([prepared], threshold=THRESHOLD, peak_threshold=THRESHOLD)
     _, _, logits = session.run(grey_levels(prepared.pixels, predictor.processor))
     masks, probabilities, _ = session.run(frame.pixels[None], THRESHOLD)
     mask = masks[0] == 1
     return _Comparison(
         at_input_size=np.abs(torch.from_numpy(logits).sigmoid()[0, 0].numpy() - expected.probability_at_input_size),
         at_original_size=np.abs(probabilities[0] - expected.probability),
-        is_equal=mask == expected_mask,
-        dice_between_masks=mask_dice(mask, expected_mask),
-        dice_pytorch=None if frame.ground_truth is None else mask_dice(expected_mask, frame.ground_truth),
+        is_equal=mask == expected.mask,
+        dice_between_masks=mask_dice(mask, expected.mask),
+        dice_pytorch=None if frame.ground_truth is None else mask_dice(expected.mask, frame.ground_truth),
         dice_onnx=None if frame.ground_truth is None else mask_dice(mask, frame.ground_truth),
     )
 

@@ -54,6 +54,12 @@ def test_table_and_mask_are_those_of_predict(checkpoint, predictor, tmp_path):
     np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / "out" / "masks" / "frame.png")))
 
 
+def test_an_image_is_segmented_whatever_the_models_peak_threshold_is(predictor, tmp_path, monkeypatch):
+    next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
+    monkeypatch.setattr(type(predictor), "peak_threshold", 0.3)
+    assert uploads.segment_image(tmp_path / "frame.png", predictor).prediction.peak_threshold == 0.3
+
+
 def test_a_video_has_the_models_peak_threshold_up_to_the_sliders_threshold(predictor, clip, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(uploads, "segment_video", lambda *_, **options: given.append(options))

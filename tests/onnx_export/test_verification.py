@@ -32,11 +32,11 @@ class FixedPredictor:
     def prepare(self, image):
         return SimpleNamespace(pixels=torch.zeros(1, 3, 2, 2), size=(image.height, image.width))
 
-    def predict_prepared(self, prepared, *, threshold):
+    def predict_prepared(self, prepared, *, threshold, peak_threshold):
         height, width = prepared[0].size
         probability = np.full((height, width), 0.25, np.float32)
         probability[:, : width // 2] = 0.75
-        return [Prediction(probability, np.full((2, 2), 0.5, np.float32), threshold)]
+        return [Prediction(probability, np.full((2, 2), 0.5, np.float32), threshold, peak_threshold)]
 
 
 class FixedSession:
@@ -109,6 +109,20 @@ def test_grey_levels_undo_the_image_processor(statistics):
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     pixel_values = processor.preprocess(image, return_tensors="pt")["pixel_values"]
     np.testing.assert_array_equal(grey_levels(pixel_values, processor)[0], image)
+
+
+@pytest.mark.parametrize("peak", [0.3, 0.999])
+def test_a_models_peak_threshold_is_left_out(tmp_path, peak):
+    """The graph does not apply it. At 0.3 it is below the threshold of the comparison, at 0.999 no mask is left."""
+    network, processor = load_checkpoint(str(save_tiny_model(tmp_path / "tiny", seed=0)))
+    processor.peak_threshold = peak
+    (tmp_path / "model.onnx").write_bytes(build_graph(network.eval(), processor, "fp32").SerializeToString())
+    predictor = Predictor(network, processor, choose_runtime("cpu", "float32"))
+    picture = next(generate(1, 40, seed=0))["image"]
+    assert (predictor(picture, threshold=0.3).mask.any()) == (peak == 0.3)
+    found = verify(OnnxSession.load(tmp_path / "model.onnx"), predictor, [Frame(np.array(picture), None)])
+    assert found["problems"] == []
+    assert found["equal_mask_pixels"] > 0.999
 
 
 def test_nan_is_beyond_any_tolerance(tmp_path):
