@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import pytest
@@ -175,6 +175,33 @@ def test_input_pair_is_counted_at_its_own_size():
     scores = score_image("a", probability, ground_truth, threshold=0.65, tolerance=1, input_pair=network)
     assert scores.counts == (24, 0, 0)
     assert scores.input_counts == (0, 2, 2)
+
+
+def test_a_peak_threshold_changes_the_scores_of_the_mask_alone():
+    """Of two regions, one on the polyp with a peak of 0.75 and a false one with 0.625, at 0.7 the first is left."""
+    probability, ground_truth = np.full((12, 20), 0.125, np.float32), np.zeros((12, 20), bool)
+    ground_truth[1:6, 1:6] = True
+    probability[1:6, 1:5], probability[3, 3] = 0.625, 0.75
+    probability[8:11, 10:14] = 0.625
+    pair = (probability[:, ::2].copy(), ground_truth[:, ::2].copy())  # without the pixel of 0.75
+    alone, peak, nothing = (
+        score_image("a", probability, ground_truth, threshold=0.5, tolerance=1, peak_threshold=value, input_pair=pair)
+        for value in (None, 0.7, 0.8)
+    )
+    assert [one.counts for one in (alone, peak, nothing)] == [(20, 12, 5), (20, 0, 5), (0, 0, 25)]
+    assert [one.input_counts for one in (alone, peak)] == [(10, 6, 0), (0, 0, 10)]
+    assert [(one.found_polyps, one.predicted_polyps, one.false_polyps) for one in (alone, peak, nothing)] == [
+        (1, 2, 1),
+        (1, 1, 0),
+        (0, 0, 0),
+    ]
+    assert (alone.nsd < peak.nsd == 1, nothing.nsd, nothing.hd95) == (True, 0, math.hypot(12, 20))
+    for name in ("minmax_dice", "absolute_error", "s_measure", "e_measure", "weighted_f"):
+        assert getattr(alone, name) == getattr(peak, name), name
+    np.testing.assert_array_equal(alone.polyp_levels, peak.polyp_levels)
+    np.testing.assert_array_equal(alone.calibration, peak.calibration)
+    assert [one.peak_threshold for one in (alone, peak)] == [None, 0.7]
+    assert peak.regions.counts(None) == alone.counts  # the regions are those before the peak threshold
 
 
 def test_levels_stand_for_thresholds(pairs):
@@ -495,7 +522,10 @@ def test_same_result_each_time(pairs):
         again = score_image(
             pair.kind, pair.probability, pair.ground_truth, threshold=pair.threshold, tolerance=pair.tolerance
         )
-        for first, second in zip(astuple(pair.scores), astuple(again), strict=True):
+        numbers, numbers_again = (
+            [*astuple(replace(scores, regions=None)), *astuple(scores.regions)] for scores in (pair.scores, again)
+        )
+        for first, second in zip(numbers, numbers_again, strict=True):
             np.testing.assert_array_equal(first, second)
 
 
