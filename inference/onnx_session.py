@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import to_rgb
+from ..regions_unet import check_calibration, check_thresholds
 from .prediction import FLIPS, BasePredictor, PreparedImage
 from .resize import resize_frame, resize_map
 
@@ -256,10 +257,10 @@ def number_of_threads() -> int:
 
 
 def check_contract(session: "InferenceSession", metadata: dict[str, str], path: str | Path) -> None:
-    """Refuse a file with other inputs or outputs, or without the description of its network.
+    """Refuse a file with other inputs or outputs, without the description of its network, or with a wrong one.
 
     Raises:
-        UserError: The message shows the file's inputs and outputs.
+        UserError: The message shows the file's inputs and outputs, or what is wrong.
     """
 
     def kinds(values: "list[NodeArg]") -> dict[str, tuple[str, int]]:
@@ -281,3 +282,9 @@ def check_contract(session: "InferenceSession", metadata: dict[str, str], path: 
             f"{path} has version {metadata.get('contract_version')} of the contract, and this version of the project "
             f"reads {CONTRACT_VERSION}. It says: {metadata.get('contract')}. Export it again."
         )
+    settings = json.loads(metadata["preprocessor"])
+    try:
+        check_thresholds(0.0, settings.get("peak_threshold"))
+        check_calibration(settings.get("presence_calibration"))
+    except ValueError as error:
+        raise UserError(f"{path} states an image processor that cannot be: {error} Export it again.") from error

@@ -247,6 +247,12 @@ def test_other_files_are_refused(tmp_path, folder):
     onnx.save(graph, tmp_path / "old.onnx")
     with pytest.raises(UserError, match=r"version 0 of the contract.* takes grey frames.* Export it again"):
         OnnxSession.load(tmp_path / "old.onnx")
+    for setting in ({"peak_threshold": 1.5}, {"presence_calibration": [1]}):
+        preprocessor = json.dumps(json.loads(known["preprocessor"]) | setting)
+        onnx.helper.set_model_props(graph, known | {"preprocessor": preprocessor})
+        onnx.save(graph, tmp_path / "wrong.onnx")
+        with pytest.raises(UserError, match=r"states an image processor that cannot be: .*expected"):
+            OnnxSession.load(tmp_path / "wrong.onnx")
     del graph.metadata_props[:]
     onnx.save(graph, tmp_path / "anonymous.onnx")
     with pytest.raises(UserError, match="does not say of which network it is"):
