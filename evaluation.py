@@ -255,7 +255,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     summary.write_per_image_csv(scored.images, folder / "per_image.csv")
     write_results(folder / "results.json", results)
     if arguments.save_peak and scored.choice is not None:
-        peak.save_peak(Path(arguments.model_name), scored.choice)
+        peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
     if arguments.predictions is None:
         (folder / "README.md").write_text(fill_card(results), encoding="utf-8")
     return results
@@ -268,6 +268,7 @@ def push(results: "Results", arguments: EvaluationArguments) -> str:
     assert results["evaluation"] is not None
     folder = Path(arguments.output_dir)
     names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
+    names += ["preprocessor_config.json"] if arguments.save_peak else []  # the peak that the scores are of
     files = [folder / name for name in names]
     return push_files(str(arguments.target_repo), folder, files, f"Evaluate on {results['data']['split']}")
 

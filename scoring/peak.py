@@ -198,8 +198,13 @@ def check_savable(model: str) -> None:
         )
 
 
-def save_peak(folder: Path, choice: PeakChoice) -> None:
+def save_peak(folder: Path, choice: PeakChoice, copy_to: Path | None = None) -> None:
     """Write a chosen peak threshold and its calibration of presence into a model's settings, atomically.
+
+    Args:
+        folder: The model's.
+        choice: What was chosen.
+        copy_to: A folder that gets a copy of the settings, from which they can be pushed beside the results.
 
     Without a calibration, that of the settings stays. "peak_chosen_on" is the fingerprint of the samples that the peak
     was chosen on, so that scores on these can be labelled.
@@ -214,6 +219,9 @@ def save_peak(folder: Path, choice: PeakChoice) -> None:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         # As transformers writes it.
-        write_atomic(file, (json.dumps(settings | chosen, indent=2, sort_keys=True) + "\n").encode())
+        content = (json.dumps(settings | chosen, indent=2, sort_keys=True) + "\n").encode()
+        write_atomic(file, content)
+        if copy_to is not None:
+            write_atomic(copy_to / PROCESSOR_FILE, content)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"The peak threshold {choice.value} cannot be written into {file}: {error}.") from error

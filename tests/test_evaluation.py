@@ -696,16 +696,25 @@ def test_a_push_holds_results_card_and_pictures(run, frames, tmp_path, model, mo
                 *("--resamples", "200", "--push_to_hub", "--output_dir", "scored"),
             ],
         ]
-        for command in commands:
-            done = subprocess.run(
-                [sys.executable, *map(str, command)],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert done.returncode == 0, done.stderr
+        # At last a model that finds polyps, whose peak is chosen and goes to the Hub with the scores.
+        mine = shutil.copytree(model, tmp_path / "mine")
+        chosen = [ROOT / "evaluation.py", "--model", mine, "--dataset_name", frames, "--tune_peak_on", "validation"]
+        chosen += ["--save_peak", "--resamples", "200", "--output_dir", "chosen"]
+        last = [[*chosen, "--push_to_hub", "--hub_model_id", "team/unet"]]
+
+        def run_all(commands: list[list]) -> None:
+            for command in commands:
+                done = subprocess.run(
+                    [sys.executable, *map(str, command)],
+                    cwd=tmp_path,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                )
+                assert done.returncode == 0, done.stderr
+
+        run_all(commands)
         repo = hub.repos["team/unet"]
         results = json.loads(repo.files["results.json"])
         pictures = {f"figures/{name}" for name in results["evaluation"]["figures"]}
@@ -723,3 +732,10 @@ def test_a_push_holds_results_card_and_pictures(run, frames, tmp_path, model, mo
         assert all(f"]({picture})" in card.text for picture in pictures)
         home = str(tmp_path)
         assert not any(home.encode() in content for content in repo.files.values())
+
+        run_all(last)
+        assert repo.pushes[-1].changed >= {"results.json", "README.md", "preprocessor_config.json"}
+        settings = json.loads(repo.files["preprocessor_config.json"])
+        scores = json.loads(repo.files["results.json"])
+        assert settings["peak_threshold"] == scores["evaluation"]["peak"]["tuning"]["value"]
+        assert settings == json.loads((mine / "preprocessor_config.json").read_text())

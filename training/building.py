@@ -60,8 +60,8 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
             f"{checkpoint_size[0]}x{checkpoint_size[1]}: give --image_size {size} to train at the recipe's size, or "
             "remove image_size from the recipe."
         )
-    # Both are of the weights that the training starts from, not of those that it ends with.
-    processor.peak_threshold = processor.presence_calibration = None
+    # These are of the weights that the training starts from, not of those that it ends with.
+    processor.peak_threshold = processor.presence_calibration = processor.peak_chosen_on = None
     model.config.loss = arguments.config_fields.get("loss", model.config.loss)
     try:
         model.config.check()

@@ -221,7 +221,9 @@ def test_a_choice_is_kept_with_the_model(tmp_path):
     assert processor.to_dict()["peak_chosen_on"] == "sha256:ab"  # it goes with the model
     assert (processor.peak_threshold, list(processor.presence_calibration)) == (0.987654, [1.5, -4.25])
     # Chosen again without images without polyp: the calibration stays.
-    save_peak(tmp_path, choice_of(0.75, None))
+    (tmp_path / "copy").mkdir()
+    save_peak(tmp_path, choice_of(0.75, None), copy_to=tmp_path / "copy")
+    assert saved(tmp_path / "copy") == saved(tmp_path)
     assert saved(tmp_path) == settings | chosen_on | {"peak_threshold": 0.75, "presence_calibration": [1.5, -4.25]}
 
 
