@@ -91,7 +91,8 @@ def points_as_text(evaluation: Evaluation) -> list[str]:
     peak, points = evaluation.get("peak"), evaluation.get("operating_points")
     if not peak or not points or not (peak["values"] or evaluation.get("negatives")):
         return []
-    lines = [f"Polyps found, and alarms on {negatives_text(evaluation) or 'images without polyp, of which none'}:"]
+    negatives = negatives_text(evaluation)
+    lines = [f"Polyps found, and alarms on {negatives}:" if negatives else "Polyps found:"]
     lines += _text_table(points)
     if negatives := evaluation.get("negatives"):
         lines.append(f"  {'AUC of presence':<35} {_text(negatives['presence_auc'])}")
