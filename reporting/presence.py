@@ -91,8 +91,8 @@ def points_as_text(evaluation: Evaluation) -> list[str]:
     peak, points = evaluation.get("peak"), evaluation.get("operating_points")
     if not peak or not points or not (peak["values"] or evaluation.get("negatives")):
         return []
-    negatives = negatives_text(evaluation)
-    lines = [f"Polyps found, and alarms on {negatives}:" if negatives else "Polyps found:"]
+    alarms_on = negatives_text(evaluation)
+    lines = [f"Polyps found, and alarms on {alarms_on}:" if alarms_on else "Polyps found:"]
     lines += _text_table(points)
     if negatives := evaluation.get("negatives"):
         lines.append(f"  {'AUC of presence':<35} {_text(negatives['presence_auc'])}")
