@@ -29,7 +29,7 @@ def check_thresholds(threshold: float, peak_threshold: float | None = None) -> N
     """
     for name, value in (("threshold", threshold), ("peak_threshold", peak_threshold)):
         if value is not None and not is_probability(value):
-            raise ValueError(f"Got {name}={value}; expected a probability between 0 and 1.")
+            raise ValueError(f"Got {name}={value!r}; expected a probability between 0 and 1.")
     if peak_threshold is not None and peak_threshold < threshold:
         raise ValueError(
             f"Got threshold={threshold} and peak_threshold={peak_threshold}; expected a peak that is not below the "
@@ -52,8 +52,8 @@ def check_calibration(calibration: Sequence[float] | None) -> None:
 
 
 def is_probability(value: object) -> bool:
-    """Whether it is a number from 0 to 1."""
-    return isinstance(value, Real) and 0 <= float(value) <= 1
+    """Whether it is a number from 0 to 1; `True` is none, though Python counts it as 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def presence_of(peak: float, calibration: Sequence[float] | None = None) -> float:

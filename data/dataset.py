@@ -436,13 +436,21 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)) and not Path(name).expanduser().exists()
 
 
-def hub_splits(name: str, streaming: bool, revision: str | None) -> dict[str, Split]:
+def hub_splits(
+    name: str,
+    streaming: bool,
+    revision: str | None,
+    remedy: str = "Give a local folder, or `--dataset_name synthetic` for generated frames.",
+) -> dict[str, Split]:
     """Splits of a data set on the Hub.
+
+    Args:
+        name, streaming, revision: As for `load_splits`.
+        remedy: What the message tells to do.
 
     Raises:
         DatasetError: If there is none, or the Hub cannot be reached.
     """
-    remedy = "Give a local folder, or `--dataset_name synthetic` for generated frames."
     try:
         return library_splits(name, streaming, revision)
     except ConnectionError as error:

@@ -63,12 +63,10 @@ def load_negatives(
     path = Path(name).expanduser()
     if path.is_dir():
         cells = _folder_cells(path)
-        if cells:
-            found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)}
-        else:
-            found = library_splits(path, streaming=False, revision=None)
+        found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else _data_set_of(path)
     elif is_hub_id(name):
-        found = hub_splits(name, streaming=False, revision=revision)
+        remedy = "If it is to be a local folder of images, check the path."
+        found = hub_splits(name, streaming=False, revision=revision, remedy=remedy)
     else:
         raise DatasetError(f"No negatives at {name}: expected a folder of images, or the id of a data set on the Hub.")
     negatives = concatenate_datasets([_with_masks_or_none(rows, image_column) for rows in found.values()])
@@ -136,6 +134,14 @@ def _folder_cells(folder: Path, above: frozenset[str] = frozenset()) -> list[dic
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
             cells.append({"image": _cell(entry), "mask": None})
     return cells
+
+
+def _data_set_of(folder: Path) -> dict[str, Dataset]:
+    """Splits of a data set in a folder without image files."""
+    try:
+        return library_splits(folder, streaming=False, revision=None)
+    except DatasetError as error:
+        raise DatasetError(f"{folder} holds no image file, as negatives are. {error}") from error
 
 
 def _cell(file: Path) -> dict[str, Any]:

@@ -152,7 +152,9 @@ def score_split(
         if name is not None:
             choose_split(splits, name)  # an absent one is named before the work
     if tuning.threshold_on is None and tuning.peak_on is None:
-        peak_threshold_of(source, protocol)
+        for scored in (source, other):
+            if scored is not None:
+                peak_threshold_of(scored, protocol)  # so is one below the threshold
     if tuning.threshold_on is not None:
         tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), processes)
         protocol = replace(protocol, threshold=best_threshold(tuned))

@@ -352,6 +352,11 @@ def test_the_models_own_peak_threshold_is_that_of_its_masks(run, model, frames, 
         assert points[-1]["dice_per_image_native"]["value"] == pytest.approx(np.mean(expected[used]))
     message = refused(run("--model", own, "--dataset_name", frames, "--threshold", "0.95", check=False))
     assert f"threshold=0.95 and peak_threshold={peak}" in message
+    compared = run(
+        *("--model", model, "--compare_with", own, "--dataset_name", frames, "--threshold", "0.95"), check=False
+    )
+    assert f"threshold=0.95 and peak_threshold={peak}" in refused(compared)
+    assert "image/s" not in compared.stderr  # refused before any image is scored
 
 
 def test_a_peak_is_chosen_on_one_split_kept_with_the_model_and_applied_to_another(run, model, frames, tmp_path):

@@ -156,7 +156,8 @@ def test_thresholds_that_can_be(thresholds):
         ((0.5, 1.5), r"peak_threshold=1\.5; expected a probability"),
         ((0.5, -0.1), r"peak_threshold=-0\.1; expected"),
         ((0.5, float("nan")), "peak_threshold=nan; expected"),
-        ((0.5, "0.9"), "peak_threshold=0.9; expected"),
+        ((0.5, "0.9"), "peak_threshold='0.9'; expected"),
+        ((0.5, True), "peak_threshold=True; expected"),
         ((0.5, 0.4), r"threshold=0\.5 and peak_threshold=0\.4; .*switch it off with peak_threshold=0\.5"),
     ],
 )

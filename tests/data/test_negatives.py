@@ -94,12 +94,22 @@ def test_a_data_set_without_images_is_answered_with_its_columns(tmp_path):
 def test_what_is_not_there_or_empty_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"No negatives at .*/nowhere: expected a folder of images, or the id"):
         load_negatives(str(tmp_path / "nowhere"))
-    with pytest.raises(DatasetError, match="cannot be loaded as a data set"):
+    with pytest.raises(DatasetError, match=r"holds no image file, .* cannot be loaded as a data set"):
         load_negatives(str(tmp_path))
     save(frame(1), tmp_path / "images" / "a.png")
     os.symlink(tmp_path, tmp_path / "again")
     with pytest.raises(DatasetError, match="again is a link to a folder above it"):
         load_negatives(str(tmp_path))
+
+
+def test_a_wrong_path_that_could_be_an_id_is_answered_as_a_path(monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr("unet_kvasir_seg.data.dataset.load_dataset", unreachable)
+    with pytest.raises(DatasetError, match=r"normal/mucosa cannot be loaded.*check the path") as caught:
+        load_negatives("normal/mucosa")
+    assert "--dataset_name" not in str(caught.value)
 
 
 def test_empty_cells_of_a_split_are_frames_without_polyp(tmp_path):
