@@ -62,7 +62,8 @@ def load_negatives(
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        cells = _folder_cells(path)
+        # Beside a data set's own files, images are those of its README.
+        cells = [] if any(path.rglob("*.parquet")) or any(path.rglob("*.arrow")) else _folder_cells(path)
         found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else _data_set_of(path)
     elif is_hub_id(name):
         remedy = "If it is to be a local folder of images, check the path."

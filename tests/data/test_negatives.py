@@ -84,6 +84,14 @@ def test_a_data_set_with_polyps_is_refused(tmp_path):
         load_negatives(str(tmp_path))
 
 
+def test_a_picture_beside_a_data_set_does_not_take_its_place(tmp_path):
+    cells = {"image": [encoded(frame(level)) for level in (7, 8)]}
+    rows = datasets.Dataset.from_dict(cells, features=datasets.Features({"image": datasets.Image()}))
+    save(frame(1), tmp_path / "preview.png")
+    rows.to_parquet(str(tmp_path / "data" / "train.parquet"))
+    assert levels(load_negatives(str(tmp_path))) == [7, 8]
+
+
 def test_a_data_set_without_images_is_answered_with_its_columns(tmp_path):
     datasets.Dataset.from_dict({"photo": [encoded(frame(7))]}).to_parquet(str(tmp_path / "train.parquet"))
     with pytest.raises(DatasetError, match=r"columns that can hold images are photo\. Name the right one with"):
