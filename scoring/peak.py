@@ -1,7 +1,7 @@
 """Choosing the peak threshold of a model and calibrating its presence, and keeping both with the model.
 
-choice = choose_peak(images, split="validation", sensitivity=0.98, threshold=0.5, cross_fit=False)
-save_peak(folder, choice.value, choice.presence_calibration)
+choice = choose_peak(images, split="validation", fingerprint="sha256:...", sensitivity=0.98, threshold=0.5)
+save_peak(folder, choice)
 """
 
 import json

@@ -9,7 +9,7 @@ const METADATA = 14; // number of the field `metadata_props` in ONNX's message M
  * A region is a set of pixels above `threshold` that touch, at a side or at a corner.
  *
  * @param {Float32Array} probability Of height times width pixels, row by row.
- * @param {?number} peak None, or a value that is not above `threshold`, keeps all regions.
+ * @param {?number} peak Null, or a value that is not above `threshold`, keeps all regions.
  * @returns {Uint8Array} The mask: 1 for polyp, 0 for background.
  */
 export function keepPeaks(probability, width, threshold, peak) {
