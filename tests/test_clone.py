@@ -59,10 +59,14 @@ def test_the_results_are_of_these_weights_and_the_documents_state_them():
     assert not re.search(r'"(/|~|[A-Z]:)', text)  # no path of the machine that it was measured on
 
 
+def with_interval(score: dict) -> str:
+    return f"{score['value']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+
+
 def test_the_readmes_table_holds_the_figures_of_the_results():
     results = read_results(ROOT / "results.json")
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1].split("```")[0]
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, flags=re.MULTILINE))
     scores = {
         "Dice, mean per image": ("dice_per_image_native", 3),
         "IoU, mean per image": ("iou_per_image_native", 3),
@@ -80,6 +84,23 @@ def test_the_readmes_table_holds_the_figures_of_the_results():
     expected["polyps found (IoU of at least 0.5)"] = f"{lesions['found']} of {lesions['true']}"
     expected["marked regions that match none"] = f"{lesions['false']} of {lesions['predicted']}"
     assert rows == expected
+
+    alone, with_peak = results["evaluation"]["operating_points"]
+    assert f"peak threshold {with_peak['peaks'][0]:.3f} |" in table
+    found, alarms = (
+        [text(point) for point in (alone, with_peak)]
+        for text in (
+            lambda point: f"{point['found']} of {point['polyps']}",
+            lambda point: f"{point['alarms']} of {point['negatives']}: {with_interval(point['alarm_share'])}",
+        )
+    )
+    auc = with_interval(results["evaluation"]["negatives"]["presence_auc"])
+    assert re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]*)\|$", table, flags=re.MULTILINE) == [
+        ("---", "---", "--- "),
+        ("polyps found (any overlap)", found[0], f"{found[1]} "),
+        ("windows without polyp that get an alarm", alarms[0], f"{alarms[1]} "),
+        ("area under the ROC curve of presence", auc, ""),
+    ]
     assert results["data"]["rows"]["validation"] == 100
     assert results["evaluation"]["native_size"] == "384x288"
 
