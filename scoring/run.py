@@ -159,27 +159,14 @@ def score_split(
         tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), processes)
         protocol = replace(protocol, threshold=best_threshold(tuned))
 
-    choice = None
-    if tuning.peak_on is not None:
-        choice, beside = tune_peak(source, splits, split, protocol, processes, negatives, tuning)
-    if choice is None or tuning.peak_on != split:
-        beside = score_negatives(source, rows, split, protocol, processes, negatives)
-    if choice is None:
-        images = score_samples(source, rows, protocol, processes, peak_threshold_of(source, protocol))
-    else:
-        images = score_with_choice(source, rows, protocol, processes, choice)
+    choice, beside, images = score_source(source, splits, split, protocol, processes, negatives, tuning)
     chosen_on = source.peak_chosen_on
     is_of_split = chosen_on is not None and chosen_on == fingerprint_of(rows)
-
     if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
-        if choice is None:
-            others = score_samples(other, rows, protocol, processes, peak_threshold_of(other, protocol))
-        else:  # it gets its own, chosen in the same way; no alarms are counted
-            alone = replace(protocol, negative_windows=None)
-            others_choice, _ = tune_peak(other, splits, split, alone, processes, None, tuning)
-            others = score_with_choice(other, rows, protocol, processes, others_choice)
+        alone = replace(protocol, negative_windows=None)  # no alarms are compared
+        _, _, others = score_source(other, splits, split, alone, processes, None, tuning)
         with value_errors_explained():
             comparison = {"with": other.name, "metrics": compare(images, others, **protocol.resampling)}
     return ScoredSplit(
@@ -193,6 +180,31 @@ def score_split(
         presence_calibration=source.presence_calibration,
         comparison=comparison,
     )
+
+
+def score_source(
+    source: Source,
+    splits: Mapping[str, Dataset],
+    split: str,
+    protocol: Protocol,
+    processes: Processes,
+    negatives: Negatives | None,
+    tuning: Tuning,
+) -> tuple[PeakChoice | None, ScoredNegatives, list[ImageScores]]:
+    """Score a split with the source's peak threshold, or one that is chosen first; arguments as for `score_split`.
+
+    Returns:
+        The choice, if any, the images without polyp, and the scores of each image of the split.
+    """
+    rows = splits[split]
+    if tuning.peak_on is None:
+        peak = peak_threshold_of(source, protocol)
+        beside = score_negatives(source, rows, split, protocol, processes, negatives)
+        return None, beside, score_samples(source, rows, protocol, processes, peak)
+    choice, beside = tune_peak(source, splits, split, protocol, processes, negatives, tuning)
+    if tuning.peak_on != split:
+        beside = score_negatives(source, rows, split, protocol, processes, negatives)
+    return choice, beside, score_with_choice(source, rows, protocol, processes, choice)
 
 
 def fingerprint_of(rows: Dataset) -> str:

@@ -67,16 +67,14 @@ def test_there_is_nothing_to_choose_by_without_found_polyps():
             highest_peak(frames, 0.98, 0.5, "the validation split")
 
 
+def choose(images: ScoredImages, **changes) -> PeakChoice:
+    """`choose_peak` on the validation split, keeping every polyp that is found, unless the changes say otherwise."""
+    how = {"split": "validation", "fingerprint": "sha256:ab", "sensitivity": 1, "threshold": 0.5, "cross_fit": False}
+    return choose_peak(images, **{**how, **ONCE, **changes})
+
+
 def test_a_peak_is_chosen_with_its_operating_points():
-    choice = choose_peak(
-        ScoredImages.of(SPLIT, NEGATIVES),
-        split="validation",
-        fingerprint="sha256:ab",
-        sensitivity=0.6,
-        threshold=0.5,
-        cross_fit=False,
-        **ONCE,
-    )
+    choice = choose(ScoredImages.of(SPLIT, NEGATIVES), sensitivity=0.6)
     assert (choice.value, choice.halves, choice.is_cross_fitted) == (0.9375, None, False)
     assert choice.peaks.tolist() == [0.9375] * 8
     assert [(point["peaks"], point["found"], point["alarms"]) for point in choice.points] == [
@@ -85,15 +83,7 @@ def test_a_peak_is_chosen_with_its_operating_points():
     ]
     # With polyp 0.75, 0.9375 and 0.25; without 0.6875, 0.8125, 0.25 and 0.5.
     assert choice.presence_calibration == fit_presence([0.75, 0.9375, 0.25], [0.6875, 0.8125, 0.25, 0.5])
-    without = choose_peak(
-        ScoredImages.of(SPLIT),
-        split="validation",
-        fingerprint="sha256:ab",
-        sensitivity=1,
-        threshold=0.5,
-        cross_fit=False,
-        **ONCE,
-    )
+    without = choose(ScoredImages.of(SPLIT))
     assert without.presence_calibration is None
 
 
@@ -101,18 +91,7 @@ def test_each_half_gets_the_peak_that_was_chosen_on_the_other():
     frames = [frame((600 + 5 * i) / 1000) for i in range(40)]
     windows = [image()] * 80
     of_frames = [index % 40 for index in range(80)]
-    choice = choose_peak(
-        ScoredImages.of(frames, windows, of_frames),
-        **{
-            "split": "validation",
-            "fingerprint": "",
-            "sensitivity": 1.0,
-            "threshold": 0.5,
-            "cross_fit": True,
-            "resamples": 50,
-            "seed": 3,
-        },
-    )
+    choice = choose(ScoredImages.of(frames, windows, of_frames), cross_fit=True, seed=3)
     is_second = cut_in_halves(40, seed=3)
     assert is_second.sum() == 20
     lowest = [min(one.polyp_peaks[0] for one, in_it in zip(frames, half, strict=True) if in_it) for half in
@@ -135,15 +114,7 @@ def test_halves_depend_on_the_seed_alone():
 
 def test_frames_of_another_data_set_are_cut_too():
     frames, others = [frame((600 + 5 * i) / 1000) for i in range(10)], [image()] * 6
-    choice = choose_peak(
-        ScoredImages.of(frames, others),
-        split="v",
-        fingerprint="",
-        sensitivity=1,
-        threshold=0.5,
-        cross_fit=True,
-        **ONCE,
-    )
+    choice = choose(ScoredImages.of(frames, others), cross_fit=True)
     assert sorted(choice.peaks[10:].tolist()) == sorted([choice.halves[0]] * 3 + [choice.halves[1]] * 3)
 
 
