@@ -100,7 +100,7 @@ def refuse_shared_frames(negatives: Dataset, rows: Iterable[Mapping[str, Any]], 
     ]
     if shared:
         raise DatasetError(
-            f"{len(shared)} negatives are frames of the {split} split, which has masks of them: {some(shared)}. "
+            f"Among the negatives are frames of the {split} split, which has masks of them: {some(shared)}. "
             "Negatives are other frames, without polyp. For parts of these frames without polyp there are windows "
             "(--negative_window_share in training, --negative_windows in evaluation)."
         )
