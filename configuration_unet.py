@@ -4,12 +4,23 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from .encoder_unet import STRIDE, check_encoder
 from .losses_unet import LOSSES
 
 NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
+# What describes the U-Net's own encoder, and must be left at its default beside an encoder from classification.
+FIELDS_OF_OWN_ENCODER = {
+    "base_channels": 64,
+    "depth": 4,
+    "channels": None,
+    "block": "plain",
+    "encoder_blocks": None,
+    "stem_stride": 1,
+}
+DECODER_CHANNELS = [32, 48, 64, 128]  # default beside an encoder from classification
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -46,6 +57,10 @@ class UNetConfig(PretrainedConfig):
         decoder_channels: Channels of the `depth` decoder stages, highest resolution first. None: those of the
             encoder's levels.
         decoder_convs: 3x3 convolutions of each decoder stage; nnU-Net ResEnc has 1.
+        encoder: An encoder from image classification in place of the U-Net's own: "efficientnet_lite0", "..._lite1" or
+            "..._lite2", or a name of timm's such as "resnet34", which needs timm. It gives feature maps of 1/2 to 1/32
+            of the image's sides; four decoder stages lead back to 1/2, and the logits are interpolated to the input's
+            size. None: the U-Net's own.
         loss: Training loss, a name in `losses_unet.LOSSES`, such as "bce_dice" or "structure", which gives
             more weight to outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392).
         id2label: Names of labels 0 and 1; `label2id` is derived from it.
@@ -72,6 +87,7 @@ class UNetConfig(PretrainedConfig):
         stem_stride: int = 1,
         decoder_channels: list[int] | None = None,
         decoder_convs: int = 2,
+        encoder: str | None = None,
         loss: str = "bce_dice",
         id2label: dict[int, str] | None = None,
         **kwargs,
@@ -89,6 +105,7 @@ class UNetConfig(PretrainedConfig):
         self.stem_stride = stem_stride
         self.decoder_channels = decoder_channels
         self.decoder_convs = decoder_convs
+        self.encoder = encoder
         self.loss = loss
 
         # Loading from the Hub prefixes the entries with the repo's id, and saving adds to the dict. Every instance
@@ -133,7 +150,7 @@ class UNetConfig(PretrainedConfig):
     @property
     def size_multiple(self) -> int:
         """Images whose height and width are multiples of this need no padding."""
-        return self.stem_stride * 2**self.depth
+        return STRIDE if self.encoder else self.stem_stride * 2**self.depth
 
     @property
     def minimum_size(self) -> int:
@@ -153,6 +170,7 @@ class UNetConfig(PretrainedConfig):
         """
         self._check_counts()
         self._check_choices()
+        self._check_encoder()
         self._check_blocks()
         self._check_groups()
         if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout < 1.0:
@@ -192,6 +210,19 @@ class UNetConfig(PretrainedConfig):
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if isinstance(self.stem_stride, bool) or self.stem_stride not in STEM_STRIDES:
             raise ValueError(f"`stem_stride` must be 1 or 2, got {self.stem_stride!r}.")
+
+    def _check_encoder(self) -> None:
+        if self.encoder is None:
+            return
+        check_encoder(self.encoder)
+        without_effect = [name for name, default in FIELDS_OF_OWN_ENCODER.items() if getattr(self, name) != default]
+        if without_effect:
+            raise ValueError(
+                f"`encoder` is {self.encoder!r}, beside which {', '.join(without_effect)} would have no effect: leave "
+                "them out, or leave out the encoder."
+            )
+        if self.num_channels != 3:
+            raise ValueError(f"`encoder` {self.encoder!r} takes images of 3 channels, got {self.num_channels}.")
 
     def _check_blocks(self) -> None:
         if self.block == "residual" and self.norm == "none":

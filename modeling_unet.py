@@ -18,7 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
-from .configuration_unet import UNetConfig
+from .configuration_unet import DECODER_CHANNELS, UNetConfig
+from .encoder_unet import make_encoder
 from .losses_unet import LOSSES
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ class EncoderStage(GradientCheckpointingLayer):
 
 
 class DecoderStage(GradientCheckpointingLayer):
-    """One level of the expanding path: (B, in, H/2, W/2) and its skip (B, skip, H, W) -> (B, out, H, W)."""
+    """One level of the expanding path: (B, in, H/2, W/2) and its skip (B, skip, H, W) -> (B, out, H, W).
+
+    With 0 skip channels there is no skip.
+    """
 
     def __init__(self, config: UNetConfig, in_channels: int, skip_channels: int, out_channels: int):
         super().__init__()
@@ -122,8 +126,9 @@ class DecoderStage(GradientCheckpointingLayer):
         in_widths = [skip_channels + out_channels] + [out_channels] * (config.decoder_convs - 1)
         self.convs = nn.Sequential(*(ConvNormAct(config, width, out_channels) for width in in_widths))
 
-    def forward(self, hidden_state: Tensor, skip: Tensor) -> Tensor:
-        return self.convs(torch.cat((skip, self.upsample(hidden_state)), dim=1))
+    def forward(self, hidden_state: Tensor, skip: Tensor | None) -> Tensor:
+        upsampled = self.upsample(hidden_state)
+        return self.convs(upsampled if skip is None else torch.cat((skip, upsampled), dim=1))
 
 
 class UNetPreTrainedModel(PreTrainedModel):
@@ -160,7 +165,7 @@ class UNetPreTrainedModel(PreTrainedModel):
         # none. The images need none, so only the classifier would be trained.
         if enable:
             gradient_checkpointing_func = partial(gradient_checkpointing_func, use_reentrant=False)
-            if self.config.norm == "batch":
+            if any(isinstance(module, nn.BatchNorm2d) for module in self.modules()):
                 gradient_checkpointing_func = partial(
                     gradient_checkpointing_func, context_fn=self._checkpoint_contexts
                 )
@@ -193,10 +198,32 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
     def __init__(self, config: UNetConfig):
         super().__init__(config)
         config.check()
+        if config.encoder is None:
+            widths = self._add_own_encoder(config)
+            decoder_widths, self.enlargement = config.decoder_channels or widths[:-1], config.stem_stride
+        else:
+            self.backbone = make_encoder(config.encoder)
+            widths = self.backbone.channels
+            decoder_widths, self.enlargement = config.decoder_channels or DECODER_CHANNELS, 2
+        self.dropout = nn.Dropout(config.dropout)
+
+        *skip_widths, channels = widths
+        self.decoder = nn.ModuleList()
+        for skip_width, width in zip(reversed(skip_widths), reversed(decoder_widths), strict=True):
+            self.decoder.append(DecoderStage(config, channels, skip_width, width))
+            channels = width
+
+        self.classifier = nn.Conv2d(channels, 1, kernel_size=1)
+        self.enlarge: nn.Module = nn.Identity()
+        if self.enlargement > 1:
+            self.enlarge = nn.Upsample(scale_factor=self.enlargement, mode="bilinear", align_corners=False)
+        self.post_init()
+
+    def _add_own_encoder(self, config: UNetConfig) -> list[int]:
+        """Add the contracting path of the paper; returns the channels of its levels, the full resolution first."""
         is_residual = config.block == "residual"
         *widths, bottleneck_width = config.level_channels
         *blocks, bottleneck_blocks = config.encoder_blocks or [1] * (config.depth + 1)
-        decoder_widths = config.decoder_channels or widths
         channels = config.num_channels
 
         self.stem: nn.Module = nn.Identity()
@@ -214,19 +241,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
         stride = 2 if is_residual else 1
         self.bottleneck = EncoderStage(config, channels, bottleneck_width, bottleneck_blocks, stride)
-        self.dropout = nn.Dropout(config.dropout)
-        channels = bottleneck_width
-
-        self.decoder = nn.ModuleList()
-        for level in reversed(range(config.depth)):
-            self.decoder.append(DecoderStage(config, channels, widths[level], decoder_widths[level]))
-            channels = decoder_widths[level]
-
-        self.classifier = nn.Conv2d(channels, 1, kernel_size=1)
-        self.enlarge: nn.Module = nn.Identity()
-        if config.stem_stride > 1:
-            self.enlarge = nn.Upsample(scale_factor=config.stem_stride, mode="bilinear", align_corners=False)
-        self.post_init()
+        return config.level_channels
 
     @can_return_tuple
     def forward(
@@ -260,15 +275,9 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         self._check_pixel_values(pixel_values)
         height, width = pixel_values.shape[-2:]
 
-        hidden_state = self.stem(self._pad(pixel_values))
-        skips = []
-        for stage in self.encoder:
-            hidden_state = stage(hidden_state)
-            skips.append(hidden_state)
-            hidden_state = self.pool(hidden_state)
-
-        hidden_state = self.dropout(self.bottleneck(hidden_state))
-        hidden_states = [*skips, hidden_state]
+        *skips, hidden_state = self._encode(self._pad(pixel_values))
+        hidden_state = self.dropout(hidden_state)
+        hidden_states = [*(skip for skip in skips if skip is not None), hidden_state]
 
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             hidden_state = stage(hidden_state, skip)
@@ -284,6 +293,17 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             loss=loss, logits=logits, hidden_states=tuple(hidden_states) if output_hidden_states else None
         )
 
+    def _encode(self, pixel_values: Tensor) -> list[Tensor | None]:
+        """The outputs of the encoder's levels, from the highest resolution to the lowest."""
+        if self.config.encoder is not None:
+            return self.backbone(pixel_values)
+        hidden_state = self.stem(pixel_values)
+        features: list[Tensor | None] = []
+        for stage in self.encoder:
+            features.append(stage(hidden_state))
+            hidden_state = self.pool(features[-1])
+        return [*features, self.bottleneck(hidden_state)]
+
     def _check_pixel_values(self, pixel_values: Tensor) -> None:
         channels, smallest = self.config.num_channels, self.config.minimum_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
@@ -294,9 +314,8 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height < smallest or width < smallest:
             raise ValueError(
-                f"`pixel_values` of {height}x{width} pixels are too small: depth={self.config.depth} with "
-                f"norm={self.config.norm!r} needs at least {smallest}x{smallest}. Resize the images or lower "
-                "the depth."
+                f"`pixel_values` of {height}x{width} pixels are too small: the network needs at least "
+                f"{smallest}x{smallest}. Resize the images, or lower the depth of the U-Net's own encoder."
             )
 
     def _pad(self, pixel_values: Tensor) -> Tensor:

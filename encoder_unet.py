@@ -1,0 +1,250 @@
+"""Encoders from image classification, which the U-Net can have in place of its own: EfficientNet-Lite, and timm's.
+
+An encoder gives feature maps of falling size, each half as high and wide as the one before. Shapes are written
+(B, C, H, W): batch, channels, height, width.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+try:
+    import timm
+except ImportError:  # needed by checkpoints with one of its encoders alone
+    timm = None
+
+# Kernel, stride, expansion, channels and blocks of each stage (Tan and Le, 2019, https://arxiv.org/abs/1905.11946,
+# table 1); a feature map is taken after the last stage of each size.
+LITE_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+LITE_STEM_CHANNELS = 32
+# Factors of channels and of blocks (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
+LITE_SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+STRIDE = 32  # of the last feature map
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow does: of an odd number of pixels, the larger part goes to the right and below.
+
+    (B, in, H, W) -> (B, out, H / stride, W / stride), where height and width are multiples of the stride.
+    """
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        padding = self.kernel_size[0] - self.stride[0]
+        before, after = padding // 2, padding - padding // 2
+        return super().forward(F.pad(hidden_state, (before, after, before, after)))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (Sandler et al., 2018, https://arxiv.org/abs/1801.04381, figure 4d).
+
+    A 1x1 convolution to more channels, one for each channel alone, and a 1x1 convolution to fewer; beside a shortcut
+    where size and channels stay. (B, in, H, W) -> (B, out, H / stride, W / stride). Names are those of timm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        channels = in_channels * expansion
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.conv_pw = nn.Conv2d(in_channels, channels, kernel_size=1, bias=False)
+        self.bn1 = batch_norm(channels)
+        self.conv_dw = depthwise(channels, kernel, stride)
+        self.bn2 = batch_norm(channels)
+        self.conv_pwl = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.bn3 = batch_norm(out_channels)
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        expanded = F.relu6(self.bn1(self.conv_pw(hidden_state)))
+        filtered = F.relu6(self.bn2(self.conv_dw(expanded)))
+        result = self.bn3(self.conv_pwl(filtered))
+        return result + hidden_state if self.has_shortcut else result
+
+
+class SeparableConv(nn.Module):
+    """An inverted residual block without expansion: (B, in, H, W) -> (B, out, H / stride, W / stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
+        super().__init__()
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.conv_dw = depthwise(in_channels, kernel, stride)
+        self.bn1 = batch_norm(in_channels)
+        self.conv_pw = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.bn2 = batch_norm(out_channels)
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        filtered = F.relu6(self.bn1(self.conv_dw(hidden_state)))
+        result = self.bn2(self.conv_pw(filtered))
+        return result + hidden_state if self.has_shortcut else result
+
+
+class EncoderBlocks(GradientCheckpointingLayer, nn.Sequential):
+    """The blocks of one stage."""
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite: EfficientNet with ReLU6 and without squeeze-and-excitation, for small devices.
+
+    Its weights have the names of those of timm's `tf_efficientnet_lite0` and so on, without the classifier.
+
+    Args:
+        name: A name in `LITE_SCALES`.
+
+    Attributes:
+        channels: Of the feature maps, which have strides 2, 4, 8, 16 and 32.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        width, depth = LITE_SCALES[name]
+        self.conv_stem = SameConv2d(3, LITE_STEM_CHANNELS, kernel_size=3, stride=2, bias=False)
+        self.bn1 = batch_norm(LITE_STEM_CHANNELS)
+        self.blocks = nn.ModuleList()
+        self.channels: list[int] = []
+        channels = LITE_STEM_CHANNELS
+        for number, (kernel, stride, expansion, base_channels, base_blocks) in enumerate(LITE_STAGES):
+            # The first and the last stage keep their one block.
+            is_scaled = 0 < number < len(LITE_STAGES) - 1
+            count = math.ceil(depth * base_blocks) if is_scaled else base_blocks
+            out_channels = scaled_channels(base_channels, width)
+            blocks: list[nn.Module] = []
+            for block in range(count):
+                shape = (channels, out_channels, kernel, stride if block == 0 else 1)
+                blocks.append(SeparableConv(*shape) if expansion == 1 else InvertedResidual(*shape, expansion))
+                channels = out_channels
+            self.blocks.append(EncoderBlocks(*blocks))
+            if self._ends_a_size(number):
+                self.channels.append(channels)
+
+    @staticmethod
+    def _ends_a_size(number: int) -> bool:
+        """Whether the stage is the last of its size."""
+        return number + 1 == len(LITE_STAGES) or LITE_STAGES[number + 1][1] == 2
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W), H and W multiples of 32 -> five maps (B, C, H / 2, W / 2) to (B, C, H / 32, W / 32)."""
+        hidden_state = F.relu6(self.bn1(self.conv_stem(pixel_values)))
+        features = []
+        for number, stage in enumerate(self.blocks):
+            hidden_state = stage(hidden_state)
+            if self._ends_a_size(number):
+                features.append(hidden_state)
+        return features
+
+
+def depthwise(channels: int, kernel: int, stride: int) -> SameConv2d:
+    """A convolution of each channel alone."""
+    return SameConv2d(channels, channels, kernel_size=kernel, stride=stride, groups=channels, bias=False)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm with the epsilon that the published weights were trained with."""
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+def scaled_channels(channels: int, factor: float) -> int:
+    """Channels times a factor, as the nearest multiple of 8 that is not below 90 % of it."""
+    wanted = channels * factor
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
+class TimmEncoder(nn.Module):
+    """An encoder of timm with feature maps, without its classifier; the weights are those that timm starts from.
+
+    Args:
+        name: As `timm.list_models()` has it.
+
+    Attributes:
+        channels: Of the feature maps, which have strides 2, 4, 8, 16 and 32. The first is 0 where an encoder begins
+            with stride 4, as ConvNeXt does, and so has no map of stride 2.
+
+    Raises:
+        ImportError: If timm is not installed.
+        ValueError: If timm has no such encoder, or it has no such feature maps.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        check_encoder(name)
+        try:
+            # Not on the meta device, on which transformers builds networks: some encoders compute in `__init__`.
+            with torch.device("cpu"):
+                self.features = timm.create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
+            raise ValueError(f"`encoder`: timm gives no feature maps of {name!r} ({error}).") from error
+        strides, channels = self.features.feature_info.reduction(), self.features.feature_info.channels()
+        self.starts_at_four = strides[0] == 4
+        expected = [4, 8, 16, 32] if self.starts_at_four else [2, 4, 8, 16, 32]
+        self.channels = [0] * (5 - len(expected)) + list(channels)[-len(expected) :]
+        if strides[-len(expected) :] != expected or not self._gives_maps_of(expected):
+            raise ValueError(
+                f"`encoder`: {name!r} has no feature maps of a half, a quarter and so on to a 32nd of an image's sides, "
+                f"channels first, for images of any size; its strides are {strides}. Choose another encoder, such as "
+                "resnet34."
+            )
+
+    @torch.no_grad()
+    def _gives_maps_of(self, strides: Sequence[int]) -> bool:
+        """Whether the maps of an image have the sizes and channels that they should have."""
+        was_training = self.training
+        try:
+            with torch.device("cpu"):
+                features = self.eval()(torch.zeros(1, 3, 96, 64))
+        except Exception:  # each encoder has errors of its own for sizes that it does not take
+            return False
+        finally:
+            self.train(was_training)
+        shapes = [tuple(feature.shape[1:]) for feature in features if feature is not None]
+        channels = [width for width in self.channels if width]
+        return shapes == [
+            (width, 96 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)
+        ]
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor | None]:
+        """Images (B, 3, H, W), H and W multiples of 32 -> five maps; None in place of one that there is not."""
+        if self.starts_at_four:
+            return [None, *self.features(pixel_values)]
+        return list(self.features(pixel_values))[-5:]
+
+
+def make_encoder(name: str) -> EfficientNetLite | TimmEncoder:
+    """The encoder of that name, with random weights.
+
+    Raises:
+        ImportError, ValueError: As `TimmEncoder`.
+    """
+    return EfficientNetLite(name) if name in LITE_SCALES else TimmEncoder(name)
+
+
+def check_encoder(name: str) -> None:
+    """Check that there is an encoder of that name.
+
+    Raises:
+        ImportError: If it would be one of timm's, and timm is not installed.
+        ValueError: If timm has none of that name.
+    """
+    if name in LITE_SCALES:
+        return
+    if timm is None:
+        raise ImportError(
+            f"`encoder`: {name!r} is none of {', '.join(LITE_SCALES)}, which need no further package. All others are "
+            "timm's: `pip install timm`."
+        )
+    known = timm.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, [*LITE_SCALES, *known], n=3)
+        raise ValueError(
+            f"`encoder`: there is no {name!r}" + (f"; near it are {', '.join(near)}." if near else " in timm.")
+        )
