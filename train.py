@@ -57,7 +57,7 @@ def train(
 
     # Network and data.
     set_seed(training_arguments.seed)
-    model, processor = build_model(model_arguments)
+    model, processor = build_model(model_arguments, resuming=checkpoint is not None)
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
             data_arguments.dataset_name,

@@ -16,20 +16,23 @@ from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import load_checkpoint
 from ..modeling_unet import UNetForSemanticSegmentation
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
+from .encoder_weights import IMAGENET, NONE, load_encoder_weights, normalisation_of
 
 
-def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+def build_model(
+    arguments: ModelArguments, resuming: bool = False
+) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
     """A new network of the given architecture, or a checkpoint to fine-tune, with its image processor.
 
+    Args:
+        arguments: What it is.
+        resuming: The weights come from a checkpoint of the run, so that those of an encoder need not be loaded.
+
     Raises:
-        UserError: If the architecture cannot work or the checkpoint cannot be loaded.
+        UserError: If the architecture cannot work, or a checkpoint or an encoder's weights cannot be loaded.
     """
     if arguments.model_name_or_path is None:
-        try:
-            config = UNetConfig(**arguments.config_fields)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        model, processor = UNetForSemanticSegmentation(config), UNetImageProcessor()
+        model, processor = _build_new(arguments, resuming)
     else:
         model, processor = _load_to_fine_tune(arguments.model_name_or_path, arguments)
     if arguments.image_size is not None:
@@ -43,7 +46,27 @@ def build_model(arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation,
     return model, processor
 
 
+def _build_new(
+    arguments: ModelArguments, resuming: bool
+) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    encoder, weights = arguments.config_fields.get("encoder"), arguments.encoder_weights
+    if encoder is None and weights is not None:
+        raise UserError(f"--encoder_weights {weights} needs an --encoder that they are of.")
+    try:
+        model = UNetForSemanticSegmentation(UNetConfig(**arguments.config_fields))
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
+    if encoder is None or weights == NONE:
+        return model, UNetImageProcessor()
+    if not resuming:
+        load_encoder_weights(encoder, model.backbone, weights or IMAGENET)
+    mean, deviation = normalisation_of(encoder)
+    return model, UNetImageProcessor(do_normalize=True, image_mean=mean, image_std=deviation)
+
+
 def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+    if arguments.encoder_weights is not None:
+        raise UserError(f"The checkpoint {name} brings all its weights: remove --encoder_weights.")
     # The loss is no part of the architecture: fine-tuning may change it.
     architecture = [field for field in arguments.config_fields if field != "loss"]
     if architecture:

@@ -24,6 +24,7 @@ from .resume import RUN_FILE
 
 if TYPE_CHECKING:
     from ..reporting.results import Results
+    from .arguments import UNetTrainingArguments
 
 # What a push uploads. Training arguments, logs and checkpoints are not pushed: they hold paths and host names.
 PUSHED_FILES = (
@@ -31,6 +32,7 @@ PUSHED_FILES = (
     "preprocessor_config.json",
     "model*.safetensors*",
     "configuration_unet.py",
+    "encoder_unet.py",
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",
@@ -74,6 +76,26 @@ class UNetTrainer(Trainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Only weights of convolutions decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """The optimiser of `Trainer`, with a learning rate of its own for an encoder from classification."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        scale = cast("UNetTrainingArguments", self.args).encoder_learning_rate_scale
+        if scale == 1:
+            return optimizer
+        of_encoder = {
+            id(parameter)
+            for name, parameter in cast("torch.nn.Module", self.model).named_parameters()
+            if name.startswith("backbone.")
+        }
+        for group in list(optimizer.param_groups):
+            parts = ([], [])
+            for parameter in group["params"]:
+                parts[id(parameter) in of_encoder].append(parameter)
+            group["params"] = parts[False]
+            settings = {name: value for name, value in group.items() if name != "params"}
+            optimizer.add_param_group({**settings, "params": parts[True], "lr": group["lr"] * scale})
+        return optimizer
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
         """One step, on a batch that is on the device already."""
