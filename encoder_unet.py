@@ -208,9 +208,7 @@ class TimmEncoder(nn.Module):
             self.train(was_training)
         shapes = [tuple(feature.shape[1:]) for feature in features if feature is not None]
         channels = [width for width in self.channels if width]
-        return shapes == [
-            (width, 96 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)
-        ]
+        return shapes == [(width, 96 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)]
 
     def forward(self, pixel_values: Tensor) -> list[Tensor | None]:
         """Images (B, 3, H, W), H and W multiples of 32 -> five maps; None in place of one that there is not."""

@@ -46,9 +46,7 @@ def build_model(
     return model, processor
 
 
-def _build_new(
-    arguments: ModelArguments, resuming: bool
-) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
+def _build_new(arguments: ModelArguments, resuming: bool) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
     encoder, weights = arguments.config_fields.get("encoder"), arguments.encoder_weights
     if encoder is None and weights is not None:
         raise UserError(f"--encoder_weights {weights} needs an --encoder that they are of.")

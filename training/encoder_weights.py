@@ -63,9 +63,7 @@ def _imagenet_weights(timm_name: str) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _lite_weights(
-    name: str, encoder: EfficientNetLite, state: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
+def _lite_weights(name: str, encoder: EfficientNetLite, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     expected = encoder.state_dict()
     if not expected.keys() & state.keys():
         # Another program's names. Its tensors come in the order of the layers, as those here do.
