@@ -36,7 +36,7 @@ STRIDE = 32  # of the last feature map
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: of an odd number of pixels, the larger part goes to the right and below.
+    """A convolution padded as TensorFlow does: of an odd number of pixels, one more goes to the right and below.
 
     (B, in, H, W) -> (B, out, H / stride, W / stride), where height and width are multiples of the stride.
     """
@@ -190,8 +190,8 @@ class TimmEncoder(nn.Module):
         self.channels = [0] * (5 - len(expected)) + list(channels)[-len(expected) :]
         if strides[-len(expected) :] != expected or not self._gives_maps_of(expected):
             raise ValueError(
-                f"`encoder`: {name!r} has no feature maps of a half, a quarter and so on to a 32nd of an image's sides, "
-                f"channels first, for images of any size; its strides are {strides}. Choose another encoder, such as "
+                f"`encoder`: {name!r} has no feature maps of a half, a quarter and so on to a 32nd of an image's "
+                f"sides, channels first, for images of any size; its strides are {strides}. Choose another encoder, such as "
                 "resnet34."
             )
 

@@ -49,7 +49,7 @@ def test_efficientnet_lite_equals_timms(name: str):
 
 
 def test_channels_are_rounded_to_eights_as_the_paper_does():
-    # 40 * 1.1 = 44 -> 48 (44 + 4 is 48); 112 * 1.1 = 123.2 -> 120; 20 * 0.9 = 18 -> 16, which is below 90 % of 18 -> no
+    # As 40 * 1.1 = 44, half-way from 40 to 48, and 112 * 1.1 = 123.2, nearest to 120.
     assert [scaled_channels(channels, 1.1) for channels in (16, 24, 40, 80, 112, 192, 320)] == [
         *(16, 24, 48, 88, 120, 208, 352)
     ]
@@ -66,7 +66,7 @@ def test_logits_have_the_images_size_whatever_it_is(encoder: str):
     # Maps of 1/2 to 1/32 where there are some, and the decoder's four of 1/16 to 1/2, of the padded 64x96.
     skips = 4 if encoder == "convnext_atto" else 5
     sizes = [state.shape[-2] for state in outputs.hidden_states]
-    assert sizes == [32, 16, 8, 4, 2][5 - skips :] + [4, 8, 16, 32]
+    assert sizes == [*[32, 16, 8, 4, 2][5 - skips :], 4, 8, 16, 32]
     with pytest.raises(ValueError, match="at least 32x32"):
         model(torch.rand(1, 3, 31, 64))
 
@@ -84,7 +84,7 @@ def test_saved_and_loaded_with_nothing_else(encoder: str, tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)  # no weights may be downloaded
     loaded = UNetForSemanticSegmentation.from_pretrained(tmp_path).eval()
     images = torch.rand(1, 3, 64, 64)
-    assert torch.equal(loaded(images).logits, model(images).logits)
+    torch.testing.assert_close(loaded(images).logits, model(images).logits, rtol=1e-5, atol=1e-5)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == dict(model.state_dict()).keys()
     # Weights that a checkpoint lacks are initialised, not left as memory was.
@@ -117,7 +117,7 @@ def test_training_reaches_every_parameter_with_and_without_checkpointing(encoder
 def test_exported_with_dynamic_shapes_and_in_channels_last_equal_eager(encoder: str):
     model = unet(encoder)
     batch, height, width = (torch.export.Dim(name, min=low, max=8) for name, low in (("b", 1), ("h", 1), ("w", 1)))
-    shapes = {"pixel_values": {0: batch, 2: 32 * height, 3: 32 * width}, "labels": None, "output_hidden_states": None}
+    shapes = {"pixel_values": {0: batch, 2: 32 * height, 3: 32 * width}}
     program = torch.export.export(model, (torch.rand(2, 3, 64, 96),), {}, dynamic_shapes=shapes)
     images = torch.rand(3, 3, 96, 64)
     expected = model(images).logits
@@ -150,7 +150,7 @@ def test_an_encoder_without_usable_feature_maps_is_refused(encoder: str):
 def test_without_timm_only_its_own_encoders_are_missing(monkeypatch):
     monkeypatch.setattr(encoder_unet, "timm", None)
     assert UNetConfig(encoder="efficientnet_lite2").encoder == "efficientnet_lite2"
-    with pytest.raises(ImportError, match="'resnet18' is none of efficientnet_lite0.*pip install timm"):
+    with pytest.raises(ImportError, match=r"'resnet18' is none of efficientnet_lite0.*pip install timm"):
         UNetConfig(encoder="resnet18")
 
 

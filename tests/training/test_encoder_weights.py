@@ -75,7 +75,7 @@ def test_weights_of_another_encoder_are_refused_with_what_does_not_fit(lite0_fil
         (
             "efficientnet_lite0",
             str(tmp_path / "wrong.safetensors"),
-            r"conv_stem\.weight is \[32, 3, 5, 5\] in place of",
+            r"conv_stem\.weight is \[32, 3, 5, 5\] in",
         ),
         ("efficientnet_lite0", str(tmp_path / "truncated.safetensors"), "is missing"),
         # The layers of the smaller network are all there, beside others.
