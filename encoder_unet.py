@@ -191,8 +191,8 @@ class TimmEncoder(nn.Module):
         if strides[-len(expected) :] != expected or not self._gives_maps_of(expected):
             raise ValueError(
                 f"`encoder`: {name!r} has no feature maps of a half, a quarter and so on to a 32nd of an image's "
-                f"sides, channels first, for images of any size; its strides are {strides}. Choose another encoder, such as "
-                "resnet34."
+                f"sides, channels first, for images of any size; its strides are {strides}. Choose another encoder, "
+                "such as resnet34."
             )
 
     @torch.no_grad()
