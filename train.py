@@ -80,7 +80,7 @@ def train(
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
-    results = describe_run(model, splits, processor, data_arguments, training_arguments)
+    results = describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
     seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.

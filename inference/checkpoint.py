@@ -8,7 +8,7 @@ import safetensors
 import torch
 
 from ..common.errors import UserError
-from ..configuration_unet import UNetConfig
+from ..configuration_unet import DECODER_CHANNELS, FIELDS_OF_OWN_ENCODER, UNetConfig
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .onnx_session import OnnxSession
@@ -28,7 +28,7 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
         model, loading = UNetForSemanticSegmentation.from_pretrained(
             name, revision=revision, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
         raise UserError(
             f"The checkpoint {name} cannot be loaded: {str(error).rstrip('.')}. Expected a folder of train.py, "
             "with config.json and model.safetensors, or the id of such a repo on the Hub."
@@ -70,14 +70,20 @@ def describe_model(
 
     Fields of the configuration that do not describe this architecture are left out.
     """
-    unused = {"id2label", "kwargs", "base_channels"} | ({"num_groups"} if model.config.norm != "group" else set())
+    config = model.config
+    unused = {"id2label", "kwargs", "base_channels"} | ({"num_groups"} if config.norm != "group" else set())
+    if config.encoder is None:
+        architecture = {"channels": config.level_channels}
+    else:
+        architecture = {"decoder_channels": config.decoder_channels or DECODER_CHANNELS}
+        unused |= FIELDS_OF_OWN_ENCODER.keys()
     fields = [field for field in inspect.signature(UNetConfig).parameters if field not in unused]
     return {
         "name": name,
         "repository": repository,
         "parameters": model.num_parameters(),
         "image_size": [processor.size["height"], processor.size["width"]],
-        **{field: getattr(model.config, field) for field in fields},
-        "channels": model.config.level_channels,
+        **{field: getattr(config, field) for field in fields},
+        **architecture,
         **({"format": "onnx", "precision": model.precision} if isinstance(model, OnnxSession) else {}),
     }

@@ -198,9 +198,14 @@ def _training_environment(results: Results) -> Environment | None:
 def _model_facts(results: Results) -> str:
     model: Mapping[str, Any] = results["model"]
     described = ["name", "repository", "parameters", "image_size", "fingerprint"]
-    described += ["depth", "channels", "norm", "upsampling", "dropout", "loss"]
-    architecture = "not recorded"
-    if model.get("channels"):  # not of masks from a folder
+    described += ["depth", "channels", "encoder", "norm", "upsampling", "dropout", "loss"]
+    architecture = "not recorded"  # as of masks from a folder
+    if model.get("encoder"):
+        architecture = (
+            f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']} of image classification, decoder norm "
+            f"{model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"
+        )
+    elif model.get("channels"):
         levels = ", ".join(map(str, model["channels"]))
         architecture = (
             f"U-Net (Ronneberger et al., 2015), depth {model['depth']}, channels of the levels {levels}, "
@@ -220,7 +225,7 @@ def _training_facts(results: Results, training: Training) -> str:
     best, steps = training["best_step"], training["steps"]
     model: Mapping[str, Any] = results["model"]
     facts = {
-        "start": "a checkpoint (fine-tuning)" if training["fine_tuned"] else "random weights (He et al., 2015)",
+        "start": _start_of(training),
         "loss": LOSSES[model["loss"]].long_name,
         "optimiser": (
             f"AdamW, learning rate {training['learning_rate']:g}, {training['schedule']} schedule, "
@@ -235,8 +240,18 @@ def _training_facts(results: Results, training: Training) -> str:
     }
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
-    described += ["negative_window_share", "negatives"]
+    described += ["negative_window_share", "negatives", "encoder_weights"]
     return table_rows([*facts.items(), *_further_settings(training, described)])
+
+
+def _start_of(training: Training) -> str:
+    if training["fine_tuned"]:
+        return "a checkpoint (fine-tuning)"
+    weights = training.get("encoder_weights")
+    if weights in (None, "none"):
+        return "random weights (He et al., 2015)"
+    source = "ImageNet's, from timm" if weights == "imagenet" else f"those of {weights}"
+    return f"the encoder's weights {source}; the decoder's random (He et al., 2015)"
 
 
 def _negatives_of(training: Training) -> str:

@@ -64,7 +64,7 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
     ("arguments", "message"),
     [
         (["--dataset_name", "nobody/no-such-data"], "local folder, or `--dataset_name synthetic`"),
-        ([*TINY, "--depth", "6"], "--image_size 32 is too small: depth=6 with norm=none needs at least 64"),
+        ([*TINY, "--depth", "6"], "--image_size 32 is too small: the network needs at least 64 pixels"),
         ([*TINY, "--base_channels", "0"], "`base_channels` must be a whole number of at least 1, got 0"),
         ([*TINY, "--norm", "layer"], "`norm` must be one of none, batch, group, instance, got 'layer'"),
         ([*TINY, "--negative_window_share", "1"], "`negative_window_share` must be at least 0 and below 1, got 1.0"),

@@ -1,5 +1,6 @@
 """Weights that an encoder starts from: of ImageNet, through timm, or from a file."""
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -36,6 +37,13 @@ def load_encoder_weights(name: str, encoder: EfficientNetLite | TimmEncoder, wei
         encoder.load_state_dict(_lite_weights(name, encoder, state, weights))
     else:
         encoder.features.load_state_dict(_timm_weights(name, state, weights))
+
+
+def describe_weights(weights: str | None) -> str:
+    """What `results.json` calls them: "imagenet", "none" or, for a file, its hash, since paths are private."""
+    if weights in (None, IMAGENET, NONE):
+        return weights or IMAGENET
+    return f"a file, sha256:{hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()}"
 
 
 def normalisation_of(name: str) -> tuple[list[float], list[float]]:

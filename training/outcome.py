@@ -12,13 +12,15 @@ from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation
 from ..reporting.results import RESULTS_SCHEMA, describe_environment
-from .arguments import SCORE_NAMES, DataArguments, UNetTrainingArguments
+from .arguments import SCORE_NAMES, DataArguments, ModelArguments, UNetTrainingArguments
+from .encoder_weights import describe_weights
 
 
 def describe_run(
     model: UNetForSemanticSegmentation,
     splits: Mapping[str, Split],
     processor: UNetImageProcessor,
+    model_arguments: ModelArguments,
     data_arguments: DataArguments,
     training_arguments: UNetTrainingArguments,
 ) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def describe_run(
             "progressive_epochs": data_arguments.progressive_epochs,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
+            "encoder_weights": describe_weights(model_arguments.encoder_weights) if model.config.encoder else None,
+            "encoder_learning_rate_scale": training_arguments.encoder_learning_rate_scale,
         },
         "metrics": {},
         "evaluation": None,
