@@ -202,8 +202,8 @@ def _model_facts(results: Results) -> str:
     architecture = "not recorded"  # as of masks from a folder
     if model.get("encoder"):
         architecture = (
-            f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']} of image classification, decoder norm "
-            f"{model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"
+            f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']} of image classification, "
+            f"decoder norm {model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"
         )
     elif model.get("channels"):
         levels = ", ".join(map(str, model["channels"]))

@@ -40,8 +40,8 @@ def build_model(
     smallest = model.config.minimum_size
     if min(processor.size["height"], processor.size["width"]) < smallest:
         raise UserError(
-            f"--image_size {arguments.image_size} is too small: the network needs at least {smallest} pixels. Raise it, "
-            "or lower the --depth of a U-Net without --encoder."
+            f"--image_size {arguments.image_size} is too small: the network needs at least {smallest} pixels. Raise "
+            "it, or lower the --depth of a U-Net without --encoder."
         )
     return model, processor
 

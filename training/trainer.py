@@ -89,12 +89,9 @@ class UNetTrainer(Trainer):
             if name.startswith("backbone.")
         }
         for group in list(optimizer.param_groups):
-            parts = ([], [])
-            for parameter in group["params"]:
-                parts[id(parameter) in of_encoder].append(parameter)
-            group["params"] = parts[False]
-            settings = {name: value for name, value in group.items() if name != "params"}
-            optimizer.add_param_group({**settings, "params": parts[True], "lr": group["lr"] * scale})
+            encoders = [parameter for parameter in group["params"] if id(parameter) in of_encoder]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_encoder]
+            optimizer.add_param_group({**group, "params": encoders, "lr": group["lr"] * scale})
         return optimizer
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
