@@ -41,10 +41,25 @@ class SameConv2d(nn.Conv2d):
     (B, in, H, W) -> (B, out, H / stride, W / stride), where height and width are multiples of the stride.
     """
 
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
+        total = kernel_size - stride
+        # What is equal on both sides is left to the convolution: it needs no padded copy of the input.
+        is_equal = total % 2 == 0
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=total // 2 if is_equal else 0,
+            groups=groups,
+            bias=False,
+        )
+        self.unequal_padding = None if is_equal else (total // 2, total // 2 + 1) * 2
+
     def forward(self, hidden_state: Tensor) -> Tensor:
-        padding = self.kernel_size[0] - self.stride[0]
-        before, after = padding // 2, padding - padding // 2
-        return super().forward(F.pad(hidden_state, (before, after, before, after)))
+        if self.unequal_padding is not None:
+            hidden_state = F.pad(hidden_state, self.unequal_padding)
+        return super().forward(hidden_state)
 
 
 class InvertedResidual(nn.Module):
@@ -108,7 +123,7 @@ class EfficientNetLite(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         width, depth = LITE_SCALES[name]
-        self.conv_stem = SameConv2d(3, LITE_STEM_CHANNELS, kernel_size=3, stride=2, bias=False)
+        self.conv_stem = SameConv2d(3, LITE_STEM_CHANNELS, kernel_size=3, stride=2)
         self.bn1 = batch_norm(LITE_STEM_CHANNELS)
         self.blocks = nn.ModuleList()
         self.channels: list[int] = []
@@ -145,7 +160,7 @@ class EfficientNetLite(nn.Module):
 
 def depthwise(channels: int, kernel: int, stride: int) -> SameConv2d:
     """A convolution of each channel alone."""
-    return SameConv2d(channels, channels, kernel_size=kernel, stride=stride, groups=channels, bias=False)
+    return SameConv2d(channels, channels, kernel, stride, groups=channels)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
