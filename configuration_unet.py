@@ -11,7 +11,7 @@ NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
-# What describes the U-Net's own encoder, and must be left at its default beside an encoder from classification.
+# Defaults of the fields that describe the U-Net's own encoder. Another `encoder` leaves them without effect.
 FIELDS_OF_OWN_ENCODER = {
     "base_channels": 64,
     "depth": 4,
@@ -20,7 +20,7 @@ FIELDS_OF_OWN_ENCODER = {
     "encoder_blocks": None,
     "stem_stride": 1,
 }
-DECODER_CHANNELS = [32, 48, 64, 128]  # default beside an encoder from classification
+DECODER_CHANNELS = [32, 48, 64, 128]  # default of a network with another `encoder`
 
 # What the Auto classes load from a Hub repo or a clone with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -57,10 +57,9 @@ class UNetConfig(PretrainedConfig):
         decoder_channels: Channels of the `depth` decoder stages, highest resolution first. None: those of the
             encoder's levels.
         decoder_convs: 3x3 convolutions of each decoder stage; nnU-Net ResEnc has 1.
-        encoder: An encoder from image classification in place of the U-Net's own: "efficientnet_lite0", "..._lite1" or
-            "..._lite2", or a name of timm's such as "resnet34", which needs timm. It gives feature maps of 1/2 to 1/32
-            of the image's sides; four decoder stages lead back to 1/2, and the logits are interpolated to the input's
-            size. None: the U-Net's own.
+        encoder: Encoder from image classification that replaces the U-Net's own: "efficientnet_lite0", "..._lite1",
+            "..._lite2", or one of timm's, such as "resnet34", if timm is installed. Four decoder stages lead from its
+            feature maps of stride 32 back to stride 2, and the logits are interpolated to the input's size.
         loss: Training loss, a name in `losses_unet.LOSSES`, such as "bce_dice" or "structure", which gives
             more weight to outlines (PraNet; Fan et al., 2020, https://arxiv.org/abs/2006.11392).
         id2label: Names of labels 0 and 1; `label2id` is derived from it.
@@ -218,8 +217,8 @@ class UNetConfig(PretrainedConfig):
         without_effect = [name for name, default in FIELDS_OF_OWN_ENCODER.items() if getattr(self, name) != default]
         if without_effect:
             raise ValueError(
-                f"`encoder` is {self.encoder!r}, beside which {', '.join(without_effect)} would have no effect: leave "
-                "them out, or leave out the encoder."
+                f"`encoder` {self.encoder!r} replaces the U-Net's own, which {', '.join(without_effect)} describe: "
+                "leave them out, or leave out the encoder."
             )
         if self.num_channels != 3:
             raise ValueError(f"`encoder` {self.encoder!r} takes images of 3 channels, got {self.num_channels}.")

@@ -1,7 +1,7 @@
-"""Encoders from image classification, which the U-Net can have in place of its own: EfficientNet-Lite, and timm's.
+"""Encoders from image classification that can replace the U-Net's own: EfficientNet-Lite, and those of timm.
 
-An encoder gives feature maps of falling size, each half as high and wide as the one before. Shapes are written
-(B, C, H, W): batch, channels, height, width.
+An encoder returns feature maps at strides 2, 4, 8, 16 and 32. Shapes are written (B, C, H, W): batch, channels,
+height, width.
 """
 
 import difflib
@@ -15,11 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 try:
     import timm
-except ImportError:  # needed by checkpoints with one of its encoders alone
+except ImportError:  # only checkpoints with one of its encoders need it
     timm = None
 
-# Kernel, stride, expansion, channels and blocks of each stage (Tan and Le, 2019, https://arxiv.org/abs/1905.11946,
-# table 1); a feature map is taken after the last stage of each size.
+# Kernel size, stride, expansion, channels and blocks of each stage (Tan and Le, 2019,
+# https://arxiv.org/abs/1905.11946, table 1).
 LITE_STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -30,20 +30,20 @@ LITE_STAGES = (
     (3, 1, 6, 320, 1),
 )
 LITE_STEM_CHANNELS = 32
-# Factors of channels and of blocks (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
+# Factors of the channels and of the blocks (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
 LITE_SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 STRIDE = 32  # of the last feature map
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow does: of an odd number of pixels, one more goes to the right and below.
+    """A convolution with TensorFlow's "same" padding: an odd total puts the extra pixel at the right and bottom.
 
     (B, in, H, W) -> (B, out, H / stride, W / stride), where height and width are multiples of the stride.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
         total = kernel_size - stride
-        # What is equal on both sides is left to the convolution: it needs no padded copy of the input.
+        # Where both sides get as much, the convolution pads by itself, which saves a padded copy of the input.
         is_equal = total % 2 == 0
         super().__init__(
             in_channels,
@@ -65,8 +65,9 @@ class SameConv2d(nn.Conv2d):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block (Sandler et al., 2018, https://arxiv.org/abs/1801.04381, figure 4d).
 
-    A 1x1 convolution to more channels, one for each channel alone, and a 1x1 convolution to fewer; beside a shortcut
-    where size and channels stay. (B, in, H, W) -> (B, out, H / stride, W / stride). Names are those of timm.
+    A 1x1 convolution to more channels, a depthwise convolution, and a 1x1 convolution to fewer channels, with a
+    shortcut if size and channels stay the same. (B, in, H, W) -> (B, out, H / stride, W / stride). The names of the
+    layers are timm's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int):
@@ -105,19 +106,19 @@ class SeparableConv(nn.Module):
 
 
 class EncoderBlocks(GradientCheckpointingLayer, nn.Sequential):
-    """The blocks of one stage."""
+    """The blocks of one stage, recomputed together under gradient checkpointing."""
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite: EfficientNet with ReLU6 and without squeeze-and-excitation, for small devices.
+    """EfficientNet-Lite without its classifier: EfficientNet with ReLU6 and without squeeze-and-excitation.
 
-    Its weights have the names of those of timm's `tf_efficientnet_lite0` and so on, without the classifier.
+    The state dict has the names of timm's `tf_efficientnet_lite0`, `tf_efficientnet_lite1` and so on.
 
     Args:
         name: A name in `LITE_SCALES`.
 
     Attributes:
-        channels: Of the feature maps, which have strides 2, 4, 8, 16 and 32.
+        channels: Channels of the five feature maps, at strides 2, 4, 8, 16 and 32.
     """
 
     def __init__(self, name: str):
@@ -129,7 +130,7 @@ class EfficientNetLite(nn.Module):
         self.channels: list[int] = []
         channels = LITE_STEM_CHANNELS
         for number, (kernel, stride, expansion, base_channels, base_blocks) in enumerate(LITE_STAGES):
-            # The first and the last stage keep their one block.
+            # The first and the last stage always have one block.
             is_scaled = 0 < number < len(LITE_STAGES) - 1
             count = math.ceil(depth * base_blocks) if is_scaled else base_blocks
             out_channels = scaled_channels(base_channels, width)
@@ -139,12 +140,12 @@ class EfficientNetLite(nn.Module):
                 blocks.append(SeparableConv(*shape) if expansion == 1 else InvertedResidual(*shape, expansion))
                 channels = out_channels
             self.blocks.append(EncoderBlocks(*blocks))
-            if self._ends_a_size(number):
+            if self._is_last_of_its_size(number):
                 self.channels.append(channels)
 
     @staticmethod
-    def _ends_a_size(number: int) -> bool:
-        """Whether the stage is the last of its size."""
+    def _is_last_of_its_size(number: int) -> bool:
+        """Whether the feature map of this stride is taken after the stage."""
         return number + 1 == len(LITE_STAGES) or LITE_STAGES[number + 1][1] == 2
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
@@ -153,13 +154,13 @@ class EfficientNetLite(nn.Module):
         features = []
         for number, stage in enumerate(self.blocks):
             hidden_state = stage(hidden_state)
-            if self._ends_a_size(number):
+            if self._is_last_of_its_size(number):
                 features.append(hidden_state)
         return features
 
 
 def depthwise(channels: int, kernel: int, stride: int) -> SameConv2d:
-    """A convolution of each channel alone."""
+    """A depthwise convolution: each channel has its own filter."""
     return SameConv2d(channels, channels, kernel, stride, groups=channels)
 
 
@@ -169,55 +170,54 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def scaled_channels(channels: int, factor: float) -> int:
-    """Channels times a factor, as the nearest multiple of 8 that is not below 90 % of it."""
+    """The multiple of 8 nearest to the channels times the factor, or the next one if that loses over 10 %."""
     wanted = channels * factor
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
 class TimmEncoder(nn.Module):
-    """An encoder of timm with feature maps, without its classifier; the weights are those that timm starts from.
+    """An encoder of timm, with random weights.
 
     Args:
-        name: As `timm.list_models()` has it.
+        name: A name in `timm.list_models()`.
 
     Attributes:
-        channels: Of the feature maps, which have strides 2, 4, 8, 16 and 32. The first is 0 where an encoder begins
-            with stride 4, as ConvNeXt does, and so has no map of stride 2.
+        channels: Channels of the five feature maps, at strides 2, 4, 8, 16 and 32. The first is 0 for encoders that
+            begin at stride 4, such as ConvNeXt.
 
     Raises:
         ImportError: If timm is not installed.
-        ValueError: If timm has no such encoder, or it has no such feature maps.
+        ValueError: If timm has no such encoder, or the encoder has no such feature maps.
     """
 
     def __init__(self, name: str):
         super().__init__()
         check_encoder(name)
         try:
-            # Not on the meta device, on which transformers builds networks: some encoders compute in `__init__`.
+            # transformers builds networks on the meta device, on which encoders that compute in `__init__` fail.
             with torch.device("cpu"):
                 self.features = timm.create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
-            raise ValueError(f"`encoder`: timm gives no feature maps of {name!r} ({error}).") from error
+            raise ValueError(f"`encoder`: timm has no feature maps for {name!r} ({error}).") from error
         strides, channels = self.features.feature_info.reduction(), self.features.feature_info.channels()
         self.starts_at_four = strides[0] == 4
         expected = [4, 8, 16, 32] if self.starts_at_four else [2, 4, 8, 16, 32]
         self.channels = [0] * (5 - len(expected)) + list(channels)[-len(expected) :]
         if strides[-len(expected) :] != expected or not self._gives_maps_of(expected):
             raise ValueError(
-                f"`encoder`: {name!r} has no feature maps of a half, a quarter and so on to a 32nd of an image's "
-                f"sides, channels first, for images of any size; its strides are {strides}. Choose another encoder, "
-                "such as resnet34."
+                f"`encoder`: {name!r} has feature maps at strides {strides}; needed are maps (B, C, H, W) at strides "
+                "2 (or 4), ..., 32 for images of any size. Choose another encoder, such as resnet34."
             )
 
     @torch.no_grad()
     def _gives_maps_of(self, strides: Sequence[int]) -> bool:
-        """Whether the maps of an image have the sizes and channels that they should have."""
+        """Whether the feature maps of a small image have the expected sizes and channels."""
         was_training = self.training
         try:
             with torch.device("cpu"):
                 features = self.eval()(torch.zeros(1, 3, 96, 64))
-        except Exception:  # each encoder has errors of its own for sizes that it does not take
+        except Exception:  # encoders for one image size raise errors of many kinds
             return False
         finally:
             self.train(was_training)
@@ -226,17 +226,18 @@ class TimmEncoder(nn.Module):
         return shapes == [(width, 96 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)]
 
     def forward(self, pixel_values: Tensor) -> list[Tensor | None]:
-        """Images (B, 3, H, W), H and W multiples of 32 -> five maps; None in place of one that there is not."""
+        """Images (B, 3, H, W), H and W multiples of 32 -> five maps, the first None if there is none at stride 2."""
         if self.starts_at_four:
             return [None, *self.features(pixel_values)]
         return list(self.features(pixel_values))[-5:]
 
 
 def make_encoder(name: str) -> EfficientNetLite | TimmEncoder:
-    """The encoder of that name, with random weights.
+    """Build an encoder with random weights.
 
     Raises:
-        ImportError, ValueError: As `TimmEncoder`.
+        ImportError: If it is one of timm's, and timm is not installed.
+        ValueError: If timm has no such encoder, or the encoder has no usable feature maps.
     """
     return EfficientNetLite(name) if name in LITE_SCALES else TimmEncoder(name)
 
@@ -245,19 +246,19 @@ def check_encoder(name: str) -> None:
     """Check that there is an encoder of that name.
 
     Raises:
-        ImportError: If it would be one of timm's, and timm is not installed.
-        ValueError: If timm has none of that name.
+        ImportError: If it is not in this file, and timm is not installed.
+        ValueError: If timm has none of that name either.
     """
     if name in LITE_SCALES:
         return
     if timm is None:
         raise ImportError(
-            f"`encoder`: {name!r} is none of {', '.join(LITE_SCALES)}, which need no further package. All others are "
-            "timm's: `pip install timm`."
+            f"`encoder`: {name!r} is not one of {', '.join(LITE_SCALES)}, and all others need timm, which is not "
+            "installed: `pip install timm`."
         )
     known = timm.list_models()
     if name not in known:
         near = difflib.get_close_matches(name, [*LITE_SCALES, *known], n=3)
         raise ValueError(
-            f"`encoder`: there is no {name!r}" + (f"; near it are {', '.join(near)}." if near else " in timm.")
+            f"`encoder`: there is no {name!r}" + (f"; similar names: {', '.join(near)}." if near else " in timm.")
         )

@@ -11,7 +11,6 @@ The threshold has no default value: OpenVINO would treat it as a constant.
 
 import copy
 import importlib.metadata
-import itertools
 import json
 from collections import Counter
 from typing import Any
@@ -173,14 +172,32 @@ def resize_weights(source: int, target: int) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def fold_batch_norms(network: nn.Module) -> None:
+def fold_batch_norms(network: UNetForSemanticSegmentation) -> None:
     """Fold each batch normalisation into the convolution before it, so that values are rounded once, not twice."""
-    for module in list(network.modules()):
-        children = list(module.named_children())
-        for (name, layer), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(layer, norm))
-                setattr(module, norm_name, nn.Identity())
+    outputs: list[tuple[str, Tensor]] = []  # of the convolutions, in the order of the computation
+    pairs: list[tuple[str, str]] = []  # a convolution, and the normalisation that takes its output
+
+    def remember(name: str) -> Any:
+        return lambda layer, inputs, output: outputs.append((name, output))
+
+    def find(name: str) -> Any:
+        return lambda layer, inputs: pairs.extend((conv, name) for conv, output in outputs if output is inputs[0])
+
+    hooks = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            hooks.append(layer.register_forward_hook(remember(name)))
+        elif isinstance(layer, nn.BatchNorm2d):
+            hooks.append(layer.register_forward_pre_hook(find(name)))
+    with torch.no_grad():
+        network(torch.zeros(1, network.config.num_channels, *[network.config.minimum_size] * 2))
+    for hook in hooks:
+        hook.remove()
+    for conv, norm in pairs:
+        # The batch normalisations of timm contain the activation that follows.
+        rest = getattr(network.get_submodule(norm), "act", nn.Identity())
+        network.set_submodule(conv, fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(norm)))
+        network.set_submodule(norm, rest)
 
 
 def float_layers(network: UNetForSemanticSegmentation) -> list[str]:
@@ -190,6 +207,8 @@ def float_layers(network: UNetForSemanticSegmentation) -> list[str]:
     0.031 to 0.006 (computed in float16 by PyTorch; ONNX Runtime has no float16 arithmetic on CPUs and gains nothing).
     The last, since float16 rounds logits of about 20 to steps of about 0.02.
     """
+    if network.config.encoder is not None:
+        return [next(name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)), "classifier"]
     return ["encoder.0" if isinstance(network.stem, nn.Identity) else "stem", "classifier"]
 
 

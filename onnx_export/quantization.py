@@ -33,6 +33,7 @@ from .graph import NETWORK, build_graph, float_layers, set_metadata
 OPERATORS = (
     "Add",
     "AveragePool",
+    "Clip",
     "Concat",
     "Conv",
     "MaxPool",

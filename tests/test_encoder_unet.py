@@ -1,6 +1,9 @@
 """Encoders from classification: EfficientNet-Lite against timm's, timm's own, and the U-Net around both."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from torch import nn
 from unet_kvasir_seg import encoder_unet
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.encoder_unet import LITE_SCALES, make_encoder, scaled_channels
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 # One of each kind: in the remote code, timm's with a map at stride 2, and timm's without one.
@@ -129,9 +133,12 @@ def test_exported_with_dynamic_shapes_and_in_channels_last_equal_eager(encoder: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"encoder": "resnet43"}, r"there is no 'resnet43'; near it are resnet34"),
-        ({"encoder": "efficientnet_lite7"}, r"near it are efficientnet_lite\d"),
-        ({"encoder": "resnet18", "depth": 5, "block": "residual"}, r"beside which depth, block would have no effect"),
+        ({"encoder": "resnet43"}, r"there is no 'resnet43'; similar names: .*resnet34"),
+        ({"encoder": "efficientnet_lite7"}, r"similar names: efficientnet_lite\d"),
+        (
+            {"encoder": "resnet18", "depth": 5, "block": "residual"},
+            "own, which depth, block describe",
+        ),
         ({"encoder": "efficientnet_lite0", "num_channels": 4}, "takes images of 3 channels, got 4"),
         ({"encoder": "resnet18", "decoder_channels": [8, 8]}, "`decoder_channels` must have 4 entries"),
     ],
@@ -143,14 +150,14 @@ def test_configurations_refused(fields: dict, message: str):
 
 @pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_an_encoder_without_usable_feature_maps_is_refused(encoder: str):
-    with pytest.raises(ValueError, match=f"'{encoder}' has no feature maps of a half.*Choose another encoder"):
+    with pytest.raises(ValueError, match=f"'{encoder}'.*(has|have) .*feature maps.*"):
         make_encoder(encoder)
 
 
 def test_without_timm_only_its_own_encoders_are_missing(monkeypatch):
     monkeypatch.setattr(encoder_unet, "timm", None)
     assert UNetConfig(encoder="efficientnet_lite2").encoder == "efficientnet_lite2"
-    with pytest.raises(ImportError, match=r"'resnet18' is none of efficientnet_lite0.*pip install timm"):
+    with pytest.raises(ImportError, match=r"'resnet18' is not one of efficientnet_lite0.*pip install timm"):
         UNetConfig(encoder="resnet18")
 
 
@@ -159,3 +166,50 @@ def test_no_encoder_is_the_network_of_before():
     names = list(UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=1)).state_dict())
     assert names[:2] == ["encoder.0.convs.0.0.weight", "encoder.0.convs.0.0.bias"]
     assert UNetForSemanticSegmentation(UNetConfig()).num_parameters() == 31_031_745
+
+
+LOAD_WITHOUT_TIMM = """
+import sys
+
+sys.modules["timm"] = None  # as if it were not installed
+import torch
+from PIL import Image
+from transformers import AutoModel, pipeline
+
+try:
+    model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+except ImportError as error:
+    print(error)
+else:
+    with torch.no_grad():
+        torch.save(model(torch.linspace(-1, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)).logits, "logits.pt")
+    segment = pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True)
+    print([part["label"] for part in segment(Image.new("RGB", (70, 50)))])
+"""
+
+
+@pytest.mark.parametrize("encoder", ["efficientnet_lite1", "resnet10t"])
+def test_remote_code_in_a_fresh_process_without_timm(encoder: str, tmp_path: Path):
+    model = unet(encoder)
+    model.register_for_auto_class("AutoModel")
+    model.save_pretrained(tmp_path / "model")
+    processor = UNetImageProcessor(size={"height": 64, "width": 64}, do_normalize=True)
+    processor.image_mean = processor.image_std = [0.5] * 3
+    processor.save_pretrained(tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD_WITHOUT_TIMM, str(tmp_path / "model")],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if encoder == "resnet10t":
+        assert "'resnet10t' is not one of" in done.stdout
+        assert "pip install timm" in done.stdout
+        return
+    assert done.stdout.strip() == "['background', 'polyp']"
+    with torch.no_grad():
+        expected = model(torch.linspace(-1, 1, 3 * 64 * 96).reshape(1, 3, 64, 96)).logits
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), expected)

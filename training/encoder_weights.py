@@ -1,4 +1,4 @@
-"""Weights that an encoder starts from: of ImageNet, through timm, or from a file."""
+"""Pretrained weights for an encoder: from ImageNet through timm, or from a file."""
 
 import hashlib
 import logging
@@ -14,25 +14,25 @@ from ..common.errors import UserError, require_extra, some
 from ..encoder_unet import LITE_SCALES, EfficientNetLite, TimmEncoder
 from ..inference.conversion import read_state_dict
 
-IMAGENET, NONE = "imagenet", "none"  # values of --encoder_weights that are no files
-# What EfficientNet-Lite's weights have after the encoder.
+IMAGENET, NONE = "imagenet", "none"  # values of --encoder_weights that are not files
+# Layers of EfficientNet-Lite behind the encoder.
 LITE_CLASSIFIER = ("conv_head.", "bn2.", "classifier.")
 
 
 def load_encoder_weights(name: str, encoder: EfficientNetLite | TimmEncoder, weights: str) -> None:
-    """Load the weights of an image classifier into an encoder; those after the encoder are left out.
+    """Load the weights of an image classifier into an encoder. The classifier's last layers are left out.
 
     Args:
-        name: The encoder's, as in `UNetConfig.encoder`.
-        encoder: As `make_encoder` gives it.
-        weights: "imagenet": timm downloads them from the Hub. Otherwise a file, safetensors or of `torch.save`, whose
-            tensors have timm's names; those of EfficientNet-Lite may have other names, in timm's order.
+        name: Name of the encoder, as in `UNetConfig.encoder`.
+        encoder: What `make_encoder` returned for it.
+        weights: "imagenet": timm downloads the weights from the Hub. Otherwise a file of safetensors or `torch.save`
+            with timm's names of the tensors; for EfficientNet-Lite, other names in timm's order work too.
 
     Raises:
-        UserError: If they cannot be had, or do not fit; the message lists what does not.
+        UserError: If the weights cannot be loaded, or do not fit the encoder; the message lists what does not.
     """
     timm_name = f"tf_{name}" if name in LITE_SCALES else name
-    state = _imagenet_weights(timm_name) if weights == IMAGENET else read_state_dict(Path(weights).expanduser())
+    state = _imagenet_weights(timm_name) if weights == IMAGENET else read_state_dict(_weights_file(weights))
     if isinstance(encoder, EfficientNetLite):
         encoder.load_state_dict(_lite_weights(name, encoder, state, weights))
     else:
@@ -40,14 +40,27 @@ def load_encoder_weights(name: str, encoder: EfficientNetLite | TimmEncoder, wei
 
 
 def describe_weights(weights: str | None) -> str:
-    """What `results.json` calls them: "imagenet", "none" or, for a file, its hash, since paths are private."""
+    """How `results.json` names the weights: "imagenet", "none" or, for a file, its hash, since paths are private.
+
+    Raises:
+        UserError: If the file does not exist.
+    """
     if weights in (None, IMAGENET, NONE):
         return weights or IMAGENET
-    return f"a file, sha256:{hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()}"
+    return f"a file, sha256:{hashlib.sha256(_weights_file(weights).read_bytes()).hexdigest()}"
+
+
+def _weights_file(weights: str) -> Path:
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise UserError(
+            f"--encoder_weights must be {IMAGENET}, {NONE} or a file of weights, got {weights}, which is no file."
+        )
+    return file
 
 
 def normalisation_of(name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel that an encoder's weights expect, for images in [0, 1]."""
+    """Mean and standard deviation of each colour channel, in [0, 1], that the encoder was trained with."""
     if name in LITE_SCALES:
         return [0.5] * 3, [0.5] * 3
     import timm
@@ -74,7 +87,7 @@ def _imagenet_weights(timm_name: str) -> Mapping[str, Tensor]:
 def _lite_weights(name: str, encoder: EfficientNetLite, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     expected = encoder.state_dict()
     if not expected.keys() & state.keys():
-        # Another program's names. Its tensors come in the order of the layers, as those here do.
+        # Names of another program: the tensors are taken in their order, which is that of the layers here too.
         names = [*expected, *(f"{LITE_CLASSIFIER[0]}{number}" for number in range(len(state) - len(expected)))]
         state = dict(zip(names, state.values(), strict=False))
     problems = [f"{entry} is missing" for entry in expected if entry not in state]
@@ -91,16 +104,16 @@ def _lite_weights(name: str, encoder: EfficientNetLite, state: Mapping[str, Tens
 
 
 def _timm_weights(name: str, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights of an encoder of timm, which cuts them out of those of the whole classifier by itself."""
+    """The part of a classifier's weights that one of timm's encoders has. timm selects it."""
     import timm
 
     with torch.device("meta"):
         known = timm.create_model(name).state_dict().keys()
-    # A file with timm's names may hold more layers than the encoder has, and timm would only warn of them. Names of
-    # other programs, where timm knows them, are renamed when they are loaded.
+    # timm only warns of layers in the file that the encoder lacks. Names of other programs that timm knows, such as
+    # those of torchvision, are translated when the file is loaded.
     if known & state.keys():
         _refuse([f"{entry} is unknown" for entry in state if entry not in known], name, source)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # of the classifier, which is left out
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it would warn of the classifier, which is left out on purpose
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.safetensors"
         save_file({entry: tensor.contiguous().clone() for entry, tensor in state.items()}, file)

@@ -57,7 +57,9 @@ def describe_run(
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
             "encoder_weights": describe_weights(model_arguments.encoder_weights) if model.config.encoder else None,
-            "encoder_learning_rate_scale": training_arguments.encoder_learning_rate_scale,
+            "encoder_learning_rate_scale": (
+                training_arguments.encoder_learning_rate_scale if model.config.encoder else None
+            ),
         },
         "metrics": {},
         "evaluation": None,

@@ -78,16 +78,21 @@ class UNetTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """The optimiser of `Trainer`, with a learning rate of its own for an encoder from classification."""
+        """The optimiser of `Trainer`; a pretrained encoder gets its own learning rate.
+
+        Raises:
+            UserError: If the network has no such encoder.
+        """
         optimizer = super().create_optimizer(*args, **kwargs)
         scale = cast("UNetTrainingArguments", self.args).encoder_learning_rate_scale
         if scale == 1:
             return optimizer
-        of_encoder = {
-            id(parameter)
-            for name, parameter in cast("torch.nn.Module", self.model).named_parameters()
-            if name.startswith("backbone.")
-        }
+        model = cast("torch.nn.Module", self.model)
+        of_encoder = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("backbone.")}
+        if not of_encoder:
+            raise UserError(
+                f"--encoder_learning_rate_scale {scale} has no effect: the network has no --encoder. Remove it."
+            )
         for group in list(optimizer.param_groups):
             encoders = [parameter for parameter in group["params"] if id(parameter) in of_encoder]
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_encoder]

@@ -38,23 +38,40 @@ def test_a_transposed_convolution_is_a_pointwise_one():
     torch.testing.assert_close(PointwiseUpsample(transposed)(images), transposed(images))
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "instance"])
-def test_other_architectures_agree_too(norm, tmp_path):
+ARCHITECTURES = {
+    **{
+        norm: {"base_channels": 8, "depth": 2, "norm": norm, "block": "residual", "stem_stride": 2, "num_groups": 4}
+        for norm in ("batch", "group", "instance")
+    },
+    **{
+        encoder: {"encoder": encoder, "norm": "batch", "decoder_channels": [8, 8, 16, 16]}
+        for encoder in ("efficientnet_lite0", "mobilenetv3_small_050", "convnext_atto")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "precision", "tolerance"),
+    [*((name, "fp32", 1e-5) for name in ARCHITECTURES), ("batch", "fp16", 1e-2), ("efficientnet_lite0", "fp16", 1e-2)],
+)
+def test_other_architectures_agree_too(architecture, precision, tolerance, tmp_path):
     torch.manual_seed(0)
-    config = UNetConfig(
-        base_channels=8, depth=2, norm=norm, block="residual", stem_stride=2, upsampling="bilinear", num_groups=4
-    )
-    model = UNetForSemanticSegmentation(config).train()
+    model = UNetForSemanticSegmentation(UNetConfig(upsampling="bilinear", **ARCHITECTURES[architecture])).train()
     with torch.no_grad():
-        model(torch.rand(4, 3, 32, 32))  # gives batch norm statistics of its own
-    processor = UNetImageProcessor(size={"height": 36, "width": 52})  # padded inside
-    (tmp_path / "model.onnx").write_bytes(build_graph(model.eval(), processor, "fp32").SerializeToString())
+        model(torch.rand(4, 3, 64, 64))  # gives batch norm statistics of its own
+    processor = UNetImageProcessor(
+        size={"height": 36, "width": 52},  # padded inside
+        do_normalize=True,
+        image_mean=[0.5, 0.4, 0.3],
+        image_std=[0.5, 0.6, 0.7],
+    )
+    (tmp_path / "model.onnx").write_bytes(build_graph(model.eval(), processor, precision).SerializeToString())
     graph = onnx.load(tmp_path / "model.onnx")
     assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
     picture = np.array(next(generate(1, (72, 104), seed=0))["image"])
     expected = Predictor(model, processor, choose_runtime("cpu", "float32"))(Image.fromarray(picture))
     _, probability, _ = OnnxSession.load(tmp_path / "model.onnx").run(picture[None])
-    np.testing.assert_allclose(probability[0], expected.probability, atol=1e-5)
+    np.testing.assert_allclose(probability[0], expected.probability, atol=tolerance)
 
 
 def test_a_layer_without_onnx_form_is_named(model):

@@ -82,7 +82,7 @@ def test_weights_of_another_encoder_are_refused_with_what_does_not_fit(lite0_fil
         ("resnet10t", fourteen, "do not fit the encoder resnet10t"),
         ("resnet14t", ten, "do not fit the encoder resnet14t"),
         ("convnext_atto", ten, "do not fit the encoder convnext_atto"),
-        ("resnet10t", str(tmp_path / "none.pth"), "There is no file"),
+        ("resnet10t", str(tmp_path / "none.pth"), "must be imagenet, none or a file of weights"),
     ):
         with pytest.raises(UserError, match=message):
             load_encoder_weights(name, make_encoder(name), file)
