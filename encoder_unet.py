@@ -7,6 +7,7 @@ height, width.
 import difflib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 try:
     import timm
 except ImportError:  # only checkpoints with one of its encoders need it
-    timm = None
+    timm = None  # type: ignore[assignment]
 
 # Kernel size, stride, expansion, channels and blocks of each stage (Tan and Le, 2019,
 # https://arxiv.org/abs/1905.11946, table 1).
@@ -180,7 +181,7 @@ class TimmEncoder(nn.Module):
     """An encoder of timm, with random weights.
 
     Args:
-        name: A name in `timm.list_models()`.
+        name: A name in `timm.list_models()`; it may be followed by a tag of pretrained weights.
 
     Attributes:
         channels: Channels of the five feature maps, at strides 2, 4, 8, 16 and 32. The first is 0 for encoders that
@@ -197,10 +198,11 @@ class TimmEncoder(nn.Module):
         try:
             # transformers builds networks on the meta device, on which encoders that compute in `__init__` fail.
             with torch.device("cpu"):
-                self.features = timm.create_model(name, pretrained=False, features_only=True)
+                features: Any = timm.create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
             raise ValueError(f"`encoder`: timm has no feature maps for {name!r} ({error}).") from error
-        strides, channels = self.features.feature_info.reduction(), self.features.feature_info.channels()
+        self.features = features
+        strides, channels = features.feature_info.reduction(), features.feature_info.channels()
         self.starts_at_four = strides[0] == 4
         expected = [4, 8, 16, 32] if self.starts_at_four else [2, 4, 8, 16, 32]
         self.channels = [0] * (5 - len(expected)) + list(channels)[-len(expected) :]
@@ -256,9 +258,8 @@ def check_encoder(name: str) -> None:
             f"`encoder`: {name!r} is not one of {', '.join(LITE_SCALES)}, and all others need timm, which is not "
             "installed: `pip install timm`."
         )
-    known = timm.list_models()
-    if name not in known:
-        near = difflib.get_close_matches(name, [*LITE_SCALES, *known], n=3)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*LITE_SCALES, *timm.list_models()], n=3)
         raise ValueError(
             f"`encoder`: there is no {name!r}" + (f"; similar names: {', '.join(near)}." if near else " in timm.")
         )

@@ -154,6 +154,13 @@ def test_an_encoder_without_usable_feature_maps_is_refused(encoder: str):
         make_encoder(encoder)
 
 
+def test_a_tag_names_weights_of_an_encoder_of_timm():
+    tagged, plain = make_encoder("resnet18.a1_in1k"), make_encoder("resnet18")
+    assert tagged.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(ValueError, match="no-such-tag"):
+        make_encoder("resnet18.no-such-tag")
+
+
 def test_without_timm_only_its_own_encoders_are_missing(monkeypatch):
     monkeypatch.setattr(encoder_unet, "timm", None)
     assert UNetConfig(encoder="efficientnet_lite2").encoder == "efficientnet_lite2"

@@ -65,7 +65,7 @@ def normalisation_of(name: str) -> tuple[list[float], list[float]]:
         return [0.5] * 3, [0.5] * 3
     import timm
 
-    settings = timm.get_pretrained_cfg(name)
+    settings = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     return list(settings.mean), list(settings.std)
 
 
