@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..common.paths import CARD_TEMPLATE
+from ..encoder_unet import LITE_SCALES
 from ..losses_unet import LOSSES
 from .markdown import interval, number, percent, table_rows, width_x_height
 from .presence import (
@@ -202,9 +203,11 @@ def _model_facts(results: Results) -> str:
     architecture = "not recorded"  # as of masks from a folder
     if model.get("encoder"):
         architecture = (
-            f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']} of image classification, "
+            f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']}, "
             f"decoder norm {model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"
         )
+        if model["encoder"] not in LITE_SCALES:
+            architecture += "; the encoder is timm's: `pip install timm` to load it"
     elif model.get("channels"):
         levels = ", ".join(map(str, model["channels"]))
         architecture = (

