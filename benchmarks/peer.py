@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     steps = epochs * -(-len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, LAST_LEARNING_RATE)
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     done = 0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
@@ -123,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)
     network = build(arguments.encoder_weights)
     state_file = arguments.output_dir / "state.pt"
-    train_data = in_memory(splits["train"], arguments.image_size)
-    train(network, *train_data, arguments.epochs, arguments.batch_size, state_file)
+    images, masks = in_memory(splits["train"], arguments.image_size)
+    train(network, images, masks, arguments.epochs, arguments.batch_size, state_file)
     validation_images, _ = in_memory(splits["validation"], arguments.image_size)
     write_masks(network, splits["validation"], validation_images, arguments.output_dir / "masks")
 
