@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import first_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Pillow's names of these formats. A file's content chooses the decoder, and others start programs (EPS: Ghostscript).
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_SIDE = 16_384  # pixels, of an image or a video frame: a tiny file can state millions, and costs time and memory
 
 
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
@@ -28,7 +31,8 @@ def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Im
         raise ValueError("is empty (0 bytes)")
     most_pixels = most_pixels or Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            check_sides(*image.size)
             if most_pixels is not None and image.width * image.height > most_pixels:
                 raise ValueError(_too_large(most_pixels, f" ({image.width}x{image.height} pixels)"))
             # Phones put a second picture, for editing, into a JPEG.
@@ -47,6 +51,16 @@ def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Im
         raise
     except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
         raise ValueError(f"is damaged ({first_line(error)})") from error
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image with a side of more than `MAX_SIDE` pixels.
+
+    Raises:
+        ValueError: The message gives both sides.
+    """
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"is too large ({width}x{height} pixels): each side may have at most {MAX_SIDE}. Scale it down")
 
 
 def _too_large(most_pixels: int | None, size: str = "") -> str:
