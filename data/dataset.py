@@ -30,8 +30,8 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..common.errors import UserError, some
-from ..common.files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.errors import UserError, printable, some
+from ..common.files import IMAGE_SUFFIXES, check_sides, image_from_bytes, read_file
 from ..image_processing_unet import binarize_mask
 from .synthetic import generate
 
@@ -275,8 +275,9 @@ def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image,
     Errors are not reported here: `image_from_bytes` then reads the image again and says what is wrong.
     """
     try:
-        with PILImage.open(io.BytesIO(content)) as image:
+        with PILImage.open(io.BytesIO(content), formats=["JPEG"]) as image:
             width, height = image.size
+            check_sides(width, height)
             is_huge = PILImage.MAX_IMAGE_PIXELS is not None and width * height > PILImage.MAX_IMAGE_PIXELS
             # Sides that the scale does not divide would be padded, which shifts the image against its mask.
             scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
@@ -291,7 +292,7 @@ def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image,
 
 
 def _encoded_bytes(cell: Cell) -> bytes:
-    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    return cell["bytes"] if cell["bytes"] is not None else read_file(cell["path"])
 
 
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
@@ -362,7 +363,7 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         else:
             files[file.stem] = file
     if ignored:
-        logger.warning("%s: ignored files that are no images: %s", folder, some(ignored))
+        logger.warning("%s: ignored files that are no images: %s", printable(str(folder)), some(ignored))
     return files
 
 
