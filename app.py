@@ -107,12 +107,12 @@ def run(arguments: AppArguments) -> None:
     model = arguments.model or str(TRAINED_MODEL)
     predictor = load_predictor(model, arguments.model_revision, arguments.device, arguments.dtype)
     results = find_results(model, arguments.model_revision, fingerprint(predictor.model))
-    name = results["model"]["name"] if results else Path(model).name
     if arguments.push_to_space:
         from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
-        print(f"Pushed: {push_space(arguments.push_to_space, model, arguments.model_revision, name)}")
+        print(f"Pushed: {push_space(arguments.push_to_space, model, arguments.model_revision, results)}")
     else:
+        name = results["model"]["name"] if results else Path(model).name
         serve(predictor, name, results, arguments.host, arguments.port)
 
 

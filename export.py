@@ -209,7 +209,7 @@ def results_to_push(arguments: ExportArguments, weights: str) -> "Results | None
     if not results or results["model"].get("fingerprint") != weights:
         return None
     check_results_folder(Path(arguments.output_dir), results)
-    results["model"]["repository"] = repo
+    results["model"] |= {"repository": repo, "name": repo.split("/")[-1]}  # the name of a folder is not published
     results["exports"] = exports_of(weights, results)
     if not of_repo:  # the repo does not have the pictures either
         if results["training"]:

@@ -71,7 +71,7 @@ def test_requirements_are_the_packages_that_the_page_imports():
 
 
 def test_a_space_of_a_model_on_the_hub_loads_it_from_there(tmp_path):
-    files = space.write_space(tmp_path, "me/unet", "v2", "unet")
+    files = space.write_space(tmp_path, "me/unet", "v2", None)
     assert not [file for file in files if "model" in file.relative_to(tmp_path).parts]
     assert "models:\n- me/unet\n" in (tmp_path / "README.md").read_text()
     assert "main([\"--model\", 'me/unet', \"--model_revision\", 'v2', " in (tmp_path / "app.py").read_text()
@@ -81,9 +81,9 @@ def test_a_model_without_weights_is_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        space.write_space(tmp_path / "space", str(tmp_path / "model"), None, "tiny")
+        space.write_space(tmp_path / "space", str(tmp_path / "model"), None, None)
     with pytest.raises(UserError, match=r"cannot show out/model\.onnx"):
-        space.write_space(tmp_path / "space", "out/model.onnx", None, "tiny")
+        space.write_space(tmp_path / "space", "out/model.onnx", None, None)
     assert not (tmp_path / "space").exists()
 
 
@@ -93,13 +93,13 @@ def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(checkpoint, monkey
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         with pytest.raises(UserError, match=r"The Space me/polyps cannot be made.*hf auth login"):
-            space.push_space("me/polyps", str(checkpoint), None, "tiny")
+            space.push_space("me/polyps", str(checkpoint), None, None)
         assert hub.repos == {}
 
         monkeypatch.setenv("HF_TOKEN", hub.token)
         hub.refusals["POST .*/commit/"] = 403
         with pytest.raises(UserError, match="The push to me/polyps failed") as error:
-            space.push_space("me/polyps", str(checkpoint), None, "tiny")
+            space.push_space("me/polyps", str(checkpoint), None, None)
     command = shlex.split(str(error.value).rpartition("To upload it: ")[2])
     assert command[:3] == ["hf", "upload", "me/polyps"]
     assert command[-2:] == ["--repo-type", "space"]
