@@ -11,10 +11,8 @@ few minutes and when the program ends.
 
 import signal
 import sys
-import tempfile
-import time
+import threading
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,22 +70,29 @@ def serve(predictor: "BasePredictor", name: str, results: "Results | None", host
         UserError: If the address cannot be used.
     """
     from unet_kvasir_seg.data.synthetic import generate
-    from unet_kvasir_seg.demo.page import build_page, launch
+    from unet_kvasir_seg.demo.cleaner import upload_folder
+    from unet_kvasir_seg.demo.page import build_page
+    from unet_kvasir_seg.demo.server import serving
 
-    # Services are ended by SIGTERM, and clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end = end_of_program()
     # With synthetic examples, nothing private is needed to try the page.
     examples = [row["image"] for row in generate(EXAMPLES, EXAMPLE_SIZE, seed=0)]
-    with tempfile.TemporaryDirectory(prefix="unet-app-", ignore_cleanup_errors=True) as folder:
-        page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, Path(folder))
-        try:
-            address = launch(page, host, port)
+    with upload_folder() as folder:
+        page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, folder)
+        with serving(page, folder, host, port) as address:
             print(f"{name} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
-            with suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(3600)
-        finally:
-            page.close(verbose=False)
+            while not end.wait(timeout=1):  # without a timeout, Windows would not see Ctrl-C
+                pass
+
+
+def end_of_program() -> threading.Event:
+    """Set by Ctrl-C, by what ends services, and by a terminal that closes; not by what is to be ignored."""
+    end = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
+            signal.signal(number, lambda *_: end.set())
+    return end
 
 
 def run(arguments: AppArguments) -> None:

@@ -41,7 +41,8 @@ from unet_kvasir_seg.app import main
 
 FOLDER = Path(__file__).resolve().parent
 
-main([{arguments}, "--host", "0.0.0.0", "--port", "7860"])
+if __name__ == "__main__":  # processes that decode images import this file too
+    main([{arguments}, "--host", "0.0.0.0", "--port", "7860"])
 '''
 README = """---
 {metadata}
