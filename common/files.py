@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_SIDE = 16_384  # pixels, of an image or a video frame: a tiny file can state millions, and costs time and memory
 MAX_FILE_BYTES = 2**29  # of an image's file: uncompressed RGB of twice the pixels that Pillow takes without a warning
+MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive files have about ten
+MAX_EXIF_BYTES = 2**16  # a segment of a JPEG; each of its entries may refer to all of it
 
 
 @contextlib.contextmanager
@@ -57,21 +59,32 @@ def read_file(path: str | Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
-    """Decode the one image of a file, rotated as its EXIF tag says.
+    """Decode the one image of a file, rotated as its EXIF tag says; arguments and errors as for `open_image`."""
+    with open_image(content, most_pixels) as image:
+        return ImageOps.exif_transpose(image)  # reads the pixels
+
+
+@contextlib.contextmanager
+def open_image(content: bytes, most_pixels: int | None = None) -> Iterator[Image.Image]:
+    """The one image of a file, whose pixels are not yet decoded.
 
     Args:
         content: The file's bytes.
         most_pixels: A larger image is refused before it is decoded; None: Pillow's own limit.
 
     Raises:
-        ValueError: If the file holds no image or several, is damaged, or is too large.
+        ValueError: If the file holds no image or several, is damaged, or is too large; also where the block shows it.
     """
     if not content:
         raise ValueError("is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+        if content.count(b"Exif\0\0") > MAX_SCANS:  # of a JPEG, Pillow would copy them all with each further one
+            raise _RefusedError("holds EXIF data again and again")
+        with Image.open(_BoundedReader(content), formats=IMAGE_FORMATS) as image:
             _check_header(image, most_pixels or Image.MAX_IMAGE_PIXELS)
-            return ImageOps.exif_transpose(image)  # reads the pixels
+            _check_exif(image)
+            _check_scans(image, content)
+            yield image
     except _RefusedError:
         raise
     except UnidentifiedImageError as error:
@@ -86,6 +99,35 @@ def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Im
 
 class _RefusedError(ValueError):
     """An image that is not decoded."""
+
+
+class _BoundedReader(io.BytesIO):
+    """A file's bytes, to be read a few times over: entries of a TIFF may all refer to the same million bytes."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self.left = 10 * len(content) + 2**20
+
+    def read(self, size: int | None = -1) -> bytes:
+        part = super().read(size)
+        self.left -= len(part)
+        if self.left < 0:
+            raise _RefusedError("refers to the same bytes again and again")
+        return part
+
+
+def _check_exif(image: Image.Image) -> None:
+    for name in ("exif", "Raw profile type exif"):
+        if (size := len(image.info.get(name, ""))) > MAX_EXIF_BYTES:
+            raise _RefusedError(f"holds {size} bytes of EXIF data: at most {MAX_EXIF_BYTES} are read. Remove them")
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
+        parts = max(1, len(getattr(image, "tile", [])))  # of a TIFF, each is a JPEG of its own
+        scans = content.count(b"\xff\xda")
+        if scans > MAX_SCANS * parts:
+            raise _RefusedError(f"has {scans} passes over the image: at most {MAX_SCANS * parts} are decoded")
 
 
 def _check_header(image: Image.Image, most_pixels: int | None) -> None:

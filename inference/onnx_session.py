@@ -40,8 +40,8 @@ OUTPUTS = {"mask": ("tensor(uint8)", 3), "probability": ("tensor(float)", 3), "l
 METADATA = {"fingerprint", "precision", "parameters", "config", "preprocessor"}
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 MAX_BYTES = 2**31  # a file in the format of ONNX has no more
-# A tensor that lies in another file names it under the key "location". Its 8 letters follow their number, which ends in
-# byte 8, or in byte 0 where it is written longer than it needs to be.
+# A tensor that lies in another file names it under the key "location". Its 8 letters follow their number, which ends
+# in byte 8, or in byte 0 where it is written longer than it needs to be.
 KEY_OF_OTHER_FILE = re.compile(rb"[\x00\x08]location")
 FATAL_ONLY = 4  # of ONNX Runtime's levels of logging: its errors are raised too
 
