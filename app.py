@@ -3,10 +3,10 @@
     python app.py                                            # the model of this clone, on http://127.0.0.1:7860
     python app.py --model me/unet-kvasir-seg --port 8000
     python app.py --host 0.0.0.0                             # for others on the network too: there is no password
-    python app.py --push_to_space me/polyps                  # as a Hugging Face Space, the weights of --model included
+    python app.py --push_to_space me/polyps --private        # as a Hugging Face Space, the weights of --model included
 
-It needs `pip install -e ".[app]"` and no network. Images and videos stay on this machine: uploads are deleted after a
-few minutes and when the program ends.
+It needs `pip install -e ".[app]"` and no network. Images and videos stay on this machine: uploads are deleted within
+ten minutes and when the program ends.
 """
 
 import signal
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
-from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
+from unet_kvasir_seg.common.errors import UserError, first_line, printable, require_extra, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 
 # What imports torch, transformers or gradio is imported in the functions that run after the arguments are parsed, so
@@ -42,6 +42,7 @@ class AppArguments(DeviceFlags, ModelFlags):
         "Upload the page as this Space on the Hub, and do not show it here. It carries the weights of a --model that "
         "is a folder, and loads one that is on the Hub from there.",
     )
+    private: bool = flag(False, "With --push_to_space: only you, or your organisation, can open the Space.")
 
 
 def find_results(model: str, revision: str | None, fingerprint: str) -> "Results | None":
@@ -80,7 +81,7 @@ def serve(predictor: "BasePredictor", name: str, results: "Results | None", host
     with upload_folder() as folder:
         page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, folder)
         with serving(page, folder, host, port) as address:
-            print(f"{name} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
+            print(f"{printable(name)} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
             while not end.wait(timeout=1):  # without a timeout, Windows would not see Ctrl-C
                 pass
 
@@ -115,7 +116,10 @@ def run(arguments: AppArguments) -> None:
     if arguments.push_to_space:
         from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
-        print(f"Pushed: {push_space(arguments.push_to_space, model, arguments.model_revision, results)}")
+        space = arguments.push_to_space
+        print(f"Pushed: {push_space(space, model, arguments.model_revision, results, arguments.private)}")
+    elif arguments.private:
+        raise UserError("--private is of a Space: give --push_to_space OWNER/NAME too. A page has no password.")
     else:
         name = results["model"]["name"] if results else Path(model).name
         serve(predictor, name, results, arguments.host, arguments.port)

@@ -10,6 +10,8 @@ import os
 import re
 import socket
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ MAX_UPLOAD_BYTES = (MAX_FILE_MEBIBYTES + 1) * 2**20  # one file and what frames 
 STALL_SECONDS = 10.0  # without a byte of a body
 BODY_SECONDS = 600.0  # for all of a body: 100 MiB at 1.4 Mbit/s
 MAX_OPEN = 300  # requests of one address at a time; a visitor's page keeps two
+MAX_UPLOADS = 40  # of these; each takes MAX_UPLOAD_BYTES of the disk
 
 
 class Gate:
@@ -56,7 +59,8 @@ class Gate:
         self.folder = folder
         self.is_space = is_space()
         self.names = own_names(host)
-        self.open: Counter[str] = Counter()
+        self.open: Counter[str] = Counter()  # requests, by address
+        self.uploads: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -66,17 +70,30 @@ class Gate:
             await send({"type": "websocket.close"})
             return
         address = scope["client"][0] if scope["client"] else ""
-        self.open[address] += 1
         try:
-            await self._answer(scope, receive, send, address)
+            with self._counted(self.open, address, MAX_OPEN):
+                await self._answer(scope, receive, send, address)
         except RefusedError as refusal:
             await JSONResponse({"detail": refusal.reason}, refusal.status)(scope, receive, send)
         except ClientDisconnect:
             pass  # nobody is there to be answered
+
+    @contextmanager
+    def _counted(self, requests: Counter[str], address: str, most: int) -> Iterator[None]:
+        """Count a request of an address.
+
+        Raises:
+            RefusedError: If it has `most` already. Not in a Space, whose visitors come by a few proxies.
+        """
+        if requests[address] >= most and not self.is_space:
+            raise RefusedError(429, "Too many requests at once from this address. Close some pages.")
+        requests[address] += 1
+        try:
+            yield
         finally:
-            self.open[address] -= 1
-            if not self.open[address]:
-                del self.open[address]
+            requests[address] -= 1
+            if not requests[address]:
+                del requests[address]
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
         """Check a request and pass it on.
@@ -85,20 +102,18 @@ class Gate:
             RefusedError: If it is refused before anything was sent.
         """
         headers = Headers(scope=scope)
-        # A Space's visitors come by a few proxies.
-        if self.open[address] > MAX_OPEN and not self.is_space:
-            raise RefusedError(429, "Too many requests at once from this address. Close some pages.")
         self._check_source(headers)
         method, path = scope["method"], scope["path"]
         if method in ("GET", "HEAD"):
-            self._check_reading(path, scope["query_string"])
+            self._check_reading(path)
             if path == f"{API}/queue/data":
-                with self.jobs.listening(parse_qs(scope["query_string"].decode())["session_hash"][0]):
+                with self.jobs.listening(session_of(scope["query_string"])):
                     await self.app(scope, receive, send)
-                return
-            await self.app(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
         elif method == "POST" and path == f"{API}/upload":
-            await self.app(scope, bounded(receive, headers, MAX_UPLOAD_BYTES), send)
+            with self._counted(self.uploads, address, MAX_UPLOADS):
+                await self.app(scope, bounded(receive, headers, MAX_UPLOAD_BYTES), send)
         elif method == "POST" and path in WRITE:
             body = await read_body(bounded(receive, headers, MAX_JSON_BYTES))
             session = self._check_event(body)
@@ -122,7 +137,7 @@ class Gate:
         if urlsplit(origin).netloc not in accepted:
             raise RefusedError(403, "Pages of other sites may not use this one.")
 
-    def _check_reading(self, path: str, query: bytes) -> None:
+    def _check_reading(self, path: str) -> None:
         match = READ.fullmatch(path)
         if not match:
             raise RefusedError(404, "There is no such page.")
@@ -130,8 +145,6 @@ class Gate:
             self._check_file(match["file"])
         if match["session"]:
             check_session(match["session"])
-        if path == f"{API}/queue/data":
-            check_session(parse_qs(query.decode(errors="replace")).get("session_hash", [""])[0])
 
     def _check_event(self, body: bytes) -> str:
         """The visitor of an event; all files that it names must be uploads, or gradio would fetch or copy them."""
@@ -156,6 +169,14 @@ def check_session(session: Any) -> None:
     """Refuse a visitor without a name: all such would share one."""
     if not isinstance(session, str) or not SESSION.fullmatch(session):
         raise RefusedError(400, "Expected session_hash: 1 to 64 letters and digits that the visitor chose.")
+
+
+def session_of(query: bytes) -> str:
+    """The visitor that a query names; refused unless it is one."""
+    sessions = parse_qs(query.decode(errors="replace")).get("session_hash", [])
+    session = sessions[0] if len(sessions) == 1 else None
+    check_session(session)
+    return str(session)
 
 
 def files_of(event: Any) -> list[Any]:

@@ -105,10 +105,11 @@ def _scores_html(results: Results | None) -> str:
         return "Its scores are not measured."
     low, high = score["ci95"]
     data = results["data"]
+    rows = escape(str(data["rows"].get(data["split"], "unknown number of")))
     return (
         f"Dice <strong>{score['value']:.3f}</strong> (95 % interval {low:.3f} to {high:.3f}): mean per image, at "
-        f"each image's original size, on the {data['rows'][data['split']]} images of the {escape(data['split'])} "
-        f"split of {escape(data['name'])}.{_alarms_html(results['evaluation'])}"
+        f"each image's original size, on the {rows} images of the {escape(str(data['split']))} "
+        f"split of {escape(str(data['name']))}.{_alarms_html(results['evaluation'])}"
     )
 
 

@@ -70,6 +70,7 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
     Raises:
         UserError: If the address cannot be used.
     """
+    host = host.strip("[]")  # of an IPv6 address in a URL
     listener = listen(host, port)
     threading.Thread(target=warm_up, daemon=True).start()
     cleaner = Cleaner(folder, keep=[path for path in folder.rglob("*") if path.is_file()])
@@ -91,6 +92,7 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         server_port=port,
         footer_links=["settings"],
         run_history=False,
+        root_path=os.environ.get("GRADIO_ROOT_PATH"),
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
@@ -107,7 +109,8 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
     thread.start()
     cleaner.start()
     try:
-        yield f"http://{'localhost' if host == '0.0.0.0' else host}:{port}/"
+        shown = "localhost" if host in ("0.0.0.0", "::") else host
+        yield f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
     finally:
         page.close(verbose=False)
         server.should_exit = True

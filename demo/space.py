@@ -110,7 +110,7 @@ def _modules_of(node: ast.ImportFrom, module: str) -> list[str]:
     return [candidate for candidate in candidates if (PACKAGE / candidate).is_file()]
 
 
-def push_space(space: str, model: str, revision: str | None, results: Results | None) -> str:
+def push_space(space: str, model: str, revision: str | None, results: Results | None, private: bool = False) -> str:
     """Upload a Space; returns the URL of the commit.
 
     Args:
@@ -118,20 +118,30 @@ def push_space(space: str, model: str, revision: str | None, results: Results | 
         model: A folder, whose weights are uploaded too, or an id on the Hub, which the Space loads.
         revision: Branch, tag or commit of an id on the Hub.
         results: Of the model, if there are any. The name of its folder is not published.
+        private: Whether others than its owner are kept out of the Space.
 
     Raises:
-        UserError: If the model is an ONNX file, one of its files is missing, or the Hub refuses or cannot be reached.
+        UserError: If the model is an ONNX file, one of its files is missing, the Hub refuses or cannot be reached, or
+            a Space that is to be private exists and is public.
     """
     folder = Path(tempfile.mkdtemp(prefix="unet-space-"))
     files = write_space(folder, model, revision, results)
     try:
-        created = HfApi().create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
+        created = HfApi().create_repo(
+            space, repo_type="space", space_sdk="gradio", exist_ok=True, private=private or None
+        )
+        is_public = private and not HfApi().repo_info(created.repo_id, repo_type="space").private
     except Exception as error:  # the HTTP client's and the Hub's errors have no common base
         shutil.rmtree(folder)
         raise UserError(
             f"The Space {space} cannot be made: {first_line(error)}. Expected OWNER/NAME, and a login that may write: "
             "hf auth login."
         ) from error
+    if is_public:
+        shutil.rmtree(folder)
+        raise UserError(
+            f"The Space {space} exists and is public; nothing was uploaded. Make it private in its settings."
+        )
     url = push_files(created.repo_id, folder, files, f"Show {public_name(model, results)}", repo_type="space")
     shutil.rmtree(folder)
     return url

@@ -211,6 +211,7 @@ def test_visitors_without_a_name_share_nothing(page, visitor):
     assert visitor.post(f"{API}/queue/join", json=event).status_code == 400
     assert visitor.get(f"{API}/queue/data").status_code == 400
     assert visitor.get(f"{API}/queue/data?session_hash=").status_code == 400
+    assert visitor.get(f"{API}/queue/data?session_hash=a&session_hash=").status_code == 400
 
 
 def test_other_sites_are_refused(page, visitor):

@@ -58,7 +58,7 @@ def test_needed_modules_are_found_in_all_kinds_of_imports(tmp_path, monkeypatch)
 
 
 def test_requirements_are_the_packages_that_the_page_imports():
-    """Apart from gradio, which the Space's README names, and onnxruntime, which ONNX files alone need."""
+    """Apart from gradio, which the Space's README names, and its own, and onnxruntime, which only ONNX files need."""
     imported = set()
     for module in space.needed_modules("app.py"):
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
@@ -67,6 +67,7 @@ def test_requirements_are_the_packages_that_the_page_imports():
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.partition(".")[0])
     imported -= {*sys.stdlib_module_names, space.PROJECT, "gradio", "onnxruntime"}
+    imported -= {"fastapi", "gradio_client", "starlette", "uvicorn"}  # gradio's own
     assert {"pillow" if name == "PIL" else name for name in imported} == set(space.PACKAGES)
 
 
@@ -106,3 +107,19 @@ def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(checkpoint, monkey
     kept = Path(command[3])
     assert (kept / "app.py").exists()
     shutil.rmtree(kept)
+
+
+def test_a_space_is_private_on_request(checkpoint, monkeypatch):
+    with LoopbackHub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        for _ in range(2):
+            space.push_space("me/private", str(checkpoint), None, None, private=True)
+        assert hub.repos["spaces/me/private"].private
+        assert len(hub.repos["spaces/me/private"].pushes) >= 1
+        space.push_space("me/public", str(checkpoint), None, None)
+        before = len(hub.repos["spaces/me/public"].pushes)
+        with pytest.raises(UserError, match="exists and is public; nothing was uploaded"):
+            space.push_space("me/public", str(checkpoint), None, None, private=True)
+        assert len(hub.repos["spaces/me/public"].pushes) == before
