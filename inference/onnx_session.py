@@ -100,11 +100,11 @@ class OnnxSession:
             content = read_file(path, MAX_BYTES)
             refuse_other_files(content)
             session = onnxruntime.InferenceSession(content, options, providers=providers)
+            metadata = dict(session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise UserError(
                 f"{path} cannot be loaded as an ONNX file ({first_line(error)}). Expected one that export.py wrote."
             ) from error
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
         check_contract(session, metadata, path)
         return cls(session, metadata, f"sha256:{hashlib.sha256(content).hexdigest()}")
 

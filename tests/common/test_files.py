@@ -3,14 +3,22 @@
 import io
 import os
 import stat
-import struct
 import time
 import tracemalloc
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_files import (
+    GREY_TIFF,
+    PICTURE,
+    encoded,
+    jpeg_of_many_exif_segments,
+    jpeg_of_many_scans,
+    overlapping_tiff,
+    png_of_size,
+    tiff,
+)
 from PIL import EpsImagePlugin, Image
 from unet_kvasir_seg.common.files import (
     IMAGE_FORMATS,
@@ -73,78 +81,10 @@ def test_more_than_16_bits_are_refused_as_by_the_image_processor(value):
             read(image)
 
 
-def tiff(tags: dict[int, tuple[int, int, int]], rest: bytes = b"", pages: int = 1) -> bytes:
-    """A little-endian TIFF file.
-
-    Args:
-        tags: Type, count and value (or offset) by tag; an offset of -1 is that of `rest`.
-        rest: What follows the directories.
-        pages: Number of directories, which are all alike.
-    """
-    length = 2 + 12 * len(tags) + 4
-    end = 8 + pages * length
-    entries = b"".join(
-        struct.pack("<HHII", tag, kind, count, end if value == -1 else value)
-        for tag, (kind, count, value) in sorted(tags.items())
-    )
-    following = [8 + page * length for page in range(1, pages)] + [0]
-    directories = [struct.pack("<H", len(tags)) + entries + struct.pack("<I", place) for place in following]
-    return b"".join([b"II*\0" + struct.pack("<I", 8), *directories, rest])
-
-
-# Of a grey image of 4x4 pixels, uncompressed in one strip behind the directories.
-GREY_TIFF = {
-    256: (4, 1, 4),
-    257: (4, 1, 4),
-    258: (3, 1, 8),
-    259: (3, 1, 1),
-    262: (3, 1, 1),
-    273: (4, 1, -1),
-    277: (3, 1, 1),
-    278: (4, 1, 4),
-    279: (4, 1, 16),
-}
-
-
-def overlapping_tiff(tags: int) -> bytes:
-    """A TIFF file with `tags` further entries that all refer to the bytes of all entries."""
-    return tiff(GREY_TIFF | {40_000 + index: (7, 12 * tags, 8) for index in range(tags)}, bytes(16))
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG file of a few bytes that states this size."""
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in chunks:
-        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return content
-
-
-def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def jpeg_of_many_scans(scans: int) -> bytes:
-    """A progressive JPEG file whose last scan is repeated."""
-    content = encoded(image_of("RGB"), "JPEG", progressive=True)
-    last = content.rindex(b"\xff\xda")
-    return content[:last] + scans * content[last:-2] + content[-2:]
-
-
-def jpeg_of_many_exif_segments(segments: int) -> bytes:
-    content = encoded(image_of("RGB"), "JPEG", exif=image_of("RGB").getexif())
-    segment = b"\xff\xe1" + struct.pack(">H", 2 + 6 + 2000) + b"Exif\0\0" + bytes(2000)
-    return content[:2] + segments * segment + content[2:]
-
-
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS)
 def test_images_of_the_formats_whose_endings_are_listed_are_read(image_format):
-    image = Image.new("RGB", (11, 6), (200, 80, 70))
-    read = np.asarray(image_from_bytes(encoded(image, image_format)).convert("RGB"), int)
-    np.testing.assert_allclose(read, np.asarray(image), atol=3)
+    read = np.asarray(image_from_bytes(encoded(PICTURE, image_format)).convert("RGB"), int)
+    np.testing.assert_allclose(read, np.asarray(PICTURE), atol=3)
 
 
 def test_the_longest_side_is_read_and_one_more_pixel_is_refused_before_it_is_decoded():
@@ -191,8 +131,8 @@ def test_other_decoders_are_not_run(image_format):
         (lambda: tiff(GREY_TIFF | {322: (4, 1, 2**15), 323: (4, 1, 2**15)}, bytes(16)), "is too large .32768x32768"),
         (lambda: tiff(GREY_TIFF | {322: (4, 1, 2**14), 323: (4, 1, 2**14)}, bytes(16)), "is too large .16384x16384"),
         (lambda: overlapping_tiff(20_000), "refers to the same bytes again and again"),
-        (lambda: encoded(image_of("RGB"), "PNG", exif=b"Exif\0\0" + overlapping_tiff(20_000)), "bytes of EXIF data"),
-        (lambda: encoded(image_of("RGB"), "WEBP", exif=overlapping_tiff(20_000)), "bytes of EXIF data"),
+        (lambda: encoded(PICTURE, "PNG", exif=b"Exif\0\0" + overlapping_tiff(20_000)), "bytes of EXIF data"),
+        (lambda: encoded(PICTURE, "WEBP", exif=overlapping_tiff(20_000)), "bytes of EXIF data"),
         (lambda: jpeg_of_many_scans(10_000), "passes over the image"),
         (lambda: jpeg_of_many_exif_segments(20_000), "holds EXIF data again and again"),
     ],
@@ -218,7 +158,7 @@ def test_images_like_these_that_cost_little_are_read():
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x9286] = "x" * 60_000  # a comment, which takes most of the bytes that are allowed
-    assert image_from_bytes(encoded(image_of("RGB"), "PNG", exif=exif)).size == (6, 11)
+    assert image_from_bytes(encoded(PICTURE, "PNG", exif=exif)).size == (6, 11)
 
 
 def test_files_that_may_never_end_are_refused(tmp_path):
