@@ -29,8 +29,9 @@ def open_table(path: Path) -> Iterator[TextIO]:
 def write_row(table: TextIO, cells: Sequence[Any], line_end: str = "\r\n") -> None:
     """Write one row. A name that a spreadsheet would take for a formula gets "./" in front: it is the same path."""
     texts = [_as_text(cell) for cell in cells]
-    quoting = csv.QUOTE_ALL if any(map(OTHER_SEPARATORS.search, texts)) else csv.QUOTE_MINIMAL
-    csv.writer(table, quoting=quoting, lineterminator=line_end).writerow(texts)
+    needs_quotes = any(map(OTHER_SEPARATORS.search, texts))
+    writer = csv.writer(table, quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL, lineterminator=line_end)
+    writer.writerow(texts)
 
 
 def _as_text(cell: Any) -> str:

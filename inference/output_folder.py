@@ -118,8 +118,8 @@ def read_record(mask: Path) -> dict[str, Any] | None:
     except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
         raise OSError(f"{mask} {error}") from error
     try:
-        record = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+        record = json.loads(text or "")
+    except (ValueError, RecursionError):
         return None
     return record if is_record(record) else None
 
