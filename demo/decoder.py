@@ -6,6 +6,7 @@ goes wrong in that process ends with it: no other visitor waits, and no other vi
 
 import json
 import multiprocessing
+import tempfile
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -26,10 +27,11 @@ CPU_SECONDS = 4  # the slowest honest images of MAX_PIXELS take one
 SECONDS = 8.0  # for those on a busy machine, and for all on Windows
 MEMORY_BYTES = 640 * 2**20  # a file of 100 MiB, its pixels and two copies of them
 
-# A server of clean processes, from which a new one is forked in some 10 ms; not the threads' own memory.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-_context = multiprocessing.get_context(_START)
-if _START == "forkserver":
+# A server of clean processes, from which a new one is forked in some 10 ms, without this program's memory. Its socket
+# lies in the temporary folder, and the path of a socket has at most 104 bytes.
+_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods() and len(tempfile.gettempdir()) < 70
+_context = multiprocessing.get_context("forkserver" if _HAS_SERVER else "spawn")
+if _HAS_SERVER:
     _context.set_forkserver_preload(["__main__", __name__])
 
 

@@ -70,6 +70,7 @@ class Gate:
             await send({"type": "websocket.close"})
             return
         address = scope["client"][0] if scope["client"] else ""
+        send = closing(send)
         try:
             with self._counted(self.open, address, MAX_OPEN):
                 await self._answer(scope, receive, send, address)
@@ -240,6 +241,17 @@ def bounded(receive: Receive, headers: Headers, most_bytes: int) -> Receive:
         return message
 
     return receive_bounded
+
+
+def closing(send: Send) -> Send:
+    """`send` that ends the connection after an error: uvicorn would go on to receive a body that nobody reads."""
+
+    async def send_and_close(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
 
 
 async def read_body(receive: Receive) -> bytes:

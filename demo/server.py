@@ -20,7 +20,6 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
-from gradio import mount_gradio_app
 from gradio_client.utils import strip_invalid_filename_characters
 from starlette.concurrency import run_in_threadpool
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -70,6 +69,8 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
     Raises:
         UserError: If the address cannot be used.
     """
+    from gradio import mount_gradio_app  # not before `build_page` has set what it reads when it is imported
+
     host = host.strip("[]")  # of an IPv6 address in a URL
     listener = listen(host, port)
     threading.Thread(target=warm_up, daemon=True).start()

@@ -23,7 +23,6 @@ PACKAGES = (
     "huggingface_hub",
     "numpy",
     "pillow",
-    "safetensors",
     "scipy",
     "torch",
     "torchvision",

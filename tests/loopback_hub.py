@@ -131,7 +131,9 @@ class LoopbackHub:
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
         key = name if kind == "model" else f"{kind}s/{name}"
         status = 409 if key in self.repos else 200
-        self.repos.setdefault(key, Repo(private=bool(wanted.get("private"))))
+        self.repos.setdefault(
+            key, Repo(private=wanted.get("private") is True or wanted.get("visibility") == "private")
+        )
         return Reply(status, {"url": f"{self.endpoint}/{key}", "name": name})
 
     def _preupload(self, body: bytes, kind: str, repo_id: str, revision: str) -> Reply:

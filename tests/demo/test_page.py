@@ -1,5 +1,8 @@
 """The page of app.py as its visitors' requests reach it: held results, redrawing, the address."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,3 +81,10 @@ def test_moving_a_slider_runs_no_second_inference(predictor, examples, tmp_path,
         assert len(calls) == 1
         other = Client(address, verbose=False)
         assert "No image is held here" in other.predict(0.2, OPACITY, OVERLAY, api_name="/redraw")
+
+
+def test_gradio_is_imported_after_its_calls_home_are_switched_off():
+    """Importing it with analytics calls its makers' servers."""
+    code = "import sys, unet_kvasir_seg.demo.server, unet_kvasir_seg.demo.page; print('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -58,7 +58,7 @@ def test_needed_modules_are_found_in_all_kinds_of_imports(tmp_path, monkeypatch)
 
 
 def test_requirements_are_the_packages_that_the_page_imports():
-    """Apart from gradio, which the Space's README names, and its own, and onnxruntime, which only ONNX files need."""
+    """Apart from gradio, which the Space's README names, and its own, and what only some models need."""
     imported = set()
     for module in space.needed_modules("app.py"):
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
@@ -66,7 +66,7 @@ def test_requirements_are_the_packages_that_the_page_imports():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.partition(".")[0])
-    imported -= {*sys.stdlib_module_names, space.PROJECT, "gradio", "onnxruntime"}
+    imported -= {*sys.stdlib_module_names, space.PROJECT, "gradio", "onnxruntime", "timm"}
     imported -= {"fastapi", "gradio_client", "starlette", "uvicorn"}  # gradio's own
     assert {"pillow" if name == "PIL" else name for name in imported} == set(space.PACKAGES)
 
