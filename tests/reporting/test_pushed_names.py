@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, save_tiny_model
 from example_results import evaluated_results
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, Repo
 from PIL import Image, PngImagePlugin
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
@@ -92,8 +92,7 @@ def hub(tmp_path_factory) -> LoopbackHub:
     app = ["--model", model, "--push_to_space", "team/space"]
     commands = {"train": train, "evaluation": evaluation, "export": export, "app": app}
     with LoopbackHub() as hub:
-        for repo in ("team/evaluated", "team/exported"):
-            hub._create(json.dumps({"organization": "team", "name": repo.split("/")[1]}).encode())
+        hub.repos |= {"team/evaluated": Repo(), "team/exported": Repo()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         environment |= {"HOME": str(folder / HOME), "USER": USER, "LOGNAME": USER, "HF_HOME": str(folder / "hf")}
         environment |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token}
