@@ -132,6 +132,9 @@ def build_page(
             f'<p class="hint">At most {MAX_FILE_MEBIBYTES} MiB a file, {MAX_PIXELS / 1e6:.1f} million pixels and '
             f"{MAX_VIDEO_SECONDS} seconds of video. Uploads are deleted within {FILE_SECONDS // 60} minutes.</p>"
         )
+    # Clicks on examples too, which gradio would run without it, by a route that is closed here.
+    for function in page.fns.values():
+        function.queue = function.fn is not None
     return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
