@@ -104,7 +104,7 @@ class UNetImageProcessor(TorchvisionBackend):
                 is not a height and a width, or too large.
         """
         super().__init__(**kwargs)
-        check_input_size(dict(self.size))
+        check_input_size(dict(self.size or {}))
         check_thresholds(0.0, self.peak_threshold)
         check_calibration(self.presence_calibration)
 
