@@ -3,24 +3,22 @@
     python app.py                                            # the model of this clone, on http://127.0.0.1:7860
     python app.py --model me/unet-kvasir-seg --port 8000
     python app.py --host 0.0.0.0                             # for others on the network too: there is no password
-    python app.py --push_to_space me/polyps                  # as a Hugging Face Space, the weights of --model included
+    python app.py --push_to_space me/polyps --private        # as a Hugging Face Space, the weights of --model included
 
-It needs `pip install -e ".[app]"` and no network. Images and videos stay on this machine: uploads are deleted after a
-few minutes and when the program ends.
+It needs `pip install -e ".[app]"` and no network. Images and videos stay on this machine: uploads are deleted within
+ten minutes and when the program ends.
 """
 
 import signal
 import sys
-import tempfile
-import time
+import threading
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
-from unet_kvasir_seg.common.errors import UserError, first_line, require_extra, user_errors
+from unet_kvasir_seg.common.errors import UserError, first_line, printable, require_extra, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 
 # What imports torch, transformers or gradio is imported in the functions that run after the arguments are parsed, so
@@ -44,6 +42,7 @@ class AppArguments(DeviceFlags, ModelFlags):
         "Upload the page as this Space on the Hub, and do not show it here. It carries the weights of a --model that "
         "is a folder, and loads one that is on the Hub from there.",
     )
+    private: bool = flag(False, "With --push_to_space: only you, or your organisation, can open the Space.")
 
 
 def find_results(model: str, revision: str | None, fingerprint: str) -> "Results | None":
@@ -72,22 +71,29 @@ def serve(predictor: "BasePredictor", name: str, results: "Results | None", host
         UserError: If the address cannot be used.
     """
     from unet_kvasir_seg.data.synthetic import generate
-    from unet_kvasir_seg.demo.page import build_page, launch
+    from unet_kvasir_seg.demo.cleaner import upload_folder
+    from unet_kvasir_seg.demo.page import build_page
+    from unet_kvasir_seg.demo.server import serving
 
-    # Services are ended by SIGTERM, and clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end = end_of_program()
     # With synthetic examples, nothing private is needed to try the page.
     examples = [row["image"] for row in generate(EXAMPLES, EXAMPLE_SIZE, seed=0)]
-    with tempfile.TemporaryDirectory(prefix="unet-app-", ignore_cleanup_errors=True) as folder:
-        page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, Path(folder))
-        try:
-            address = launch(page, host, port)
-            print(f"{name} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
-            with suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(3600)
-        finally:
-            page.close(verbose=False)
+    with upload_folder() as folder:
+        page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, folder)
+        with serving(page, folder, host, port) as address:
+            print(f"{printable(name)} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
+            while not end.wait(timeout=1):  # without a timeout, Windows would not see Ctrl-C
+                pass
+
+
+def end_of_program() -> threading.Event:
+    """Set by Ctrl-C, by what ends services, and by a terminal that closes; not by what is to be ignored."""
+    end = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
+            signal.signal(number, lambda *_: end.set())
+    return end
 
 
 def run(arguments: AppArguments) -> None:
@@ -107,12 +113,15 @@ def run(arguments: AppArguments) -> None:
     model = arguments.model or str(TRAINED_MODEL)
     predictor = load_predictor(model, arguments.model_revision, arguments.device, arguments.dtype)
     results = find_results(model, arguments.model_revision, fingerprint(predictor.model))
-    name = results["model"]["name"] if results else Path(model).name
     if arguments.push_to_space:
         from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
-        print(f"Pushed: {push_space(arguments.push_to_space, model, arguments.model_revision, name)}")
+        space = arguments.push_to_space
+        print(f"Pushed: {push_space(space, model, arguments.model_revision, results, arguments.private)}")
+    elif arguments.private:
+        raise UserError("--private is of a Space: give --push_to_space OWNER/NAME too. A page has no password.")
     else:
+        name = results["model"]["name"] if results else Path(model).name
         serve(predictor, name, results, arguments.host, arguments.port)
 
 

@@ -1,5 +1,7 @@
 """Configuration of the U-Net: its architecture and its loss. `train.py` makes a flag of each field."""
 
+import reprlib
+from itertools import pairwise
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -11,6 +13,10 @@ NORMS = ("none", "batch", "group", "instance")
 UPSAMPLINGS = ("transpose", "bilinear")
 BLOCKS = ("plain", "residual")
 STEM_STRIDES = (1, 2)
+# Bounds far beyond any network that is trained: a file of a few bytes can state one that no machine holds.
+MAX_DEPTH = 12  # an image must have 2**depth pixels a side
+MAX_CONVOLUTIONS = 1000
+MAX_PARAMETERS = 2**30  # 4 GB in float32; the default has 31 million
 # Defaults of the fields that describe the U-Net's own encoder. Another `encoder` leaves them without effect.
 FIELDS_OF_OWN_ENCODER = {
     "base_channels": 64,
@@ -168,6 +174,8 @@ class UNetConfig(PretrainedConfig):
             ValueError: If a value, or a combination of values, cannot work.
         """
         self._check_counts()
+        self._check_lists()
+        self._check_total()
         self._check_choices()
         self._check_encoder()
         self._check_blocks()
@@ -185,7 +193,11 @@ class UNetConfig(PretrainedConfig):
         for name in ("num_channels", "base_channels", "depth", "num_groups", "decoder_convs"):
             value = getattr(self, name)
             if not _is_count(value):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {_shown(value)}.")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"`depth` must be at most {MAX_DEPTH}, got {_shown(self.depth)}.")
+
+    def _check_lists(self) -> None:
         for name, entries, parts in (
             ("channels", self.depth + 1, "levels"),
             ("encoder_blocks", self.depth + 1, "levels"),
@@ -195,24 +207,48 @@ class UNetConfig(PretrainedConfig):
             if values is None:
                 continue
             if not isinstance(values, list | tuple) or not all(_is_count(value) for value in values):
-                raise ValueError(f"`{name}` must be a list of whole numbers of at least 1, got {values!r}.")
+                raise ValueError(f"`{name}` must be a list of whole numbers of at least 1, got {_shown(values)}.")
             if len(values) != entries:
                 raise ValueError(
                     f"`{name}` must have {entries} entries, one for each of the {parts} of depth={self.depth}, got "
-                    f"{len(values)}: {values!r}."
+                    f"{len(values)}: {_shown(values)}."
                 )
+
+    def _check_total(self) -> None:
+        """Refuse a network that is too large, by its 3x3 convolutions: nearly all of its parameters."""
+        widths = self.level_channels
+        blocks = self.encoder_blocks or [1] * len(widths)
+        stages = self.decoder_channels or widths[:-1]
+        convolutions = 2 * sum(blocks) + self.decoder_convs * len(stages)
+        if convolutions > MAX_CONVOLUTIONS:
+            raise ValueError(
+                f"The network must have at most {MAX_CONVOLUTIONS} convolutions, got {_shown(convolutions)}: choose "
+                "lower `encoder_blocks` and `decoder_convs`."
+            )
+        weights = self.num_channels * widths[0]
+        weights += sum(before * width for before, width in pairwise(widths))
+        weights += sum((2 * count - 1) * width**2 for count, width in zip(blocks, widths, strict=True))
+        weights += sum((skip + width) * width for skip, width in zip(widths, stages, strict=False))
+        weights += sum((self.decoder_convs - 1) * width**2 for width in stages)
+        if 9 * weights > MAX_PARAMETERS:
+            raise ValueError(
+                f"The network must have at most {MAX_PARAMETERS:,} parameters, got {_shown(9 * weights)} or more: "
+                "choose fewer channels."
+            )
 
     def _check_choices(self) -> None:
         choices = {"norm": NORMS, "upsampling": UPSAMPLINGS, "block": BLOCKS, "loss": tuple(LOSSES)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {_shown(getattr(self, name))}.")
         if isinstance(self.stem_stride, bool) or self.stem_stride not in STEM_STRIDES:
-            raise ValueError(f"`stem_stride` must be 1 or 2, got {self.stem_stride!r}.")
+            raise ValueError(f"`stem_stride` must be 1 or 2, got {_shown(self.stem_stride)}.")
 
     def _check_encoder(self) -> None:
         if self.encoder is None:
             return
+        if not isinstance(self.encoder, str):
+            raise ValueError(f"`encoder` must be a name, got {_shown(self.encoder)}.")
         check_encoder(self.encoder)
         without_effect = [name for name, default in FIELDS_OF_OWN_ENCODER.items() if getattr(self, name) != default]
         if without_effect:
@@ -251,6 +287,13 @@ class UNetConfig(PretrainedConfig):
                     f'norm="group" needs `{name}` to be multiples of `num_groups`, got {misfits[0]} and '
                     f"num_groups={self.num_groups}. Choose a `num_groups` that divides all of {getattr(self, name)}."
                 )
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, cut where it is long."""
+    short = reprlib.Repr()
+    short.maxlist, short.maxstring = 20, 100
+    return short.repr(value)
 
 
 def _is_count(value: object) -> bool:

@@ -8,8 +8,8 @@
         --tune_peak_on validation --sensitivity 0.98 --save_peak
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
-Writes results.json, per_image.csv, README.md (the model card) and figures/ into the output folder. Several
-processes share the images: `accelerate launch --num_processes 2 evaluation.py ...`.
+Writes results.json, per_image.csv, README.md (the model card), figures/ and, with --audit, near_duplicates.csv into
+the output folder. Several processes share the images: `accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
 import dataclasses
@@ -165,9 +165,11 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(arguments.dataset_name, arguments.dataset_revision, {arguments.split: rows}, arguments.split)
     known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
-    pushed = known_results(str(arguments.target_repo), None) if arguments.push_to_hub else None
+    repo = arguments.target_repo if arguments.push_to_hub else None
+    pushed = known_results(repo, None) if repo else None
     environment = describe_environment(runtime, processes.count)
-    return unscored_results(source.name, data, environment, predictor, known, pushed, arguments.target_repo)
+    name = repo.split("/")[-1] if repo else source.name  # a folder's name is not published
+    return unscored_results(name, data, environment, predictor, known, pushed, arguments.target_repo)
 
 
 def draw(
@@ -192,8 +194,8 @@ def draw(
     example_grid(examples, folder / "examples.png")
     of_frames = ["examples.png"]
     if arguments.audit:
-        section, pairs = sections.check_near_duplicates(splits, arguments.split, scored)
-        evaluation["audit"] = section
+        evaluation["audit"], pairs = sections.check_near_duplicates(splits, arguments.split, scored)
+        near_duplicates.write_pairs(pairs, folder.parent / "near_duplicates.csv")
         if pairs:
             shown = near_duplicates.titled_images(splits, pairs[:PAIRS_SHOWN])
             pair_grid(shown, folder / "audit.png", total=len(pairs))
@@ -232,8 +234,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     if arguments.negatives is not None:
         negatives = Negatives.load(arguments.negatives, splits, arguments.foreground_values)
 
-    names = [field.name for field in dataclasses.fields(run.Protocol)]
-    protocol = run.Protocol(**{name: getattr(arguments, name) for name in names})
+    protocol = run.Protocol(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(run.Protocol)})
     try:
         tuning = run.Tuning(arguments.tune_threshold_on, arguments.tune_peak_on, arguments.sensitivity)
         scored = run.score_split(
@@ -284,8 +285,7 @@ def main(argv: list[str] | None = None) -> None:
         from unet_kvasir_seg.reporting.tables import results_as_text
 
         logging.disable_progress_bar()  # of loading weights, which takes no time
-        device = choose_runtime(arguments.device, arguments.dtype).device
-        with share_work(cpu=device.type == "cpu") as processes:
+        with share_work(cpu=choose_runtime(arguments.device, arguments.dtype).device.type == "cpu") as processes:
             results = evaluate(arguments, processes)
             if processes.is_main:
                 written = sorted(path.name for path in Path(arguments.output_dir).iterdir())

@@ -20,7 +20,6 @@ float32 (B, H, W), and `logits` at the input size. predict.py and evaluation.py 
 A file that differs from PyTorch by more than the tolerances is not kept, and the exit status is 2.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import FlagParser, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.files import partial_path, write_atomic
+from unet_kvasir_seg.common.files import atomic_file, write_atomic
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.onnx_export.files import FILE_NAMES
 
@@ -122,22 +121,19 @@ def export(arguments: ExportArguments) -> "Export":
     )
 
     file = folder / FILE_NAMES[arguments.precision]
-    unverified = partial_path(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        report = write_verified(unverified, model.eval(), processor, arguments.precision, frames)
-        print_report(report)
-        if problems := report["proof"]["problems"]:
-            raise UserError(
-                f"The exported file disagrees with PyTorch and is not kept: {'; '.join(problems)}. "
-                f"{REMEDIES[arguments.precision]}"
-            )
-        os.replace(unverified, file)
+        with atomic_file(file) as unverified:
+            report = write_verified(Path(unverified.name), model.eval(), processor, arguments.precision, frames)
+            print_report(report)
+            if problems := report["proof"]["problems"]:
+                raise UserError(
+                    f"The exported file disagrees with PyTorch and is not kept: {'; '.join(problems)}. "
+                    f"{REMEDIES[arguments.precision]}"
+                )
         write_results(file.with_suffix(".json"), report)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        unverified.unlink(missing_ok=True)
     return report
 
 
@@ -213,7 +209,7 @@ def results_to_push(arguments: ExportArguments, weights: str) -> "Results | None
     if not results or results["model"].get("fingerprint") != weights:
         return None
     check_results_folder(Path(arguments.output_dir), results)
-    results["model"]["repository"] = repo
+    results["model"] |= {"repository": repo, "name": repo.split("/")[-1]}  # the name of a folder is not published
     results["exports"] = exports_of(weights, results)
     if not of_repo:  # the repo does not have the pictures either
         if results["training"]:

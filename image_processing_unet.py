@@ -7,7 +7,10 @@
 The Hub runs this file, with regions_unet.py, without the rest of the project.
 """
 
+import base64
+import io
 import os
+import urllib.request
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any
@@ -26,7 +29,7 @@ from transformers.image_utils import (
 )
 from transformers.utils import logging
 
-from .regions_unet import check_calibration, check_thresholds, keep_peaks, presence_of
+from .regions_unet import check_calibration, check_input_size, check_thresholds, keep_peaks, presence_of
 
 try:
     from transformers.image_processing_backends import TorchvisionBackend
@@ -44,6 +47,10 @@ except ImportError:  # transformers 4.57
 
 
 logger = logging.get_logger(__name__)
+
+# A file's content chooses the decoder, and some of Pillow's start programs (EPS: Ghostscript).
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_DOWNLOAD_BYTES = 2**29
 
 # Grey, grey and alpha, RGB, RGB and alpha.
 CHANNEL_COUNTS = (1, 2, 3, 4)
@@ -93,9 +100,11 @@ class UNetImageProcessor(TorchvisionBackend):
         Take the settings of the class.
 
         Raises:
-            ValueError: `peak_threshold` is no probability, or `presence_calibration` is not two finite numbers.
+            ValueError: `peak_threshold` is no probability, `presence_calibration` is not two finite numbers, or `size`
+                is not a height and a width, or too large.
         """
         super().__init__(**kwargs)
+        check_input_size(dict(self.size or {}))
         check_thresholds(0.0, self.peak_threshold)
         check_calibration(self.presence_calibration)
 
@@ -179,9 +188,9 @@ class UNetImageProcessor(TorchvisionBackend):
         return settings
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open local files as they are: the library's loader turns palette and 16-bit files into RGB."""
-        if isinstance(image_url_or_urls, (str, os.PathLike)) and os.path.isfile(image_url_or_urls):
-            return Image.open(image_url_or_urls)
+        """Open files as they are: the library's loader turns palette and 16-bit files into RGB."""
+        if isinstance(image_url_or_urls, (str, os.PathLike)):
+            return load_image(image_url_or_urls)
         return super().fetch_images(image_url_or_urls)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
@@ -325,6 +334,42 @@ def _threshold(probability: torch.Tensor, threshold: float, peak_threshold: floa
         return (probability > threshold).to(torch.int64)
     mask = keep_peaks(probability.detach().cpu().numpy(), threshold, peak_threshold)
     return torch.from_numpy(mask).to(probability.device, torch.int64)
+
+
+def load_image(source: "str | os.PathLike[str]", timeout: float | None = None) -> Image.Image:
+    """
+    Open an image as it is: by its path, its URL, or its bytes in base64.
+
+    The library's `load_image` would run any decoder of Pillow's that the content asks for.
+
+    Args:
+        source: path, URL, or base64 with or without "data:image/...;base64," in front.
+        timeout: seconds to wait for a server.
+
+    Raises:
+        OSError: a file or URL that cannot be read, or holds no image of `IMAGE_FORMATS`.
+        ValueError: neither a path, nor a URL, nor base64; or a download of more than `MAX_DOWNLOAD_BYTES`.
+    """
+    if os.path.isfile(source):
+        return Image.open(source, formats=IMAGE_FORMATS)
+    source = os.fspath(source)
+    if source.startswith(("http://", "https://")):
+        content = _download(source, timeout)
+    else:
+        try:
+            content = base64.b64decode(source.rsplit(",")[-1].encode(), validate=True)
+        except ValueError as error:
+            raise ValueError(f"Got {source[:100]!r}; expected the path of a file, a URL, or base64.") from error
+    return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+
+
+def _download(url: str, timeout: float | None) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "unet-kvasir-seg"})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        content = response.read(MAX_DOWNLOAD_BYTES + 1)
+    if len(content) > MAX_DOWNLOAD_BYTES:
+        raise ValueError(f"Got more than {MAX_DOWNLOAD_BYTES} bytes from {url}; expected an image.")
+    return content
 
 
 def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> np.ndarray:

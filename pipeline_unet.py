@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, ImageSegmentationPipeline
-from transformers.image_utils import load_image
+
+from .image_processing_unet import load_image
 
 
 class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
@@ -92,9 +93,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         self, image: "str | os.PathLike[str] | Image.Image", timeout: float | None = None
     ) -> BatchFeature:
         """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, and its own height and width."""
-        # `load_image` clips 16 bits to 8, where the image processor scales: so local files are opened by Pillow.
         if isinstance(image, str | os.PathLike):
-            image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image), timeout=timeout)
+            image = load_image(image, timeout)
         elif not isinstance(image, Image.Image):
             raise TypeError(
                 f"Got an image of type {type(image).__name__}; expected a PIL image, a path, a URL or base64. "

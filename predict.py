@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
-from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, share_work
@@ -240,7 +240,7 @@ def print_report(report: "Report", output_dir: str) -> None:
         done.append(f"{report.images} images{speed}, {report.images_before} before")
     if report.videos or report.videos_before:
         done.append(f"{report.videos} videos, {report.videos_before} before")
-    print(f"Done: {'; '.join(done) or 'nothing'}. Written to {output_dir}.")
+    print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
     if report.failures:
         print(f"{len(report.failures)} inputs were not done, or not all of them:", file=sys.stderr)
         for failure in sorted(report.failures, key=str):

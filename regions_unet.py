@@ -1,4 +1,4 @@
-"""Turns a map of probabilities into a mask, and into the probability that there is a polyp at all.
+"""Turns a map of probabilities into a mask, and into the probability that there is a polyp at all; checks settings.
 
     keep_peaks(probability, threshold=0.5, peak_threshold=0.9)  # (H, W) bool
     presence_of(float(probability.max()), calibration=(1.5, -4.0))
@@ -7,13 +7,15 @@ Needs numpy alone: the Hub runs it without the rest of the project, and ONNX fil
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 # Probabilities are kept so far from 0 and 1 that their logit is finite.
 SMALLEST_PROBABILITY = 1e-6
+MAX_INPUT_SIDE = 4096  # pixels that a network may be given; a feature map of 64 channels then takes 4 GB
 
 
 def check_thresholds(threshold: float, peak_threshold: float | None = None) -> None:
@@ -49,6 +51,20 @@ def check_calibration(calibration: Sequence[float] | None) -> None:
     is_pair = isinstance(calibration, Sequence) and len(calibration) == 2
     if not is_pair or not all(isinstance(number, Real) and math.isfinite(number) for number in calibration):
         raise ValueError(f"Got presence_calibration={calibration}; expected two finite numbers, scale and offset.")
+
+
+def check_input_size(size: Any) -> None:
+    """
+    Refuse a size of the network's input that needs more memory than there is, as a damaged file may state it.
+
+    Raises:
+        ValueError: it does not give a height and a width of 1 to `MAX_INPUT_SIDE` pixels.
+    """
+    sides = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else [None]
+    if not all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_INPUT_SIDE for side in sides):
+        raise ValueError(
+            f"Got size={size!r}; expected height and width, whole numbers from 1 to {MAX_INPUT_SIDE} pixels."
+        )
 
 
 def is_probability(value: object) -> bool:

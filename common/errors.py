@@ -9,12 +9,21 @@ from tqdm.auto import tqdm
 
 
 class UserError(ValueError):
-    """A user's mistake: the message says what was got, what was expected and the remedy."""
+    """A user's mistake: the message says what was got, what was expected and the remedy.
+
+    Args:
+        message: One line.
+        details: Further lines, as a list of what is wrong.
+    """
+
+    def __init__(self, message: str = "", details: Sequence[str] = ()):
+        self.details = [printable(detail) for detail in details]
+        super().__init__("\n  ".join([message, *self.details]))
 
 
 @contextlib.contextmanager
 def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn a `UserError`, or an error of `kinds`, into one line on stderr and exit status 2."""
+    """Turn a `UserError`, or an error of `kinds`, into a line on stderr, its details below, and exit status 2."""
     try:
         yield
     except Exception as error:
@@ -22,7 +31,10 @@ def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
             raise
         # A data loader's worker puts its traceback before the message; the user gets the message alone.
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
-        tqdm.write(f"{program}: error: {message}", file=sys.stderr)  # on a line of its own, beside progress bars
+        details = error.details if isinstance(error, UserError) else []
+        message = printable(message.removesuffix("\n  ".join(["", *details])))
+        lines = "\n  ".join([f"{program}: error: {message}", *details])
+        tqdm.write(lines, file=sys.stderr)  # on a line of its own, beside progress bars
         sys.exit(2)
 
 
@@ -38,12 +50,30 @@ def require_extra(extra: str, *modules: str) -> None:
         raise UserError(f'{", ".join(missing)} {verb} not installed; this needs pip install -e ".[{extra}]".')
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would act on or not show, such as escapes, line breaks and bytes that are not UTF-8.
+
+    Names of files, and what a model's files say, may hold it.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def describe_error(error: Exception) -> str:
+    """An error of any kind in one line, with its type unless that is `ValueError`, whose messages are for users."""
+    if isinstance(error, ValueError) or not str(error):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message without its full stop; its type where it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are: "a, b and 7 more"."""
+    """The first names, printable, and how many more there are: "a, b and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(printable, names[:most])) + more

@@ -1,55 +1,169 @@
-"""Image files: their suffixes, reading them, RGB of all modes; and atomic writing of any file."""
+"""Image files: their formats, reading them within bounds, RGB of all modes; and atomic writing of any file."""
 
+import contextlib
 import io
 import os
+import secrets
 import shutil
-import zlib
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from .errors import first_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Pillow's names of these formats. A file's content chooses the decoder, and others start programs (EPS: Ghostscript).
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_SIDE = 16_384  # pixels, of an image or a video frame: a tiny file can state millions, and costs time and memory
+MAX_FILE_BYTES = 2**29  # of an image's file: uncompressed RGB of twice the pixels that Pillow takes without a warning
+MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive files have about ten
+MAX_EXIF_BYTES = 2**16  # a segment of a JPEG; each of its entries may refer to all of it
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path, most_bytes: int = MAX_FILE_BYTES) -> Iterator[BinaryIO]:
+    """A file to read; of a link, the file that it leads to.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is a device, a pipe or a socket, which may never end, or larger than `most_bytes`.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file, but a device, a pipe or a link to one, which may never end")
+        if status.st_size > most_bytes:
+            megabytes = f"{status.st_size / 1e6:.0f} MB"
+            raise ValueError(f"is too large ({megabytes}): at most {most_bytes / 1e6:.0f} MB are read")
+        yield file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for a writer
+
+
+def read_file(path: str | Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no regular file, or larger than `most_bytes`.
+    """
+    with open_regular(path, most_bytes) as file:
+        return file.read(os.fstat(file.fileno()).st_size)  # a file that grows may have no end
 
 
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
-    """Decode the one image of a file, rotated as its EXIF tag says.
+    """Decode the one image of a file, rotated as its EXIF tag says; arguments and errors as for `open_image`."""
+    with open_image(content, most_pixels) as image:
+        return ImageOps.exif_transpose(image)  # reads the pixels
+
+
+@contextlib.contextmanager
+def open_image(content: bytes, most_pixels: int | None = None) -> Iterator[Image.Image]:
+    """The one image of a file, whose pixels are not yet decoded.
 
     Args:
         content: The file's bytes.
         most_pixels: A larger image is refused before it is decoded; None: Pillow's own limit.
 
     Raises:
-        ValueError: If the file holds no image or several, is damaged, or is too large.
+        ValueError: If the file holds no image or several, is damaged, or is too large; also where the block shows it.
     """
     if not content:
         raise ValueError("is empty (0 bytes)")
-    most_pixels = most_pixels or Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if most_pixels is not None and image.width * image.height > most_pixels:
-                raise ValueError(_too_large(most_pixels, f" ({image.width}x{image.height} pixels)"))
-            # Phones put a second picture, for editing, into a JPEG.
-            pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if pictures > 1:
-                raise ValueError(
-                    f"holds {pictures} images, as an animation or in pages: expected one. Convert an animation to "
-                    "mp4, or save the images one by one"
-                )
-            return ImageOps.exif_transpose(image)  # reads the pixels
-    except UnidentifiedImageError as error:
-        raise ValueError("is no image of a format that Pillow reads") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(most_pixels)) from error
-    except ValueError:
+        if content.count(b"Exif\0\0") > MAX_SCANS:  # of a JPEG, Pillow would copy them all with each further one
+            raise _RefusedError("holds EXIF data again and again")
+        with Image.open(_BoundedReader(content), formats=IMAGE_FORMATS) as image:
+            _check_header(image, most_pixels or Image.MAX_IMAGE_PIXELS)
+            _check_exif(image)
+            _check_scans(image, content)
+            yield image
+    except _RefusedError:
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError(f"is no image of a format that is read here: {', '.join(IMAGE_FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_many_pixels(most_pixels or Image.MAX_IMAGE_PIXELS)) from error
+    except MemoryError as error:
+        raise ValueError("needs more memory to decode than there is") from error
     except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
         raise ValueError(f"is damaged ({first_line(error)})") from error
 
 
-def _too_large(most_pixels: int | None, size: str = "") -> str:
+class _RefusedError(ValueError):
+    """An image that is not decoded."""
+
+
+class _BoundedReader(io.BytesIO):
+    """A file's bytes, to be read a few times over: entries of a TIFF may all refer to the same million bytes."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self.left = 10 * len(content) + 2**20
+
+    def read(self, size: int | None = -1) -> bytes:
+        part = super().read(size)
+        self.left -= len(part)
+        if self.left < 0:
+            raise _RefusedError("refers to the same bytes again and again")
+        return part
+
+
+def _check_exif(image: Image.Image) -> None:
+    for name in ("exif", "Raw profile type exif"):
+        if (size := len(image.info.get(name, ""))) > MAX_EXIF_BYTES:
+            raise _RefusedError(f"holds {size} bytes of EXIF data: at most {MAX_EXIF_BYTES} are read. Remove them")
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
+        parts = max(1, len(getattr(image, "tile", [])))  # of a TIFF, each is a JPEG of its own
+        scans = content.count(b"\xff\xda")
+        if scans > MAX_SCANS * parts:
+            raise _RefusedError(f"has {scans} passes over the image: at most {MAX_SCANS * parts} are decoded")
+
+
+def _check_header(image: Image.Image, most_pixels: int | None) -> None:
+    """Refuse, before its pixels are decoded, an image that is too large, or one of several.
+
+    Raises:
+        ValueError: The message says why.
+    """
+    sizes = [image.size]
+    if isinstance(image, TiffImageFile):  # its tiles may be larger than the image, and are decoded as a whole
+        sizes.append((image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)))
+    for width, height in sizes:
+        check_sides(width, height)
+        if most_pixels is not None and width * height > most_pixels:
+            raise _RefusedError(_too_many_pixels(most_pixels, f" ({width}x{height} pixels)"))
+    # Phones put a second picture, for editing, into a JPEG. `n_frames` would visit each of 100,000 pages.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise _RefusedError(
+            "holds several images, as an animation or in pages: expected one. Convert an animation to mp4, or save "
+            "the images one by one"
+        )
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image with a side of more than `MAX_SIDE` pixels.
+
+    Raises:
+        ValueError: The message gives both sides.
+    """
+    if max(width, height) > MAX_SIDE:
+        raise _RefusedError(
+            f"is too large ({width}x{height} pixels): each side may have at most {MAX_SIDE}. Scale it down"
+        )
+
+
+def _too_many_pixels(most_pixels: int | None, size: str = "") -> str:
     assert most_pixels is not None  # without a bound nothing is too large
     return f"is too large{size}: at most {most_pixels / 1e6:.1f} million pixels are decoded. Scale it down"
 
@@ -79,13 +193,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write or replace a file atomically: it is complete or not there. Its permissions are kept."""
-    unfinished = partial_path(path)
-    unfinished.write_bytes(content)
-    if path.exists():
-        shutil.copymode(path, unfinished)
-    os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        file.write(content)
 
 
-def partial_path(path: Path) -> Path:
-    """Where to write a file until it is complete. The name is short: `path` may have the longest name allowed."""
-    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part")
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends; after an error it is removed.
+
+    Until then it lies beside `path`. Its name, in `name`, is random, and it is created only if nothing has that name:
+    whoever else may write to the folder cannot plant a link there that would be followed. The name is short: `path`
+    may have the longest name allowed.
+    """
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    with unfinished.open("xb") as file:
+        try:
+            yield file
+            file.close()
+            if path.exists():
+                shutil.copymode(path, unfinished)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise

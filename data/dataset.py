@@ -30,8 +30,8 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..common.errors import UserError, some
-from ..common.files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.errors import UserError, printable, some
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes, open_image, read_file
 from ..image_processing_unet import binarize_mask
 from .synthetic import generate
 
@@ -275,23 +275,22 @@ def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image,
     Errors are not reported here: `image_from_bytes` then reads the image again and says what is wrong.
     """
     try:
-        with PILImage.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             width, height = image.size
-            is_huge = PILImage.MAX_IMAGE_PIXELS is not None and width * height > PILImage.MAX_IMAGE_PIXELS
             # Sides that the scale does not divide would be padded, which shifts the image against its mask.
             scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
             scale = max((scale for scale in scales if min(width, height) >= scale * smallest_side), default=1)
-            if image.format != "JPEG" or scale == 1 or is_huge:
+            if image.format != "JPEG" or scale == 1:
                 return None
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees either way
             image.draft(None, (width // scale, height // scale))
             return ImageOps.exif_transpose(image), (height, width) if is_turned else (width, height)
-    except Exception:  # Pillow's readers raise errors of all kinds for damaged files
+    except ValueError:
         return None
 
 
 def _encoded_bytes(cell: Cell) -> bytes:
-    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    return cell["bytes"] if cell["bytes"] is not None else read_file(cell["path"])
 
 
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
@@ -362,7 +361,7 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         else:
             files[file.stem] = file
     if ignored:
-        logger.warning("%s: ignored files that are no images: %s", folder, some(ignored))
+        logger.warning("%s: ignored files that are no images: %s", printable(str(folder)), some(ignored))
     return files
 
 

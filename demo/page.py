@@ -1,7 +1,8 @@
-"""The page of app.py, made with gradio: its layout, what it does on each event, and serving it.
+"""The page of app.py, made with gradio: its layout, and what it does on each event.
 
 page = build_page(predictor, name, parameters, results, example_images, folder)
-address = launch(page, "127.0.0.1", 7860)
+with serving(page, folder, "127.0.0.1", 7860) as address:  # of server.py
+    ...
 """
 
 import os
@@ -17,8 +18,12 @@ from PIL import Image
 
 from ..common.errors import UserError
 from ..inference.prediction import BasePredictor
+from ..inference.video import VideoError
 from ..reporting.results import Results
+from .cleaner import FILE_SECONDS
+from .decoder import MAX_PIXELS
 from .examples import write_examples
+from .jobs import MAX_WAITING
 from .render import (
     ACCENT,
     INK,
@@ -30,12 +35,10 @@ from .render import (
     image_html,
     model_html,
     problem_html,
-    stylesheet,
     video_html,
 )
 from .uploads import (
     MAX_FILE_MEBIBYTES,
-    MAX_PIXELS,
     MAX_VIDEO_SECONDS,
     segment_clip,
     segment_image,
@@ -45,12 +48,7 @@ from .uploads import (
 if TYPE_CHECKING:
     import gradio as gr
 
-THREADS = 4  # one for images, one for videos, two for drawing; each may keep memory of its own
-SESSIONS = 40  # visitors whose last answers gradio remembers, some 0.5 MB each; forgotten ones get a new session
-MAX_WAITING = 100  # visitors in each queue; further ones are asked to come back
 HELD_BYTES = 2**28  # for the images that are held to be redrawn: 24 visitors' frames of 1920x1080
-FILE_SECONDS = 600  # uploads and videos are deleted when they are this old
-CLEANING_SECONDS = 60  # time between two searches for such files
 
 # gradio gives the pictures of the examples no names for screen readers, and draws them again at any time.
 NAME_EXAMPLES = """() => {
@@ -59,6 +57,9 @@ NAME_EXAMPLES = """() => {
     new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
     name();
 }"""
+
+
+FORGED = "These settings cannot be made with this page. Reload it."
 
 
 class HeldImages:
@@ -74,7 +75,9 @@ class HeldImages:
         self._lock = threading.Lock()
 
     def keep(self, visitor: str, image: SegmentedImage) -> None:
-        """Hold an image in place of the visitor's earlier one."""
+        """Hold an image in place of the visitor's earlier one; nothing for "", which several visitors could share."""
+        if not visitor:
+            return
         with self._lock:
             self._held.pop(visitor, None)
             self._held[visitor] = image
@@ -111,25 +114,28 @@ def build_page(
         examples: Images for visitors to try.
         folder: For uploads, examples and videos. The caller deletes it.
     """
-    # Both are read when gradio is imported; with analytics, that alone calls its makers' servers.
+    # The first two are read when gradio is imported; with analytics, that alone calls its makers' servers. The third
+    # bounds its statistics of visitors, which nobody sees, to the last job.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     import gradio as gr
 
     example_files, clip = write_examples(examples, folder)
-    with gr.Blocks(
-        title="Polyp segmentation", analytics_enabled=False, delete_cache=(CLEANING_SECONDS, FILE_SECONDS)
-    ) as page:
+    with gr.Blocks(title="Polyp segmentation", analytics_enabled=False) as page:
         gr.HTML(model_html(name, parameters, results))
         with gr.Tab("Image"), gr.Row():
             _add_image_tab(page, predictor, example_files, folder)
         with gr.Tab("Video"), gr.Row():
-            _add_video_tab(predictor, clip, folder)
+            _add_video_tab(page, predictor, clip, folder)
         gr.HTML(
             f'<p class="hint">At most {MAX_FILE_MEBIBYTES} MiB a file, {MAX_PIXELS / 1e6:.1f} million pixels and '
-            f"{MAX_VIDEO_SECONDS} seconds of video. What you upload is deleted {FILE_SECONDS // 60} minutes later.</p>"
+            f"{MAX_VIDEO_SECONDS} seconds of video. Uploads are deleted within {FILE_SECONDS // 60} minutes.</p>"
         )
-    return page.queue(max_size=MAX_WAITING)
+    # Clicks on examples too, which gradio would run without it, by a route that is closed here.
+    for function in page.fns.values():
+        function.queue = function.fn is not None
+    return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
 def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: Sequence[Path], folder: Path) -> None:
@@ -142,6 +148,8 @@ def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: S
         visitor = request.session_hash or ""
         if upload is None:
             return gr.skip(), NO_IMAGE
+        if not _are_shares(threshold, opacity) or view not in (OVERLAY, SIDE_BY_SIDE):
+            return None, problem_html(FORGED)
         try:
             image = segment_image(uploaded_path(upload, folder), predictor)
         except UserError as error:
@@ -182,15 +190,15 @@ def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: S
         shown = gr.HTML(NO_IMAGE, elem_id="result")
 
     settings: list[Any] = [threshold, opacity, view]
-    # Images are segmented one at a time, with all cores; drawing and videos have queues of their own and need not
-    # wait for them.
+    # Two images are decoded at a time, so that one which takes long need not be waited for; drawing and videos have
+    # queues of their own and need not wait for them.
     segmentation: dict[str, Any] = {
         "fn": on_image,
         "inputs": [image, *settings],
         "outputs": [image, shown],
         "preprocess": False,  # gradio's own would decode the image before its size is checked
         "concurrency_id": "images",
-        "concurrency_limit": 1,
+        "concurrency_limit": 2,
         "show_progress_on": shown,
         "scroll_to_output": True,  # on a phone it is far below
     }
@@ -212,19 +220,28 @@ def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: S
     page.unload(on_leave)
 
 
-def _add_video_tab(predictor: BasePredictor, clip: Path, folder: Path) -> None:
+def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, folder: Path) -> None:
     import gradio as gr
 
-    def on_video(path: str | None, threshold: float, smoothing: float, progress=gr.Progress()):  # noqa: B008 - gradio's way
+    def on_video(upload: dict[str, Any] | None, threshold: float, smoothing: float, progress=gr.Progress()):  # noqa: B008 - gradio's way
         """Segment a video. Returns the overlay and the text beside it."""
-        if path is None:
+        if upload is None:
             return None, NO_VIDEO
+        if not _are_shares(threshold, smoothing):
+            return None, problem_html(FORGED)
+
+        def on_progress(share: float) -> None:
+            if not page.is_running:
+                raise VideoError("is not done: the program ends")
+            progress(share)
+
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             try:
-                segmented = segment_clip(Path(path), predictor, Path(scratch), threshold, smoothing, progress)
+                path = uploaded_path(upload, folder)
+                segmented = segment_clip(path, predictor, Path(scratch), threshold, smoothing, on_progress)
             except UserError as error:
                 return None, problem_html(str(error))
-            # gradio deletes a file of `folder` that an event returns, when it is old.
+            # It is deleted when it is old, as uploads are.
             kept = Path(tempfile.mkdtemp(dir=folder)) / segmented.overlay.name
             shutil.move(segmented.overlay, kept)
         return str(kept), video_html(segmented)
@@ -232,8 +249,6 @@ def _add_video_tab(predictor: BasePredictor, clip: Path, folder: Path) -> None:
     with gr.Column(scale=2, min_width=280):
         video = gr.File(label="Video", file_types=["video"], height=150, elem_id="video")
         gr.Examples([[str(clip)]], [video], label="Example (synthetic)")
-        # Or it would be deleted as an upload is; gradio keeps the images of examples by itself.
-        video.keep_in_cache.add(str(clip))
         threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[])
         smoothing = gr.Slider(0, 0.9, 0.6, step=0.1, label="Smoothing over time", buttons=[])
         start = gr.Button("Segment video", variant="primary")
@@ -244,6 +259,7 @@ def _add_video_tab(predictor: BasePredictor, clip: Path, folder: Path) -> None:
         on_video,
         [video, threshold, smoothing],
         [player, text],
+        preprocess=False,  # as for images; the file is checked when it is opened
         concurrency_id="videos",
         concurrency_limit=1,
         show_progress_on=text,
@@ -251,43 +267,17 @@ def _add_video_tab(predictor: BasePredictor, clip: Path, folder: Path) -> None:
     )
 
 
-def launch(page: "gr.Blocks", host: str, port: int) -> str:
-    """Serve the page in threads; returns its address.
-
-    Raises:
-        UserError: If the address cannot be used.
-    """
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            max_threads=THREADS,
-            state_session_capacity=SESSIONS,
-            max_file_size=MAX_FILE_MEBIBYTES * 2**20,
-            run_history=False,
-            footer_links=["settings"],
-            theme=_theme(),
-            css=stylesheet(),
-            js=NAME_EXAMPLES,
-        )
-    except OSError as error:
-        raise UserError(
-            f"The page cannot be served on port {port} of {host}: it is in use, or no address of this machine. "
-            "Choose another --port or --host."
-        ) from error
-    return address
+def _are_shares(*values: Any) -> bool:
+    """Whether all are numbers from 0 to 1; visitors can send anything."""
+    return all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values)
 
 
-def _theme() -> "gr.themes.Base":
+def theme() -> "gr.themes.Base":
     """gradio's plain theme with the overlay's colours and the system's fonts, so that none is fetched."""
     import gradio as gr
 
     fonts = ["system-ui", "sans-serif"]
-    theme = gr.themes.Base(
+    made = gr.themes.Base(
         primary_hue="cyan", secondary_hue="cyan", font=fonts, font_mono=["ui-monospace", "monospace"]
     )
     accented = (
@@ -298,7 +288,7 @@ def _theme() -> "gr.themes.Base":
         "checkbox_border_color_selected",
     )
     for mode in ("", "_dark"):
-        theme.set(**{f"{name}{mode}": ACCENT for name in accented})
-        theme.set(**{f"button_primary_text_color{mode}": INK})
-    theme.set(color_accent=ACCENT)
-    return theme
+        made.set(**{f"{name}{mode}": ACCENT for name in accented})
+        made.set(**{f"button_primary_text_color{mode}": INK})
+    made.set(color_accent=ACCENT)
+    return made

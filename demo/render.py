@@ -4,7 +4,6 @@ Pictures and downloads are data URLs, so that no file of a result is written to 
 """
 
 import base64
-import csv
 import io
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..common.csv_tables import write_row
 from ..inference.lesions import COLUMNS, lesion_numbers, lesion_row
 from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay
 from ..inference.prediction import Prediction
@@ -105,10 +105,11 @@ def _scores_html(results: Results | None) -> str:
         return "Its scores are not measured."
     low, high = score["ci95"]
     data = results["data"]
+    rows = escape(str(data["rows"].get(data["split"], "unknown number of")))
     return (
         f"Dice <strong>{score['value']:.3f}</strong> (95 % interval {low:.3f} to {high:.3f}): mean per image, at "
-        f"each image's original size, on the {data['rows'][data['split']]} images of the {escape(data['split'])} "
-        f"split of {escape(data['name'])}.{_alarms_html(results['evaluation'])}"
+        f"each image's original size, on the {rows} images of the {escape(str(data['split']))} "
+        f"split of {escape(str(data['name']))}.{_alarms_html(results['evaluation'])}"
     )
 
 
@@ -214,10 +215,9 @@ def problem_html(message: str) -> str:
 def lesion_csv(name: str, prediction: Prediction) -> bytes:
     """The CSV file of an image's lesions, as predict.py writes it."""
     table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(COLUMNS)
+    write_row(table, COLUMNS)
     for number, lesion in enumerate(prediction.lesions, start=1):
-        writer.writerow(lesion_row(name, number, lesion_numbers(lesion)))
+        write_row(table, lesion_row(name, number, lesion_numbers(lesion)))
     return table.getvalue().encode()
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, SpaceCardData
 from ..common.errors import UserError, first_line
 from ..common.hub import push_files
 from ..common.paths import PACKAGE
+from ..reporting.results import Results, as_json, public_name
 
 PROJECT = "unet_kvasir_seg"
 
@@ -22,7 +23,6 @@ PACKAGES = (
     "huggingface_hub",
     "numpy",
     "pillow",
-    "safetensors",
     "scipy",
     "torch",
     "torchvision",
@@ -40,7 +40,8 @@ from unet_kvasir_seg.app import main
 
 FOLDER = Path(__file__).resolve().parent
 
-main([{arguments}, "--host", "0.0.0.0", "--port", "7860"])
+if __name__ == "__main__":  # processes that decode images import this file too
+    main([{arguments}, "--host", "0.0.0.0", "--port", "7860"])
 '''
 README = """---
 {metadata}
@@ -48,7 +49,7 @@ README = """---
 
 # Polyp segmentation
 
-Upload a colonoscopy image or a short video, and see the polyps that {model} finds.
+Upload a colonoscopy image or a short video, and see the polyps that the model {model} finds.
 
 **Research use only. Not a medical device; not for diagnosis or treatment.**
 """
@@ -108,45 +109,56 @@ def _modules_of(node: ast.ImportFrom, module: str) -> list[str]:
     return [candidate for candidate in candidates if (PACKAGE / candidate).is_file()]
 
 
-def push_space(space: str, model: str, revision: str | None, name: str) -> str:
+def push_space(space: str, model: str, revision: str | None, results: Results | None, private: bool = False) -> str:
     """Upload a Space; returns the URL of the commit.
 
     Args:
         space: Id of the Space; it is created if it does not exist.
         model: A folder, whose weights are uploaded too, or an id on the Hub, which the Space loads.
         revision: Branch, tag or commit of an id on the Hub.
-        name: Name of the model.
+        results: Of the model, if there are any. The name of its folder is not published.
+        private: Whether others than its owner are kept out of the Space.
 
     Raises:
-        UserError: If the model is an ONNX file, one of its files is missing, or the Hub refuses or cannot be reached.
+        UserError: If the model is an ONNX file, one of its files is missing, the Hub refuses or cannot be reached, or
+            a Space that is to be private exists and is public.
     """
     folder = Path(tempfile.mkdtemp(prefix="unet-space-"))
-    files = write_space(folder, model, revision, name)
+    files = write_space(folder, model, revision, results)
     try:
-        created = HfApi().create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True)
+        created = HfApi().create_repo(
+            space, repo_type="space", space_sdk="gradio", exist_ok=True, private=private or None
+        )
+        is_public = private and not HfApi().repo_info(created.repo_id, repo_type="space").private
     except Exception as error:  # the HTTP client's and the Hub's errors have no common base
         shutil.rmtree(folder)
         raise UserError(
             f"The Space {space} cannot be made: {first_line(error)}. Expected OWNER/NAME, and a login that may write: "
             "hf auth login."
         ) from error
-    url = push_files(created.repo_id, folder, files, f"Show {name}", repo_type="space")
+    if is_public:
+        shutil.rmtree(folder)
+        raise UserError(
+            f"The Space {space} exists and is public; nothing was uploaded. Make it private in its settings."
+        )
+    url = push_files(created.repo_id, folder, files, f"Show {public_name(model, results)}", repo_type="space")
     shutil.rmtree(folder)
     return url
 
 
-def write_space(folder: Path, model: str, revision: str | None, name: str) -> list[Path]:
+def write_space(folder: Path, model: str, revision: str | None, results: Results | None) -> list[Path]:
     """Write the files of a Space into a folder; returns their paths.
 
     Args:
         folder: An empty folder.
-        model, revision, name: As for `push_space`.
+        model, revision, results: As for `push_space`.
 
     Raises:
         UserError: If the model is an ONNX file, or one of its files is missing.
     """
     if model.endswith(".onnx"):
         raise UserError(f"A Space cannot show {model}: expected a folder or an id on the Hub, with the weights.")
+    name = public_name(model, results)
     # The package lies beside the Space's app.py and is imported from there, without being installed.
     code = [*needed_modules("app.py"), STYLE]
     files = {f"{PROJECT}/{file}": (PACKAGE / file).read_bytes() for file in code}
@@ -163,8 +175,9 @@ def write_space(folder: Path, model: str, revision: str | None, name: str) -> li
         for file in WEIGHTS:
             if not (Path(model) / file).is_file():
                 raise UserError(f"{model} holds no {file}. A Space takes a folder with {', '.join(WEIGHTS)}.")
-        present = [file for file in (*WEIGHTS, "results.json") if (Path(model) / file).is_file()]
-        files |= {f"model/{file}": (Path(model) / file).read_bytes() for file in present}
+        files |= {f"model/{file}": (Path(model) / file).read_bytes() for file in WEIGHTS}
+        if results:
+            files["model/results.json"] = as_json({**results, "model": {**results["model"], "name": name}})
         arguments = '"--model", str(FOLDER / "model")'
     else:
         metadata.models = [model]

@@ -1,24 +1,27 @@
 """What visitors upload: bounds, checks, and the segmentation of an image or a video."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError, first_line
-from ..common.files import image_from_bytes, to_rgb
 from ..inference.prediction import BasePredictor
 from ..inference.video import VideoError, VideoReader, segment_video
+from .decoder import MAX_PIXELS, decode
 from .render import SegmentedImage, SegmentedVideo
 
 MAX_FILE_MEBIBYTES = 100  # a 16-bit TIFF of MAX_PIXELS, or MAX_VIDEO_SECONDS at 25 Mbit/s
-MAX_PIXELS = 2**24  # of an image or a frame: two 4K frames; a phone's photograph has 12 million
 MAX_VIDEO_SECONDS = 30  # a few minutes of work for two cores
 MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS  # for files that do not state their length
+MAX_VIDEO_WORK_SECONDS = 900  # for videos that others wait behind
 PREVIEW_SIDE = 1280  # longest side in pixels of the pictures in the page, so that they are redrawn at once
 
+_one_image = threading.Lock()  # images are decoded side by side, and segmented one at a time, with all cores
 
-def uploaded_path(upload: dict[str, Any], folder: Path) -> Path:
+
+def uploaded_path(upload: Any, folder: Path) -> Path:
     """The file of an upload.
 
     Args:
@@ -26,11 +29,15 @@ def uploaded_path(upload: dict[str, Any], folder: Path) -> Path:
         folder: The folder of all uploads.
 
     Raises:
-        UserError: If the file is not in that folder.
+        UserError: If it is no file in that folder.
     """
-    path = Path(upload["path"]).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise UserError("That file was not uploaded here.")
+    try:
+        path = Path(upload["path"]).resolve()
+        is_upload = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (TypeError, KeyError, ValueError, OSError) as error:  # no path, or none that a system can have
+        raise UserError("That is no file that was uploaded here.") from error
+    if not is_upload:
+        raise UserError("That file is not here, or no longer. Upload it again.")
     return path
 
 
@@ -38,24 +45,21 @@ def segment_image(path: Path, predictor: BasePredictor) -> SegmentedImage:
     """Read an uploaded image and segment it.
 
     Raises:
-        UserError: If the file is no image, is damaged or too large, or the model gives NaN.
+        UserError: If the file is no image, is damaged, too large or takes too long, or the model gives NaN.
     """
-    name = path.name
-    try:
-        image = image_from_bytes(path.read_bytes(), MAX_PIXELS)
+    picture = decode(path)
+    with _one_image:
         started = time.perf_counter()
-        # The page thresholds when it draws. At 0, any peak threshold of the model is accepted.
-        prediction = predictor(image, threshold=0.0)
+        try:
+            # The page thresholds when it draws. At 0, any peak threshold of the model is accepted.
+            prediction = predictor(picture, threshold=0.0)
+        except ValueError as error:
+            raise UserError(f"{path.name} {first_line(error)}.") from error
         seconds = time.perf_counter() - started
-    except OSError as error:
-        raise UserError(f"{name} is no longer there. Upload it again.") from error
-    except ValueError as error:
-        raise UserError(f"{name} {first_line(error)}.") from error
     if not prediction.is_valid:
-        raise UserError(f"The model gives NaN for {name}: start the program with --dtype float32.")
-    picture = to_rgb(image)
+        raise UserError(f"The model gives NaN for {path.name}: start the program with --dtype float32.")
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), reducing_gap=2)
-    return SegmentedImage(name, picture, prediction, seconds)
+    return SegmentedImage(path.name, picture, prediction, seconds)
 
 
 def segment_clip(
@@ -75,7 +79,7 @@ def segment_clip(
         threshold, smoothing: As for `video.segment_video`. A threshold above the model's peak threshold takes its
             place.
         on_progress: Called after each frame with the share of the video that is done; an estimate if the file does
-            not state its length.
+            not state its length. It may raise a VideoError to end the work.
 
     Raises:
         UserError: If the file is no video, is damaged from the start, too large or too long, or the model gives NaN.
@@ -83,12 +87,15 @@ def segment_clip(
     name = path.name
     overlay, table = folder / f"{path.stem}-overlay.mp4", folder / "frames.csv"
     done = 0
+    end = time.monotonic() + MAX_VIDEO_WORK_SECONDS
 
     def on_frame() -> None:
         nonlocal done
         done += 1
         if done > MAX_VIDEO_FRAMES:
             raise VideoError(f"is too long: at most {MAX_VIDEO_FRAMES} frames are segmented here. Use predict.py")
+        if time.monotonic() > end:
+            raise VideoError(f"takes longer than {MAX_VIDEO_WORK_SECONDS // 60} minutes. Cut it, or use predict.py")
         on_progress(min(done / frames, 1.0))
 
     try:

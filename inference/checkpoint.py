@@ -4,7 +4,6 @@ import hashlib
 import inspect
 from typing import Any
 
-import safetensors
 import torch
 
 from ..common.errors import UserError
@@ -26,11 +25,11 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
     """
     try:
         model, loading = UNetForSemanticSegmentation.from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
+            name, revision=revision, dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
+    except Exception as error:  # transformers raises errors of all kinds for damaged files
         raise UserError(
-            f"The checkpoint {name} cannot be loaded: {str(error).rstrip('.')}. Expected a folder of train.py, "
+            f"The checkpoint {name} cannot be loaded: {_in_one_line(error)}. Expected a folder of train.py, "
             "with config.json and model.safetensors, or the id of such a repo on the Hub."
         ) from error
     misfits = sorted({str(key) for kind in ("missing_keys", "unexpected_keys") for key in loading[kind]})
@@ -41,12 +40,18 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
         )
     try:
         processor = UNetImageProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise UserError(
-            f"The checkpoint {name} has no usable image processor ({error}). Expected preprocessor_config.json beside "
-            "the weights: copy it from the training's folder, or write it with UNetImageProcessor().save_pretrained()."
+            f"The checkpoint {name} has no usable image processor ({_in_one_line(error)}). Expected "
+            "preprocessor_config.json beside the weights: copy it from the training's folder, or write it with "
+            "UNetImageProcessor().save_pretrained()."
         ) from error
     return model, processor
+
+
+def _in_one_line(error: Exception) -> str:
+    """All of an error's message, whose first line alone may not say what is wrong."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def fingerprint(model: UNetForSemanticSegmentation | OnnxSession) -> str:

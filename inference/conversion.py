@@ -68,7 +68,8 @@ def convert_state_dict(
         raise UserError(
             f"Nothing was converted: these do not fit a plain U-Net of base_channels={config.base_channels}, "
             f"depth={config.depth}, num_channels={config.num_channels}, norm={config.norm}, "
-            f"upsampling={config.upsampling}, which the shapes suggest:\n  " + "\n  ".join(misfits)
+            f"upsampling={config.upsampling}, which the shapes suggest:",
+            details=misfits,
         )
     return config, fill(slots, layers, match_layers(layers, wanted), concat)
 

@@ -21,8 +21,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError, first_line
-from ..common.files import image_from_bytes, write_atomic
+from ..common.errors import UserError, describe_error
+from ..common.files import image_from_bytes, read_file, write_atomic
 from ..common.prefetch import prefetch_map
 from .inputs import MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, cannot_write, make_record, read_record, refuse_mismatch
@@ -117,11 +117,19 @@ class ImageRun:
         return {kind: self.output / source.output(kind, ".png") for kind, write in wanted.items() if write}
 
     def read(self, source: Source) -> Frame | Done | Failure:
-        """Read an image and prepare it for the network, unless it is done already."""
+        """Read an image and prepare it for the network, unless it is done already.
+
+        Whatever the error, it is this image's alone: the others are done.
+        """
         try:
-            content = Path(source.path).read_bytes()
+            return self._read(source)
         except OSError as error:
-            return Failure(source.path, f"cannot be read ({error.strerror})")
+            return Failure(source.path, f"cannot be read ({error.strerror or error})")
+        except Exception as error:
+            return Failure(source.path, describe_error(error))
+
+    def _read(self, source: Source) -> Frame | Done | Failure:
+        content = read_file(source.path)
         digest = hashlib.sha256(content).hexdigest()
         targets = self.targets(source)
         if targets[MASKS].exists():
@@ -134,11 +142,8 @@ class ImageRun:
                     return refusal
                 if all(target.exists() for target in targets.values()):
                     return Done(by_earlier_run=True)
-        try:
-            image = image_from_bytes(content)
-            prepared = self.predictor.prepare(image)
-        except ValueError as error:
-            return Failure(source.path, first_line(error))
+        image = image_from_bytes(content)
+        prepared = self.predictor.prepare(image)
         return Frame(source, digest, prepared, image if self.overlay else None)
 
     def segment(self, items: Iterable[Frame | Done | Failure]) -> Iterator[tuple[Frame, Prediction] | Done | Failure]:
@@ -159,11 +164,15 @@ class ImageRun:
         if batch:
             yield from self._segment_batch(batch)
 
-    def _segment_batch(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
-        prepared = [frame.prepared for frame in frames]
-        predictions = self.predictor.predict_prepared(
-            prepared, threshold=self.threshold, tta=self.tta, peak_threshold=self.peak_threshold
-        )
+    def _segment_batch(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction] | Failure]:
+        predictions = self._predict(frames)
+        if isinstance(predictions, Exception):
+            if len(frames) > 1:  # which of them it is, only one by one can show
+                for frame in frames:
+                    yield from self._segment_batch([frame])
+            else:
+                yield Failure(frames[0].source.path, describe_error(predictions))
+            return
         for frame, prediction in zip(frames, predictions, strict=True):
             if not prediction.is_valid:
                 raise UserError(
@@ -171,6 +180,16 @@ class ImageRun:
                     "already, the weights are broken."
                 )
             yield frame, prediction
+
+    def _predict(self, frames: Sequence[Frame]) -> list[Prediction] | Exception:
+        """Predictions for a batch, or the error, as of memory that does not suffice for images of this size."""
+        prepared = [frame.prepared for frame in frames]
+        try:
+            return self.predictor.predict_prepared(
+                prepared, threshold=self.threshold, tta=self.tta, peak_threshold=self.peak_threshold
+            )
+        except Exception as error:
+            return error.with_traceback(None)  # which would keep the batch in memory
 
     def write(self, item: tuple[Frame, Prediction] | Done | Failure) -> Done | Failure:
         """Write the outputs of an image; other items are passed on.
@@ -182,7 +201,10 @@ class ImageRun:
             return item
         frame, prediction = item
         for kind, target in self.targets(frame.source).items():
-            content = _encode_output(kind, frame, prediction)
+            try:
+                content = _encode_output(kind, frame, prediction)
+            except Exception as error:  # also regions and lesions are found here
+                return Failure(frame.source.path, describe_error(error))
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(target, content)

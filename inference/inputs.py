@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ..common.errors import UserError
+from ..common.errors import UserError, printable
 from ..common.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
@@ -51,7 +51,7 @@ class Failure:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}")
 
 
 def find_inputs(arguments: Sequence[str], output: Path) -> tuple[list[Source], list[Failure]]:

@@ -10,6 +10,7 @@ predictor(Image.open("frame.jpg")).mask
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
-from ..common.files import to_rgb
-from ..regions_unet import check_calibration, check_thresholds
+from ..common.files import read_file, to_rgb
+from ..regions_unet import check_calibration, check_input_size, check_thresholds
 from .prediction import FLIPS, BasePredictor, PreparedImage
 from .resize import resize_frame, resize_map
 
@@ -38,6 +39,10 @@ INPUTS = {"frames": ("tensor(uint8)", 4), "threshold": ("tensor(float)", 0)}
 OUTPUTS = {"mask": ("tensor(uint8)", 3), "probability": ("tensor(float)", 3), "logits": ("tensor(float)", 4)}
 METADATA = {"fingerprint", "precision", "parameters", "config", "preprocessor"}
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+MAX_BYTES = 2**31  # a file in the format of ONNX has no more
+# A tensor that lies in another file names it under the key "location". Its 8 letters follow their number, which ends
+# in byte 8, or in byte 0 where it is written longer than it needs to be.
+KEY_OF_OTHER_FILE = re.compile(rb"[\x00\x08]location")
 FATAL_ONLY = 4  # of ONNX Runtime's levels of logging: its errors are raised too
 
 
@@ -80,7 +85,8 @@ class OnnxSession:
             cpu_only: Compute on the CPU even if a GPU and the package onnxruntime-gpu are there.
 
         Raises:
-            UserError: If it is no ONNX file, or one of another contract, whose inputs and outputs the message shows.
+            UserError: If it is no ONNX file, keeps tensors in other files, or is one of another contract, whose inputs
+                and outputs the message shows.
         """
         require_extra("export", "onnxruntime")
         import onnxruntime
@@ -91,13 +97,14 @@ class OnnxSession:
         present = onnxruntime.get_available_providers()
         providers = [GPU, CPU] if GPU in present and not cpu_only else [CPU]
         try:
-            content = Path(path).read_bytes()
+            content = read_file(path, MAX_BYTES)
+            refuse_other_files(content)
             session = onnxruntime.InferenceSession(content, options, providers=providers)
+            metadata = dict(session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise UserError(
                 f"{path} cannot be loaded as an ONNX file ({first_line(error)}). Expected one that export.py wrote."
             ) from error
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
         check_contract(session, metadata, path)
         return cls(session, metadata, f"sha256:{hashlib.sha256(content).hexdigest()}")
 
@@ -126,14 +133,20 @@ class OnnxSession:
         """Configuration of the network; needs transformers."""
         from ..configuration_unet import UNetConfig
 
-        return UNetConfig.from_dict(json.loads(self.metadata["config"]))
+        try:
+            return UNetConfig.from_dict(json.loads(self.metadata["config"]))
+        except Exception as error:  # transformers raises errors of all kinds for damaged files
+            raise UserError(f"The ONNX file describes a network that cannot be ({first_line(error)}).") from error
 
     @cached_property
     def processor(self) -> "UNetImageProcessor":
         """The image processor that belongs to the network; needs torch and transformers."""
         from ..image_processing_unet import UNetImageProcessor
 
-        return UNetImageProcessor(**self.processor_settings)
+        try:
+            return UNetImageProcessor(**self.processor_settings)
+        except Exception as error:  # as above
+            raise UserError(f"The ONNX file states an unusable image processor ({first_line(error)}).") from error
 
     def num_parameters(self) -> int:
         """Weights of the network that was exported."""
@@ -256,6 +269,16 @@ def number_of_threads() -> int:
     return min(cores, int(bound)) if bound.isdecimal() and int(bound) > 0 else cores
 
 
+def refuse_other_files(content: bytes) -> None:
+    """Refuse an ONNX file with tensors in other files, which would be read from wherever the program was started.
+
+    Raises:
+        ValueError: If the file names another.
+    """
+    if KEY_OF_OTHER_FILE.search(content):
+        raise ValueError("it keeps tensors in other files, which are not read")
+
+
 def check_contract(session: "InferenceSession", metadata: dict[str, str], path: str | Path) -> None:
     """Refuse a file with other inputs or outputs, without the description of its network, or with a wrong one.
 
@@ -282,9 +305,25 @@ def check_contract(session: "InferenceSession", metadata: dict[str, str], path: 
             f"{path} has version {metadata.get('contract_version')} of the contract, and this version of the project "
             f"reads {CONTRACT_VERSION}. It says: {metadata.get('contract')}. Export it again."
         )
-    settings = json.loads(metadata["preprocessor"])
     try:
-        check_thresholds(0.0, settings.get("peak_threshold"))
-        check_calibration(settings.get("presence_calibration"))
-    except ValueError as error:
-        raise UserError(f"{path} states an image processor that cannot be: {error} Export it again.") from error
+        check_metadata(metadata)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{path} describes a network or an image processor that cannot be: {first_line(error)}. Export it again."
+        ) from error
+
+
+def check_metadata(metadata: dict[str, str]) -> None:
+    """Check the descriptions of the network and of the image processor, which an editor may have damaged.
+
+    Raises:
+        ValueError, OverflowError, RecursionError: If they cannot be.
+    """
+    int(metadata["parameters"])
+    for name in ("config", "preprocessor"):
+        if not isinstance(json.loads(metadata[name]), dict):
+            raise ValueError(f"{name!r} is no JSON object.")
+    settings = json.loads(metadata["preprocessor"])
+    check_thresholds(0.0, settings.get("peak_threshold"))
+    check_calibration(settings.get("presence_calibration"))
+    check_input_size(settings.get("size"))

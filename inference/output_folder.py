@@ -4,18 +4,18 @@ A mask's PNG file holds a record of its image and lesions. So a run that goes on
 be written from the masks alone.
 """
 
-import csv
 import json
 import os
 from collections.abc import Iterator
-from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..common.errors import UserError
-from ..common.files import partial_path, write_atomic
+from ..common.csv_tables import open_table, write_row
+from ..common.errors import UserError, printable
+from ..common.files import open_regular, read_file, write_atomic
 from .inputs import MASKS, OUTPUT_FOLDERS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
@@ -23,6 +23,7 @@ from .prediction import BasePredictor, Prediction
 RUN_SCHEMA = 1
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = ("predictions.csv", "images.csv")
+MAX_JSON_BYTES = 2**20  # of run.json and a video's record, which have some hundred
 IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent")
 # Settings of the image processor that change the predictions.
 PROCESSOR_SETTINGS = (
@@ -70,7 +71,7 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = json.loads(read_file(file, MAX_JSON_BYTES))
             differing = [name for name in settings if before.get(name) != settings[name]]
             if "model" in differing or "image_processor" in differing:
                 raise UserError(f"{output} holds the outputs of another model. {remedy}")
@@ -83,9 +84,9 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
         (output / MASKS).mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {output} cannot be written to: {error.strerror}.") from error
-    except (ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not the run.json of this command ({error}). {remedy}") from error
 
 
@@ -104,14 +105,37 @@ def make_record(source: Source, digest: str, prediction: Prediction) -> str:
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
-    """The record in a mask's file; None if another program wrote the file.
+    """The record in a mask's file; None if another program wrote the file, or changed the record.
 
     Raises:
         OSError: If the file is no image.
     """
-    with Image.open(mask) as image:
-        text = image.info.get(RECORD)
-    return None if text is None else json.loads(text)
+    try:
+        with open_regular(mask) as file, Image.open(file, formats=["PNG"]) as image:
+            text = image.info.get(RECORD)
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
+        raise OSError(f"{mask} {error}") from error
+    try:
+        record = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return record if is_record(record) else None
+
+
+def is_record(record: Any) -> bool:
+    """Whether it is what `make_record` writes. Those of earlier versions have no presence."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("image", "digest")):
+        return False
+    lesions = record.get("lesions")
+    if not isinstance(lesions, list) or not isinstance(record.get("presence", 0.0), Real):
+        return False
+    numbers = len(COLUMNS) - 2  # without the names of image and lesion
+    return all(
+        isinstance(lesion, list) and len(lesion) == numbers and all(isinstance(number, Real) for number in lesion)
+        for lesion in lesions
+    )
 
 
 def refuse_mismatch(record: dict[str, Any] | None, digest: str, target: Path, source: Source) -> Failure | None:
@@ -148,25 +172,20 @@ def cannot_write(target: Path, error: OSError) -> UserError:
 def write_tables(output: Path) -> None:
     """Write `predictions.csv` and `images.csv` from the records of all masks in the folder, and print a summary."""
     files = [output / name for name in TABLES]
-    unfinished = [partial_path(file) for file in files]
     images = empty = lesions = 0
-    # File names may hold bytes that are not UTF-8.
-    open_table = partial(open, mode="w", newline="", encoding="utf-8", errors="surrogateescape")
-    with open_table(unfinished[0]) as lesion_table, open_table(unfinished[1]) as image_table:
-        lesion_rows, image_rows = csv.writer(lesion_table), csv.writer(image_table)
-        lesion_rows.writerow(COLUMNS)
-        image_rows.writerow(IMAGE_COLUMNS)
+    with open_table(files[0]) as lesion_table, open_table(files[1]) as image_table:
+        write_row(lesion_table, COLUMNS)
+        write_row(image_table, IMAGE_COLUMNS)
         for record in _records(output / MASKS):
             images += 1
             empty += not record["lesions"]
             lesions += len(record["lesions"])
             for number, numbers in enumerate(record["lesions"], start=1):
-                lesion_rows.writerow(lesion_row(record["image"], number, numbers))
-            image_rows.writerow(image_row(record))
-    for written, file in zip(unfinished, files, strict=True):
-        os.replace(written, file)
+                write_row(lesion_table, lesion_row(record["image"], number, numbers))
+            write_row(image_table, image_row(record))
     if images:
-        print(f"{files[0]}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.")
+        table = printable(str(files[0]))
+        print(f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.")
 
 
 def image_row(record: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ with the length of the video.
 """
 
 import csv
+import errno
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +28,15 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..common.errors import UserError
+from ..common.files import check_sides
 from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
+
+# FFmpeg's demuxers of the suffixes in inputs.py. A file's content chooses the demuxer, and others read further files
+# and addresses that the content names (HLS, DASH, concat).
+DEMUXERS = ("asf", "avi", "m4v", "matroska", "mov", "mpeg", "mpegts", "mpegvideo")
+MAX_FRAME_PIXELS = 2**25  # 8K UHD has 33 million; FFmpeg refuses larger frames before it decodes them
 
 COLUMNS = ("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability")
 
@@ -254,11 +261,18 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path):
+        bounds = {
+            "format_whitelist": ",".join(DEMUXERS),
+            "protocol_whitelist": "file",
+            "max_pixels": str(MAX_FRAME_PIXELS),
+        }
         try:
             # Without "file:", FFmpeg takes what stands before a colon in the file's name for a protocol.
-            self.container = av.open(f"file:{path}")
+            self.container = av.open(f"file:{path}", options=bounds)
         except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(f"is no video that can be read ({describe(error)})") from error
+            raise VideoError(
+                f"is no video that can be read ({describe(error)}), or of another format than {', '.join(DEMUXERS)}"
+            ) from error
         try:
             self._open_stream()
         except BaseException:
@@ -270,6 +284,7 @@ class VideoReader:
             raise VideoError("holds no video")
         self.stream: VideoStream = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
+        self.stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         self.rate = _fraction(self.stream.average_rate) or _fraction(self.stream.guessed_rate) or Fraction(25)
         self.time_base = _fraction(self.stream.time_base) or 1 / self.rate
         matrix = self.stream.codec_context.colorspace
@@ -284,7 +299,7 @@ class VideoReader:
         if first is None:
             raise VideoError(f"has no frame that can be read ({self.problem or 'it is empty'})")
         self.first_frame = first
-        # Later frames of another size are scaled to this one.
+        # Later frames of another size are scaled to this one, if they are not too large.
         self.raw_size = (first.width, first.height)
         self.turns = round(first.rotation / 90) % 4  # quarter turns, counterclockwise
         self.width, self.height = self.raw_size[::-1] if self.turns % 2 else self.raw_size
@@ -325,13 +340,20 @@ class VideoReader:
         try:
             for packet in self.container.demux(self.stream):
                 try:
-                    yield from packet.decode()  # type: ignore[misc]
+                    for frame in packet.decode():
+                        check_sides(frame.width, frame.height)  # type: ignore[union-attr]
+                        yield frame  # type: ignore[misc]
                 except av.error.InvalidDataError as error:
                     # Go on after a damaged packet, as players do.
                     self.damaged += 1
                     self.problem = f"{self.damaged} packets cannot be decoded ({describe(error)})"
         except (av.error.FFmpegError, OSError) as error:
-            self.problem = f"reading it failed after {self.decoded} frames ({describe(error)})"
+            reason = describe(error)
+            if getattr(error, "errno", None) == errno.EINVAL:
+                reason += f", or a frame of more than {MAX_FRAME_PIXELS / 1e6:.1f} million pixels"
+            self.problem = f"reading it failed after {self.decoded} frames ({reason})"
+        except ValueError as error:
+            self.problem = f"reading it stopped after {self.decoded} frames: the next {error}"
 
     def _describe_missing(self, last: int, tolerance: int) -> str | None:
         """Say if the file is cut off; None if it is complete.

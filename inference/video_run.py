@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..common.errors import first_line
-from ..common.files import partial_path, write_atomic
+from ..common.errors import UserError, describe_error, printable
+from ..common.files import atomic_file, open_regular, read_file, write_atomic
 from .image_run import Report
 from .inputs import VIDEOS, Failure, Source
-from .output_folder import cannot_write, refuse_mismatch
+from .output_folder import MAX_JSON_BYTES, cannot_write, refuse_mismatch
 from .prediction import BasePredictor
-from .video import VideoError, segment_video
+from .video import segment_video
+
+MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state more than any disk has
 
 
 def segment_video_file(
@@ -30,6 +32,8 @@ def segment_video_file(
     show_progress: bool = False,
 ) -> None:
     """Segment a video and write its outputs.
+
+    A video that cannot be done is reported, whatever the error.
 
     Args:
         source: The video.
@@ -48,16 +52,23 @@ def segment_video_file(
     except OSError as error:
         report.failures.append(Failure(source.path, f"cannot be read ({error.strerror})"))
         return
+    except ValueError as error:
+        report.failures.append(Failure(source.path, describe_error(error)))
+        return
     if overlay.exists():
         _report_earlier_run(source, digest, overlay, record, report)
         return
-    unfinished = partial_path(overlay), partial_path(table)
     try:
         overlay.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm(desc=source.name, unit="frame", smoothing=0, disable=not show_progress) as progress:
+        with (
+            atomic_file(overlay) as overlay_file,  # complete last: when it is there, the video is done
+            atomic_file(table) as table_file,
+            tqdm(desc=printable(source.name), unit="frame", smoothing=0, disable=not show_progress) as progress,
+        ):
             done = segment_video(
                 source.path,
-                *unfinished,
+                overlay_file.name,
+                table_file.name,
                 predictor,
                 threshold=threshold,
                 tta=tta,
@@ -66,39 +77,51 @@ def segment_video_file(
                 batch_size=batch_size,
                 on_frame=progress.update,
             )
-        summary = {"video": source.name, "digest": digest, "frames": done.frames, "problem": done.problem}
-        write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
-        os.replace(unfinished[1], table)
-        os.replace(unfinished[0], overlay)  # last: when it is there, the video is done
-    except VideoError as error:
-        report.failures.append(Failure(source.path, first_line(error)))
-        return
+            summary = {"video": source.name, "digest": digest, "frames": done.frames, "problem": done.problem}
+            write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
     except OSError as error:
         raise cannot_write(overlay, error) from error
-    finally:
-        for file in unfinished:
-            file.unlink(missing_ok=True)
+    except UserError:
+        raise
+    except Exception as error:
+        report.failures.append(Failure(source.path, describe_error(error)))
+        return
     report.videos += 1
-    tqdm.write(f"{source.path}: {done}.")
+    tqdm.write(printable(f"{source.path}: {done}."))
     if done.problem:
         report.failures.append(Failure(source.path, f"{done.problem}; what was read is kept"))
 
 
 def _report_earlier_run(source: Source, digest: str, overlay: Path, record: Path, report: Report) -> None:
     """Report a video whose overlay is there: done by an earlier run, or refused."""
-    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    before = _read_summary(record)
     if refusal := refuse_mismatch(before, digest, overlay, source):
         report.failures.append(refusal)
         return
     report.videos_before += 1
-    if before["problem"]:
+    if before and before["problem"]:
         report.failures.append(Failure(source.path, f"{before['problem']}; what was read is kept"))
 
 
+def _read_summary(record: Path) -> dict[str, Any] | None:
+    """What this command wrote beside a video; None if there is nothing, or another program changed it."""
+    try:
+        summary = json.loads(read_file(record, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_summary = isinstance(summary, dict) and {"digest", "problem"} <= summary.keys()
+    return summary if is_summary else None
+
+
 def file_digest(path: str) -> str:
-    """Hash of a file, read in parts, since videos may not fit into memory."""
+    """Hash of a file, read in parts, since videos may not fit into memory.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no regular file, or larger than `MAX_VIDEO_BYTES`.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path, MAX_VIDEO_BYTES) as file:
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import UserError
-from ..common.files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file
 from ..data.dataset import Split, load_sample, load_splits
 from ..data.synthetic import MIN_SIZE, generate
 from ..image_processing_unet import UNetImageProcessor
@@ -182,7 +182,7 @@ def read_frame(file: Path, processor: UNetImageProcessor) -> np.ndarray:
         UserError: If it cannot be read.
     """
     try:
-        return to_frame(image_from_bytes(file.read_bytes()), processor)
+        return to_frame(image_from_bytes(read_file(file)), processor)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} {error}. Replace or remove it.") from error
 

@@ -302,7 +302,7 @@ def _environment(environment: Environment | None) -> str:
 
 
 def _near_duplicates_text(results: Results) -> str:
-    """How many pairs there are, and the scores without them. Frames are not named: a name may be a patient's."""
+    """How many pairs there are, and the scores without them."""
     evaluation = results.get("evaluation")
     if not evaluation or not evaluation["audit"]:
         return NOT_MEASURED
@@ -310,7 +310,7 @@ def _near_duplicates_text(results: Results) -> str:
     method = f"by perceptual hash, at most {found['max_distance']} bits apart"
     if not found["pairs"]:
         return f"No frame of the scored split has a near-duplicate in another split ({method})."
-    splits = Counter(f"{pair['first'][0]} and {pair['second'][0]}" for pair in found["pairs"])
+    splits = Counter(" and ".join(pair["splits"]) for pair in found["pairs"])
     counts = ", ".join(f"{count} between {pair}" for pair, count in splits.items())
     text = f"Pairs of near-duplicate frames in different splits ({method}): {counts}."
     table = near_duplicates_table(results, evaluation)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast
 
 from ..common.errors import UserError
 from ..common.files import write_atomic
-from ..common.paths import PACKAGE
+from ..common.paths import PACKAGE, TRAINED_MODEL, TRAINED_NAME
 from .schema import Schema
 
 if TYPE_CHECKING:
@@ -272,15 +272,19 @@ class ThresholdCurve(TypedDict):
     dice_per_image: list[float]
 
 
-Comparison = TypedDict("Comparison", {"with": str, "metrics": dict[str, Difference]})
+class Comparison(TypedDict):
+    """Differences to another model, on the same images."""
+
+    other: str  # never the name of a file or folder
+    metrics: dict[str, Difference]
 
 
 class DuplicatePair(TypedDict):
-    """Two near-duplicate frames: split and name of each, and the distance of their hashes in bits."""
+    """Two near-duplicate frames. They are not named: the name of a file may be a patient's."""
 
-    first: list[str]
-    second: list[str]
-    distance: int
+    splits: Annotated[list[str], 2]
+    rows: Annotated[list[int], 2] | None  # places in their splits; None in files of earlier versions
+    distance: int  # of their hashes, in bits
 
 
 class NearDuplicates(TypedDict):
@@ -407,8 +411,10 @@ def check_results(results: Mapping[str, Any]) -> None:
 
 
 def _with_todays_fields(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file with today's names of fields, and with what earlier versions left out."""
+    """The content of a file with today's names of fields, with what earlier versions left out, without file names."""
     content = {"training": None, "evaluation": None} | content
+    if isinstance(content["evaluation"], dict):
+        content["evaluation"] = _without_file_names(content["evaluation"])
     if isinstance(content["training"], dict):
         content["training"] = {
             RENAMED_TRAINING_FIELDS.get(name, name): value for name, value in content["training"].items()
@@ -416,6 +422,43 @@ def _with_todays_fields(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("model"), dict) and "channels" in content["model"]:
         content["model"] = {"loss": "bce_dice"} | content["model"]  # the only loss of those versions
     return content
+
+
+def _without_file_names(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The section without names of files and folders, which earlier versions wrote; a push would publish them."""
+    evaluation = dict(evaluation)
+    match evaluation:
+        case {"comparison": {"with": _, **comparison}}:
+            evaluation["comparison"] = {"other": "another model", **comparison}
+    match evaluation:
+        case {"audit": {"pairs": [*pairs], **audit}}:
+            evaluation["audit"] = {**audit, "pairs": [_without_names(pair) for pair in pairs]}
+    return evaluation
+
+
+def _without_names(pair: Any) -> Any:
+    match pair:
+        case {"first": [first, _], "second": [second, _], "distance": distance}:
+            return {"splits": [first, second], "rows": None, "distance": distance}
+    return pair
+
+
+def public_name(model: str, results: Results | None) -> str:
+    """What a model may be called in public, where the name of its folder may be private.
+
+    Args:
+        model: A folder, an ONNX file or an id on the Hub.
+        results: Of the model, if there are any.
+
+    Returns:
+        The name of its repository; of a local model that has none, "U-Net".
+    """
+    if Path(model).resolve() == TRAINED_MODEL:
+        return TRAINED_NAME
+    repository = results["model"]["repository"] if results else None
+    if not Path(model).exists():
+        repository = model
+    return repository.split("/")[-1] if repository else "U-Net"
 
 
 def read_versioned(path: Path, schema: int, expected: str, program: str) -> dict[str, Any]:
@@ -453,9 +496,18 @@ def write_results(path: Path, content: Mapping[str, Any]) -> None:
     """Write a `results.json`, or another JSON file of measurements, atomically.
 
     Raises:
+        ValueError: As of `as_json`.
+    """
+    write_atomic(path, as_json(content))
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """What the file holds.
+
+    Raises:
         ValueError: If a number is NaN or infinite. JSON has no such numbers, and no score is one.
     """
-    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def known_results(model: str, revision: str | None) -> Results | None:
@@ -511,10 +563,7 @@ def check_results_folder(folder: Path, results: Results) -> None:
         raise UserError(f"--output_dir {folder} is the project itself, whose README.md would be lost. {remedy}")
     if (folder / "results.json").exists():
         earlier = read_results(folder / "results.json", allow_invalid=True)
-        if (earlier["model"]["name"], earlier["model"].get("fingerprint")) != (
-            results["model"]["name"],
-            results["model"].get("fingerprint"),
-        ):
+        if _identity(earlier) != _identity(results):
             raise UserError(
                 f"{folder} holds the results of another model, {earlier['model']['name']}; this one is "
                 f"{results['model']['name']}. {remedy}"
@@ -531,6 +580,11 @@ def check_results_folder(folder: Path, results: Results) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
+
+
+def _identity(results: Results) -> str:
+    """Tells models apart: by their weights, or else, of masks from a folder, by name."""
+    return results["model"].get("fingerprint") or results["model"]["name"]
 
 
 def describe_environment(runtime: "Runtime", processes: int) -> Environment:

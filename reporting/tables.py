@@ -100,7 +100,7 @@ def results_as_text(results: Results) -> str:
         *(_text_line(name, score["value"], score["ci95"]) for name, score in results["metrics"].items()),
     ]
     if comparison := evaluation["comparison"]:
-        lines.append(f"Minus {comparison['with']}, on the same images:")
+        lines.append(f"Minus {comparison['other']}, on the same images:")
         for name, difference in comparison["metrics"].items():
             line = _text_line(name, difference["difference"], difference["ci95"])
             lines.append(f"{line}  p = {difference['p_value']:.4g}")
@@ -302,7 +302,7 @@ def _comparison_table(evaluation: Evaluation) -> str:
     comparison = evaluation["comparison"]
     if not comparison:
         return NOT_MEASURED
-    compared = f"this model minus {comparison['with']}, at original size {evaluation['native_size']}"
+    compared = f"this model minus {comparison['other']}, at original size {evaluation['native_size']}"
     rows = (
         [_title(key), _difference(score), f"{score['p_value']:.2g}", str(score["images"])]
         for key, score in comparison["metrics"].items()

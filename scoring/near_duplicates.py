@@ -7,6 +7,7 @@ recognises a frame; it does not recognise a lesion that the camera has moved pas
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -14,6 +15,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..common.csv_tables import open_table, write_row
 from ..data.dataset import decode_image, sample_name
 
 # Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits.
@@ -116,14 +118,25 @@ def decode_duplicates(splits: Mapping[str, Dataset], pair: NearDuplicate) -> tup
 def titled_images(
     splits: Mapping[str, Dataset], pairs: Iterable[NearDuplicate]
 ) -> list[tuple[str, Image.Image, Image.Image]]:
-    """Title and images of each pair, for a picture of them."""
+    """Title and images of each pair, for a picture of them, which may be published: the frames are not named."""
     return [
         (
-            f"{' '.join(pair.first)}\n{' '.join(pair.second)}\ndistance {pair.distance}",
+            f"{pair.first[0]} row {pair.first_index}\n{pair.second[0]} row {pair.second_index}\n"
+            f"distance {pair.distance}",
             *decode_duplicates(splits, pair),
         )
         for pair in pairs
     ]
+
+
+def write_pairs(pairs: Iterable[NearDuplicate], path: Path) -> None:
+    """Write a table of the pairs that names their frames, atomically. It is not for publication."""
+    with open_table(path) as table:
+        write_row(table, ["split", "row", "name", "other_split", "other_row", "other_name", "distance"])
+        for pair in pairs:
+            (split, name), (other_split, other_name) = pair.first, pair.second
+            row, other_row = pair.first_index, pair.second_index
+            write_row(table, [split, row, name, other_split, other_row, other_name, pair.distance])
 
 
 @dataclass(frozen=True)

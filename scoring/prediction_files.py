@@ -1,12 +1,13 @@
 """Masks and probability maps that another program wrote, as probabilities of polyp."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..common.errors import UserError
-from ..common.files import IMAGE_SUFFIXES, image_from_bytes
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file
 
 SUFFIXES = (".npy", *IMAGE_SUFFIXES)
 
@@ -80,11 +81,12 @@ def _highest_level(file: Path) -> float:
 def _read(file: Path) -> np.ndarray:
     """(H, W) bool, uint8, uint16 or floating point."""
     try:
+        content = read_file(file)
         if file.suffix.lower() == ".npy":
-            array = np.load(file, allow_pickle=False)
+            array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
-            array = _channel(image_from_bytes(file.read_bytes()))
-    except (OSError, ValueError) as error:
+            array = _channel(image_from_bytes(content))
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # the header of a .npy file may state any size
         raise UserError(f"The prediction {file} cannot be read ({error}). Write it again.") from error
     # Other integers are a mask of 0 and 1, or else out of range.
     return array if array.dtype in (np.bool_, np.uint8, np.uint16) else array.astype(np.float32)

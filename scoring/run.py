@@ -107,7 +107,7 @@ class ScoredSplit:
         choice: The peak threshold that was chosen; None: none was.
         is_own_peak_of_split: Whether the model's own peak threshold was chosen on these very samples.
         presence_calibration: Scale and offset of the source's presence, or None.
-        comparison: Name of the source that it was compared with, and the differences.
+        comparison: Public name of the source that it was compared with, and the differences.
     """
 
     images: Sequence[ImageScores]
@@ -168,7 +168,7 @@ def score_split(
         alone = replace(protocol, negative_windows=None)  # no alarms are compared
         _, _, others = score_source(other, splits, split, alone, processes, None, tuning)
         with value_errors_explained():
-            comparison = {"with": other.name, "metrics": compare(images, others, **protocol.resampling)}
+            comparison = {"other": other.public_name, "metrics": compare(images, others, **protocol.resampling)}
     return ScoredSplit(
         images=images,
         protocol=protocol,

@@ -125,7 +125,12 @@ def check_near_duplicates(
     section = {
         "max_distance": MAX_DISTANCE,
         "pairs": [
-            {"first": list(pair.first), "second": list(pair.second), "distance": pair.distance} for pair in found
+            {
+                "splits": [pair.first[0], pair.second[0]],
+                "rows": [pair.first_index, pair.second_index],
+                "distance": pair.distance,
+            }
+            for pair in found
         ],
         "left_out": len(left_out),
         "metrics": {name: metrics[name] for name in SCORES_WITHOUT_DUPLICATES if name in metrics},

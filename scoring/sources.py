@@ -13,8 +13,9 @@ from typing import TypeAlias
 import numpy as np
 
 from ..common.errors import UserError
-from ..common.paths import TRAINED_MODEL
+from ..common.paths import TRAINED_MODEL, TRAINED_NAME
 from ..data.dataset import Sample
+from ..inference.checkpoint import fingerprint
 from ..inference.prediction import BasePredictor
 from ..inference.predictor import load_predictor
 from .prediction_files import PredictionFiles
@@ -41,15 +42,17 @@ class ModelSource:
     """Predictions of a network.
 
     Attributes:
-        name: What the results call it.
+        name: What messages, and results that are not pushed, call it: a folder by its name.
+        public_name: What results call it where it is not their subject; never the name of a folder or file.
         seconds: Time spent so far on predictions, with pre- and post-processing.
         peak_threshold: The model's own: a region of its masks counts if its highest probability reaches it; or None.
         peak_chosen_on: Fingerprint of the data that `save_peak` says it was chosen on, or None.
         presence_calibration: The model's own scale and offset of presence, or None.
     """
 
-    def __init__(self, name: str, predictor: BasePredictor, tta: bool):
+    def __init__(self, name: str, predictor: BasePredictor, tta: bool, is_public: bool):
         self.name = name
+        self.public_name = name if is_public else f"a local model with the weights {fingerprint(predictor.model)}"
         self.predictor = predictor
         self.tta = tta
         self.seconds = 0.0
@@ -66,10 +69,11 @@ class ModelSource:
             UserError: If it cannot be loaded, or this machine lacks the device or dtype.
         """
         path = Path(name).resolve()
+        is_public = path == TRAINED_MODEL or not path.exists()
         short_name = path.name if path.exists() else name.split("/")[-1]
         if path == TRAINED_MODEL:
-            short_name = "unet-kvasir-seg"
-        return cls(short_name, load_predictor(name, revision, device, dtype), tta)
+            short_name = TRAINED_NAME
+        return cls(short_name, load_predictor(name, revision, device, dtype), tta, is_public)
 
     def predict(self, samples: Sequence[Sample]) -> list[Maps]:
         """The maps of some samples, in order.
@@ -104,6 +108,7 @@ class FileSource:
 
     def __init__(self, folder: Path):
         self.name = folder.resolve().name
+        self.public_name = "masks from a local folder"
         self.files = PredictionFiles(folder)
         self.seconds = 0.0
         self.peak_threshold: float | None = None

@@ -6,7 +6,6 @@ are 1; if only one of them is empty, they are 0. Shares of lesions, or of images
 and resamples without any are left out of the interval.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.csv_tables import open_table, write_row
 from ..common.errors import some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
 from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
@@ -213,10 +213,9 @@ def write_per_image_csv(images: Sequence[ImageScores], path: Path | str) -> None
             for name in ("found_polyps", "predicted_polyps", "false_polyps")
         },
     }
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    with open_table(Path(path)) as table:
+        for row in (columns, *zip(*columns.values(), strict=True)):
+            write_row(table, list(row), line_end="\n")
 
 
 def _per_image(images: Sequence[ImageScores]) -> dict[str, np.ndarray]:

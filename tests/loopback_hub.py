@@ -36,6 +36,7 @@ class Commit:
 class Repo:
     """A repo of one branch. It begins, as on the Hub, with a commit, which is empty here."""
 
+    private: bool = False
     commits: list[Commit] = field(
         default_factory=lambda: [Commit(_sha("initial commit"), "initial commit", frozenset(), {})]
     )
@@ -130,7 +131,9 @@ class LoopbackHub:
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
         key = name if kind == "model" else f"{kind}s/{name}"
         status = 409 if key in self.repos else 200
-        self.repos.setdefault(key, Repo())
+        self.repos.setdefault(
+            key, Repo(private=wanted.get("private") is True or wanted.get("visibility") == "private")
+        )
         return Reply(status, {"url": f"{self.endpoint}/{key}", "name": name})
 
     def _preupload(self, body: bytes, kind: str, repo_id: str, revision: str) -> Reply:
@@ -176,7 +179,8 @@ class LoopbackHub:
         if commit is None:
             return failure
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        return Reply(body={"id": repo_id, "sha": commit.sha, "private": False, "tags": [], "siblings": siblings})
+        private = self.repos[_key(kind, repo_id)].private
+        return Reply(body={"id": repo_id, "sha": commit.sha, "private": private, "tags": [], "siblings": siblings})
 
     def _tree(self, body: bytes, kind: str, repo_id: str, revision: str, folder: str | None = None) -> Reply:
         commit, failure = self._find(kind, repo_id, revision)

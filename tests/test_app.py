@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 from conftest import ROOT, save_tiny_model
 from downloads import download_of
 from loopback_hub import LoopbackHub
+from page_visitors import free_port
 from unet_kvasir_seg import app
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.demo.render import OVERLAY
@@ -33,12 +33,6 @@ from unet_kvasir_seg.inference.predictor import load_predictor
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny network."""
     return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_invalid_arguments_are_answered_in_one_line(tmp_path, capsys):

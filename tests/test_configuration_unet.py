@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PretrainedConfig
+from unet_kvasir_seg import configuration_unet
 from unet_kvasir_seg.configuration_unet import AUTO_MAP, UNetConfig
 from unet_kvasir_seg.losses_unet import LOSSES
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
@@ -236,6 +237,21 @@ REFUSED = [
     ),
     ({"norm": "group", "decoder_channels": [8, 8, 8, 4]}, r"`decoder_channels` .*got 4 and num_groups=8"),
     *(({"num_labels": number}, rf"`num_labels` must be 2, got {number}: .*one logit") for number in (1, 5)),
+    ({"depth": 13}, "`depth` must be at most 12, got 13"),
+    ({"depth": 10**8}, "`depth` must be at most 12, got 100000000"),
+    ({"depth": 10**4000}, "`depth` must be at most 12, got 1000"),
+    ({"decoder_convs": 10**7}, "at most 1000 convolutions, got 40000010"),
+    (
+        {"block": "residual", "norm": "batch", "encoder_blocks": [10**7] + [1] * 4},
+        "at most 1000 convolutions, got 20000016",
+    ),
+    ({"base_channels": 10**9}, "at most 1,073,741,824 parameters, got"),
+    ({"channels": [8, 8, 8, 8, 10**6]}, "at most 1,073,741,824 parameters, got"),
+    ({"decoder_channels": [10**6] + [8] * 3}, "at most 1,073,741,824 parameters, got"),
+    ({"num_channels": 10**9}, "at most 1,073,741,824 parameters, got"),
+    ({"channels": [8] * 10**6}, r"`channels` must have 5 entries, .*got 1000000: \[8, 8, .*\.\.\.\]"),
+    ({"norm": "x" * 10**6}, "got 'xxxx"),
+    ({"encoder": ["resnet34"]}, "`encoder` must be a name, got"),
     ({"id2label": {0: "polyp"}}, r"got \{0: 'polyp'\}: .*one logit.*Pass"),
     ({"id2label": {0: "a", 1: "b", 2: "c"}}, r"got \{0: 'a', 1: 'b', 2: 'c'\}: .*one logit.*Pass"),
     ({"id2label": {1: "a", 2: "b"}}, r"got \{1: 'a', 2: 'b'\}: .*one logit.*Pass"),
@@ -243,10 +259,27 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=[str(fields) for fields, _ in REFUSED])
+@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=[str(fields)[:80] for fields, _ in REFUSED])
 def test_refused(fields: dict, message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refusal:
         UNetConfig(**fields)
+    assert len(str(refusal.value)) < 700
+
+
+def test_the_bound_of_parameters_counts_nearly_all_of_them(monkeypatch):
+    for fields in (
+        {"base_channels": 16},
+        {"channels": [8, 16, 24], "depth": 2, "decoder_channels": [4, 40], "decoder_convs": 3},
+        {"base_channels": 8, "block": "residual", "norm": "batch", "encoder_blocks": [1, 2, 3, 1, 2]},
+    ):
+        config = UNetConfig(**fields)
+        parameters = sum(weights.numel() for weights in UNetForSemanticSegmentation(config).parameters())
+        with monkeypatch.context() as bound:
+            bound.setattr(configuration_unet, "MAX_PARAMETERS", parameters)
+            config.check()
+            bound.setattr(configuration_unet, "MAX_PARAMETERS", int(0.85 * parameters))
+            with pytest.raises(ValueError, match="parameters"):
+                config.check()
 
 
 def test_refused_in_a_file(tmp_path: Path):

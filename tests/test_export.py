@@ -261,7 +261,8 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
     reports = {"fp32": "onnx/model.json", "fp16": "onnx/model_fp16.json"}
     exports = pushed.pop("exports")
     assert exports == {precision: json.loads(exported[name]) for precision, name in reports.items()}
-    assert pushed == results
+    named = results["model"] | {"name": "unet"}  # after the repo: what it was called may be a folder's name
+    assert pushed == results | {"model": named}
     assert json.loads(scored["results.json"])["exports"] == exports  # kept, though the evaluated folder has none
     for files_then in (exported, scored):
         for name in ("model", "model_fp16"):

@@ -1,5 +1,6 @@
 """The image processor: expected values come from hand, Pillow or torchvision, never from the processor."""
 
+import base64
 import io
 import json
 import logging
@@ -8,15 +9,19 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import EpsImagePlugin, Image, ImageDraw, UnidentifiedImageError
 from torchvision import transforms
-from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask
+from unet_kvasir_seg import image_processing_unet
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask, load_image
 
 EXIF_ORIENTATION = 0x0112
 ROTATED_90_CLOCKWISE = 6  # the camera was turned; a viewer rotates the stored pixels by 270 degrees
@@ -979,3 +984,83 @@ def test_a_mask_alone_is_resized_as_with_its_image(size):
         ((np.arange(after) + 0.5) * before / after).astype(int) for before, after in zip(size, (32, 48), strict=True)
     )
     np.testing.assert_array_equal(alone.numpy(), mask[np.ix_(rows, columns)])
+
+
+# --- Settings and files that attack ---
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        100_000,
+        {"height": 100_000, "width": 256},
+        {"height": 256, "width": 4097},
+        {"height": 0, "width": 256},
+        {"height": True, "width": 256},
+        {"height": 256.5, "width": 256},
+        {"shortest_edge": 256},
+    ],
+)
+def test_sizes_that_no_network_takes_are_refused_at_once(size):
+    with pytest.raises(ValueError, match=r"Got size=.*; expected height and width, whole numbers from 1 to 4096"):
+        UNetImageProcessor(size=size)
+
+
+def test_the_largest_size_is_taken():
+    size = {"height": 4096, "width": 1}
+    assert dict(UNetImageProcessor(size=size).size) == size
+
+
+def served(folder, content_of: dict[str, bytes]) -> ThreadingHTTPServer:
+    """A server of these files on loopback."""
+    for name, content in content_of.items():
+        (folder / name).write_bytes(content)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_images_are_opened_by_path_url_and_base64_and_other_formats_nowhere(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript for a picture in PostScript, whatever its name."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for it once
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(buffer, "PNG")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    server = served(tmp_path, {"image.png": buffer.getvalue(), "script.png": script})
+    try:
+        for name, content in (("image.png", buffer.getvalue()), ("script.png", script)):
+            encoded = base64.b64encode(content).decode()
+            url = f"http://127.0.0.1:{server.server_port}/{name}"
+            for source in (tmp_path / name, str(tmp_path / name), url, encoded, f"data:image/png;base64,{encoded}"):
+                if name == "script.png":
+                    with pytest.raises(UnidentifiedImageError):
+                        UNetImageProcessor().upright(source)
+                    continue
+                image = load_image(source, timeout=30)
+                assert image.mode.startswith("I")  # as it is, not cut to 8 bits
+                np.testing.assert_array_equal(np.asarray(image), np.arange(12).reshape(3, 4) * 5000)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("source", ["absent.png", "ftp://127.0.0.1/x.png", "file:///etc/hostname", ""])
+def test_sources_that_are_none_are_refused(source):
+    with pytest.raises((ValueError, UnidentifiedImageError)):
+        load_image(source)
+
+
+def test_a_download_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_processing_unet, "MAX_DOWNLOAD_BYTES", 10)
+    server = served(tmp_path, {"image.png": bytes(11)})
+    try:
+        with pytest.raises(ValueError, match="Got more than 10 bytes from"):
+            load_image(f"http://127.0.0.1:{server.server_port}/image.png")
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -24,6 +24,7 @@ from unet_kvasir_seg.pipeline_unet import UNetImageSegmentationPipeline
 
 CODE = (
     "configuration_unet.py",
+    "encoder_unet.py",
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",

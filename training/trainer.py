@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 PUSHED_FILES = (
     "config.json",
     "preprocessor_config.json",
-    "model*.safetensors*",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
     "configuration_unet.py",
     "encoder_unet.py",
     "losses_unet.py",

@@ -95,7 +95,7 @@ async function loadModel(name, content) {
   try {
     runtime ??= await loadRuntime();
     const file = await content();
-    const decision = readDecision(file); // first, since ONNX Runtime may take the file's memory away
+    const decision = decisionOf(name, file); // first, since ONNX Runtime may take the file's memory away
     const loaded = await openSession(name, file);
     await model?.session.release();
     model = { name, ...loaded, decision };
@@ -103,6 +103,15 @@ async function loadModel(name, content) {
     element("runtime").textContent = model ? describe(model) : "No model is loaded.";
   }
   if (result) await segment(result.file);
+}
+
+/** How a model decides, as its file states it. */
+function decisionOf(name, file) {
+  try {
+    return readDecision(file);
+  } catch (error) {
+    throw new UserError(`${name}: ${error.message}`);
+  }
 }
 
 function describe({ name, provider, decision }) {

@@ -65,6 +65,7 @@ export function presenceOf(peak, calibration) {
  *
  * @param {Uint8Array} content Of the ONNX file.
  * @returns {{peak: ?number, calibration: ?[number, number]}} Null where the file states none.
+ * @throws {TypeError} If it states something else than numbers: anyone may have made the file.
  */
 export function readDecision(content) {
   let settings = {};
@@ -77,7 +78,13 @@ export function readDecision(content) {
   } catch {
     // Not a file of export.py: loading it tells what is wrong.
   }
-  return { peak: settings.peak_threshold ?? null, calibration: settings.presence_calibration ?? null };
+  const { peak_threshold: peak = null, presence_calibration: calibration = null } = settings ?? {};
+  const isProbability = Number.isFinite(peak) && peak >= 0 && peak <= 1;
+  const isPair = Array.isArray(calibration) && calibration.length === 2 && calibration.every(Number.isFinite);
+  if ((peak !== null && !isProbability) || (calibration !== null && !isPair)) {
+    throw new TypeError("its peak_threshold or presence_calibration is damaged. Export the model again.");
+  }
+  return { peak, calibration };
 }
 
 /** Number and content of each field of a message in protobuf's format; of numbers the content is null. */

@@ -1,9 +1,34 @@
-"""Images in RGB: of each PIL mode the same grey levels as the image processor gives."""
+"""Images in RGB, with the image processor's grey levels; files that attack; atomic writing."""
+
+import io
+import os
+import stat
+import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from unet_kvasir_seg.common.files import to_rgb
+from hostile_files import (
+    GREY_TIFF,
+    PICTURE,
+    encoded,
+    jpeg_of_many_exif_segments,
+    jpeg_of_many_scans,
+    overlapping_tiff,
+    png_of_size,
+    tiff,
+)
+from PIL import EpsImagePlugin, Image
+from unet_kvasir_seg.common.files import (
+    IMAGE_FORMATS,
+    MAX_SIDE,
+    atomic_file,
+    image_from_bytes,
+    read_file,
+    to_rgb,
+    write_atomic,
+)
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F")
@@ -54,3 +79,148 @@ def test_more_than_16_bits_are_refused_as_by_the_image_processor(value):
     for read in (to_rgb, UNetImageProcessor().upright):
         with pytest.raises(ValueError, match=f"mode I with values from {value} to {value}; expected 16 bits"):
             read(image)
+
+
+@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+def test_images_of_the_formats_whose_endings_are_listed_are_read(image_format):
+    read = np.asarray(image_from_bytes(encoded(PICTURE, image_format)).convert("RGB"), int)
+    np.testing.assert_allclose(read, np.asarray(PICTURE), atol=3)
+
+
+def test_the_longest_side_is_read_and_one_more_pixel_is_refused_before_it_is_decoded():
+    assert image_from_bytes(encoded(Image.new("1", (1, MAX_SIDE)), "PNG")).size == (1, MAX_SIDE)
+    for size in ((1, MAX_SIDE + 1), (MAX_SIDE + 1, 1), (1, 80_000_000)):
+        with pytest.raises(ValueError, match=rf"^is too large \({size[0]}x{size[1]} pixels\): each side .* 16384"):
+            image_from_bytes(png_of_size(*size))
+
+
+def test_another_bound_of_pixels_can_be_given():
+    content = encoded(Image.new("1", (40, 50)), "PNG")
+    assert image_from_bytes(content, most_pixels=2000).size == (40, 50)
+    with pytest.raises(ValueError, match=r"^is too large \(40x50 pixels\): at most 0.0 million pixels"):
+        image_from_bytes(content, most_pixels=1999)
+
+
+def test_content_never_starts_ghostscript(tmp_path, monkeypatch):
+    """With a picture in PostScript under an image's name, Pillow would run `gs`."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for it once
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(ValueError, match="is no image of a format that is read here"):
+        image_from_bytes(content)
+    assert not (tmp_path / "started").exists()
+    with pytest.raises(OSError, match="image"):  # so that this test sees whether it is started
+        Image.open(io.BytesIO(content)).load()
+    assert (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("image_format", ["PPM", "ICO", "TGA", "PCX", "SGI", "DDS", "IM", "SPIDER", "MSP", "DIB"])
+def test_other_decoders_are_not_run(image_format):
+    content = encoded(image_of({"SPIDER": "F", "MSP": "1"}.get(image_format, "RGB")), image_format)
+    with pytest.raises(ValueError, match="is no image of a format that is read here"):
+        image_from_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: tiff(GREY_TIFF, bytes(16), pages=100_001), "holds several images"),
+        (lambda: tiff(GREY_TIFF | {322: (4, 1, 2**15), 323: (4, 1, 2**15)}, bytes(16)), "is too large .32768x32768"),
+        (lambda: tiff(GREY_TIFF | {322: (4, 1, 2**14), 323: (4, 1, 2**14)}, bytes(16)), "is too large .16384x16384"),
+        (lambda: overlapping_tiff(20_000), "refers to the same bytes again and again"),
+        (lambda: encoded(PICTURE, "PNG", exif=b"Exif\0\0" + overlapping_tiff(20_000)), "bytes of EXIF data"),
+        (lambda: encoded(PICTURE, "WEBP", exif=overlapping_tiff(20_000)), "bytes of EXIF data"),
+        (lambda: jpeg_of_many_scans(10_000), "passes over the image"),
+        (lambda: jpeg_of_many_exif_segments(20_000), "holds EXIF data again and again"),
+    ],
+    ids=["pages", "tiles", "smaller tiles", "tags", "PNG's EXIF", "WebP's EXIF", "scans", "EXIF segments"],
+)
+def test_small_files_that_cost_much_are_refused(make, reason):
+    """Unbounded, each of them takes gigabytes of memory or tens of seconds."""
+    content = make()
+    tracemalloc.start()
+    started = time.process_time()
+    with pytest.raises(ValueError, match=reason):
+        image_from_bytes(content)
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 15
+    assert peak < 12 * len(content) + 2**24
+
+
+def test_images_like_these_that_cost_little_are_read():
+    assert image_from_bytes(tiff(GREY_TIFF, bytes(range(16)))).tobytes() == bytes(range(16))
+    assert image_from_bytes(jpeg_of_many_scans(1)).size == (11, 6)
+    assert image_from_bytes(jpeg_of_many_exif_segments(2)).size == (11, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x9286] = "x" * 60_000  # a comment, which takes most of the bytes that are allowed
+    assert image_from_bytes(encoded(PICTURE, "PNG", exif=exif)).size == (6, 11)
+
+
+def test_files_that_may_never_end_are_refused(tmp_path):
+    for device in ("/dev/zero", "/dev/urandom"):
+        link = tmp_path / Path(device).name
+        link.symlink_to(device)
+        with pytest.raises(ValueError, match="is no regular file"):
+            read_file(link)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is no regular file"):
+        read_file(tmp_path / "pipe")  # which nobody writes to
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(2**40)  # of holes
+    with pytest.raises(ValueError, match=r"^is too large \(1099512 MB\): at most 537 MB are read"):
+        read_file(tmp_path / "huge")
+
+
+def test_regular_files_are_read_and_links_to_them(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_file(tmp_path / "link", most_bytes=7) == b"content"
+    with pytest.raises(ValueError, match="is too large"):
+        read_file(tmp_path / "link", most_bytes=6)
+
+
+def test_a_file_is_replaced_when_it_is_complete_and_keeps_its_permissions(tmp_path):
+    path = tmp_path / ("x" * 251 + ".png")  # the longest name that there can be
+    umask = os.umask(0o027)
+    try:
+        write_atomic(path, b"first")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o604)
+    with atomic_file(path) as file:
+        file.write(b"second")
+        assert path.read_bytes() == b"first"
+    assert path.read_bytes() == b"second"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.write("no bytes")
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_planted_link_is_never_followed(tmp_path, monkeypatch):
+    """Not even by who guesses the random name, or puts a link in the place of the file itself."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept")
+    (tmp_path / "mask.png").symlink_to(victim)
+    write_atomic(tmp_path / "mask.png", b"mask")
+    assert victim.read_bytes() == b"kept"
+    assert not (tmp_path / "mask.png").is_symlink()
+    names = set()
+    for _ in range(2):
+        with atomic_file(tmp_path / "mask.png") as file:
+            names.add(file.name)
+    assert len(names) == 2
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (tmp_path / ".guessed.part").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_atomic(tmp_path / "mask.png", b"other")
+    assert victim.read_bytes() == b"kept"

@@ -6,6 +6,7 @@ import zlib
 import datasets
 import numpy as np
 import pytest
+from hostile_files import jpeg_of_many_scans, png_of_size
 from PIL import Image
 from unet_kvasir_seg.data.dataset import DatasetError, Sample, choose_split, decode_image, load_sample, load_splits
 
@@ -335,3 +336,15 @@ def test_real_frames(kvasir_seg):
     sample = load_sample(splits["validation"][99])
     assert sample.image.size == (384, 288)
     assert sample.ground_truth.shape == (288, 384)
+
+
+@pytest.mark.parametrize("smallest_side", [None, 4])
+def test_devices_and_small_files_that_cost_much_are_named(tmp_path, smallest_side):
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "long.png").write_bytes(png_of_size(1, 80_000_000))
+    (tmp_path / "scans.jpg").write_bytes(jpeg_of_many_scans(10_000))
+    reasons = {"zero.png": "no regular file", "long.png": "is too large", "scans.jpg": "passes over the image"}
+    for name, reason in reasons.items():
+        row = {"image": {"bytes": None, "path": str(tmp_path / name)}, "mask": None, "index": 0}
+        with pytest.raises(DatasetError, match=rf"The image .*{name} cannot be read \(.*{reason}"):
+            load_sample(row, smallest_side=smallest_side)

@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
+from unet_kvasir_seg.common.files import MAX_SIDE
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
 from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession
@@ -277,7 +281,7 @@ def test_photographs_are_turned_upright(page, network, frame, tmp_path):
     assert (download_mask(page, tmp_path) == expected).mean() >= 0.995  # the browser decodes JPEG slightly differently
 
 
-def test_bad_files_get_a_message_and_the_result_stays(page, server, frame, tmp_path):
+def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame, tmp_path):
     segment(page, frame)
     alert = page.get_by_role("alert")
     choose_image = page.get_by_label("Image", exact=True).set_input_files
@@ -287,6 +291,7 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, frame, tmp_p
     broken.write_bytes(b"This is no picture.")
     empty.write_bytes(b"")
     Image.new("1", (10_000, 10_000)).save(huge)
+    Image.new("1", (1, MAX_SIDE + 1)).save(tmp_path / "thin.png")
     choose_image(broken)
     alert.get_by_text("broken.png is no image that this browser reads.").wait_for()
     choose_image(empty)
@@ -294,6 +299,16 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, frame, tmp_p
     choose_image(huge)
     alert.get_by_text("huge.png is too large (10000x10000 pixels): at most 16.8 million pixels").wait_for()
 
+    choose_image(tmp_path / "thin.png")
+    alert.get_by_text("thin.png is too large (1x16385 pixels)").wait_for()
+
+    for number, settings in enumerate(({"peak_threshold": "<b>1</b>"}, {"presence_calibration": [1]})):
+        damaged = onnx.load(site / "onnx" / "model.onnx")
+        (entry,) = (entry for entry in damaged.metadata_props if entry.key == "preprocessor")
+        entry.value = json.dumps(settings)
+        onnx.save(damaged, tmp_path / f"damaged{number}.onnx")
+        choose_model(tmp_path / f"damaged{number}.onnx")
+        alert.get_by_text(f"damaged{number}.onnx: its peak_threshold or presence_calibration is damaged").wait_for()
     (tmp_path / "no.onnx").write_bytes(b"This is no model.")
     choose_model(tmp_path / "no.onnx")
     alert.get_by_text("no.onnx cannot be loaded as an ONNX file").wait_for()
@@ -350,6 +365,91 @@ def test_it_works_without_network_and_server(page, server, network, frame, tmp_p
         assert page.evaluate("caches.keys()") == []
     finally:
         other.stop()
+
+
+class OtherProgram(BaseHTTPRequestHandler):
+    """Another program on the page's port."""
+
+    headers_sent: ClassVar[dict[str, str]] = {"Content-Type": "text/html"}
+    status = 200
+
+    def do_GET(self) -> None:
+        is_redirected = self.status == 302 and self.path != "/login"
+        self.send_response(302 if is_redirected else self.status if self.status != 302 else 200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        if is_redirected:
+            self.send_header("Location", "/login")
+        self.end_headers()
+        self.wfile.write(b"<p>Something else</p>")
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.mark.parametrize(
+    ("status", "address", "headers"),
+    [
+        (200, "", {}),  # one that answers so at every address
+        (200, "", {"Cache-Control": "private, no-store"}),
+        (200, "patients/7", {}),
+        (302, "", {}),  # to its login
+        (401, "index.html", {}),
+    ],
+)
+def test_another_program_on_the_port_is_left_alone(page, server, status, address, headers):
+    server.stop()
+    handler = type("Handler", (OtherProgram,), {"status": status, "headers_sent": OtherProgram.headers_sent | headers})
+    with ThreadingHTTPServer(("127.0.0.1", urlsplit(server.address).port or 0), handler) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        page.goto(server.address + address)
+        page.get_by_text("Something else").wait_for()
+        page.wait_for_function("navigator.serviceWorker.getRegistration().then(found => !found)")
+        assert page.evaluate("caches.keys()") == []
+        page.evaluate("fetch('style.css').then(answer => answer.text())")  # of a name that the page has too
+        page.reload()
+        page.get_by_text("Something else").wait_for()
+        assert not page.evaluate("crossOriginIsolated")
+        assert page.evaluate("caches.keys()") == []
+        other.shutdown()
+
+
+class NoStore(SimpleHTTPRequestHandler):
+    """Serves a folder, some of whose files are not to be kept."""
+
+    def do_GET(self) -> None:
+        del self.headers["If-Modified-Since"]  # it has the browser keep what it got from the server before
+        super().do_GET()
+
+    def end_headers(self) -> None:
+        if self.path in ("/onnx/model.onnx", "/style.css"):
+            self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+
+def test_only_the_pages_own_files_are_kept_and_none_that_must_not_be(page, server, site):
+    kept = """async () => (await (await caches.open("polyp-segmentation")).keys()).map(({ url }) => url)"""
+    (site / "patients.json").write_text("[]")
+    page.evaluate("fetch('patients.json?name=mary').then(answer => answer.text())")
+    names = {url.removeprefix(server.address) for url in page.evaluate(kept)}
+    assert names >= {"", "page.js", "regions.js", "overlay.js", "style.css", "onnx/model.onnx"}
+    others = {name for name in names if not name.startswith("node_modules/onnxruntime-web/")}
+    assert others == {"", "page.js", "regions.js", "overlay.js", "style.css", "onnx/model.onnx"}
+
+    server.stop()
+    with ThreadingHTTPServer(
+        ("127.0.0.1", urlsplit(server.address).port or 0), partial(NoStore, directory=str(site))
+    ) as strict:
+        Thread(target=strict.serve_forever, daemon=True).start()
+        page.goto(f"{server.address}?model=onnx/model.onnx")
+        page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
+        page.evaluate("fetch('style.css').then(answer => answer.text())")  # the browser had it in its memory
+        left = {url.removeprefix(server.address) for url in page.evaluate(kept)}
+        assert left == names - {"style.css", "onnx/model.onnx"}  # earlier copies are deleted too
+        strict.shutdown()
 
 
 def test_the_lock_file_names_no_registry():

@@ -1,7 +1,7 @@
-"""The page of app.py as its visitors' requests reach it: held results, redrawing, examples, the address."""
+"""The page of app.py as its visitors' requests reach it: held results, redrawing, the address."""
 
-import socket
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +11,12 @@ pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
 from conftest import save_tiny_model
+from page_visitors import free_port
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.demo.page import HeldImages, build_page, launch
+from unet_kvasir_seg.demo.page import HeldImages, build_page
 from unet_kvasir_seg.demo.render import OVERLAY, SIDE_BY_SIDE, SegmentedImage
+from unet_kvasir_seg.demo.server import serving
 from unet_kvasir_seg.inference.prediction import BasePredictor, Prediction
 from unet_kvasir_seg.inference.predictor import load_predictor
 
@@ -32,12 +34,6 @@ def examples() -> list[Image.Image]:
     return [row["image"] for row in generate(3, (288, 384), seed=0)]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_images_are_held_within_a_bound_of_memory():
     def segmented() -> SegmentedImage:
         """10x10 pixels: 400 bytes of probabilities, 300 of the picture."""
@@ -53,6 +49,8 @@ def test_images_are_held_within_a_bound_of_memory():
     assert [held.get(name) for name in "abc"] == [images["a"], None, images["c"]]
     held.forget("a")
     assert held.get("a") is None
+    held.keep("", images["a"])  # several visitors could have no name
+    assert held.get("") is None
 
 
 def test_moving_a_slider_runs_no_second_inference(predictor, examples, tmp_path, monkeypatch):
@@ -67,12 +65,14 @@ def test_moving_a_slider_runs_no_second_inference(predictor, examples, tmp_path,
         lambda self, *args, batch=BasePredictor.batch, **options: calls.append(1) or batch(self, *args, **options),
     )
     next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
-    page = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
-    address = launch(page, "127.0.0.1", free_port())
-    try:
-        second = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
-        with pytest.raises(UserError, match=r"--port"):  # it is in use now
-            launch(second, "127.0.0.1", page.server_port)
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    page = build_page(predictor, "tiny", 1000, None, examples, folder)
+    port = free_port()
+    with serving(page, folder, "127.0.0.1", port) as address:
+        second = build_page(predictor, "tiny", 1000, None, examples, folder)
+        with pytest.raises(UserError, match=r"--port"), serving(second, folder, "127.0.0.1", port):  # in use now
+            pass
         client = Client(address, verbose=False)
         _, html = client.predict(handle_file(tmp_path / "frame.png"), 0.5, OPACITY, OVERLAY, api_name="/segment")
         assert "frame.png: polyps outlined where the probability is above 0.50" in html
@@ -81,16 +81,10 @@ def test_moving_a_slider_runs_no_second_inference(predictor, examples, tmp_path,
         assert len(calls) == 1
         other = Client(address, verbose=False)
         assert "No image is held here" in other.predict(0.2, OPACITY, OVERLAY, api_name="/redraw")
-    finally:
-        page.close(verbose=False)
 
 
-def test_examples_are_not_deleted_with_the_uploads(predictor, examples, tmp_path: Path):
-    from gradio.route_utils import delete_files_created_by_app
-
-    page = build_page(predictor, "tiny", 1000, None, examples, tmp_path)
-    delete_files_created_by_app(page, age=None)  # as for uploads that are older than any
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(f"synthetic-{number}.jpg" for number in (1, 2, 3)),
-        "synthetic.mp4",
-    ]
+def test_gradio_is_imported_after_its_calls_home_are_switched_off():
+    """Importing it with analytics calls its makers' servers."""
+    code = "import sys, unet_kvasir_seg.demo.server, unet_kvasir_seg.demo.page; print('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -126,6 +126,28 @@ def test_the_head_shows_the_model_and_its_dice():
         assert "Research use only. Not a medical device" in html
 
 
+def test_no_text_of_a_models_files_is_taken_for_html():
+    script = "<script>alert(1)</script>"
+    split = f"test{script}"
+    results = {
+        "data": {"name": script, "split": split, "rows": {split: script}},
+        "metrics": {"dice_per_image_native": {"value": 0.8125, "ci95": [0.7, 0.9]}},
+        "evaluation": {
+            "operating_points": [{"alarm_share": {"value": 0.5, "ci95": [0.4, 0.6]}}],
+            "negatives": {"kind": "frames", "name": script, "images": 500, "frames": 500},
+        },
+    }
+    head = model_html(f'"{script}', 1000, results)
+    assert "<script" not in head
+    assert head.count("&lt;script&gt;alert(1)") == 5
+    del results["data"]["rows"][split]
+    assert "the unknown number of images" in model_html("tiny", 1000, results)
+    # Where a number is expected, no text is shown at all.
+    results["metrics"]["dice_per_image_native"]["value"] = script
+    with pytest.raises(ValueError, match="format code"):
+        model_html("tiny", 1000, results)
+
+
 def test_the_colours_of_the_page_are_those_of_the_overlay():
     assert ".gradio-container { --accent: #00e5ff; }" in stylesheet()
     assert ".downloads a:hover { border-color: var(--accent); }" in stylesheet()

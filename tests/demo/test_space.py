@@ -58,7 +58,7 @@ def test_needed_modules_are_found_in_all_kinds_of_imports(tmp_path, monkeypatch)
 
 
 def test_requirements_are_the_packages_that_the_page_imports():
-    """Apart from gradio, which the Space's README names, and onnxruntime, which ONNX files alone need."""
+    """Apart from gradio, which the Space's README names, and its own, and what only some models need."""
     imported = set()
     for module in space.needed_modules("app.py"):
         for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
@@ -66,12 +66,13 @@ def test_requirements_are_the_packages_that_the_page_imports():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.partition(".")[0])
-    imported -= {*sys.stdlib_module_names, space.PROJECT, "gradio", "onnxruntime"}
+    imported -= {*sys.stdlib_module_names, space.PROJECT, "gradio", "onnxruntime", "timm"}
+    imported -= {"fastapi", "gradio_client", "starlette", "uvicorn"}  # gradio's own
     assert {"pillow" if name == "PIL" else name for name in imported} == set(space.PACKAGES)
 
 
 def test_a_space_of_a_model_on_the_hub_loads_it_from_there(tmp_path):
-    files = space.write_space(tmp_path, "me/unet", "v2", "unet")
+    files = space.write_space(tmp_path, "me/unet", "v2", None)
     assert not [file for file in files if "model" in file.relative_to(tmp_path).parts]
     assert "models:\n- me/unet\n" in (tmp_path / "README.md").read_text()
     assert "main([\"--model\", 'me/unet', \"--model_revision\", 'v2', " in (tmp_path / "app.py").read_text()
@@ -81,9 +82,9 @@ def test_a_model_without_weights_is_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        space.write_space(tmp_path / "space", str(tmp_path / "model"), None, "tiny")
+        space.write_space(tmp_path / "space", str(tmp_path / "model"), None, None)
     with pytest.raises(UserError, match=r"cannot show out/model\.onnx"):
-        space.write_space(tmp_path / "space", "out/model.onnx", None, "tiny")
+        space.write_space(tmp_path / "space", "out/model.onnx", None, None)
     assert not (tmp_path / "space").exists()
 
 
@@ -93,16 +94,32 @@ def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(checkpoint, monkey
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         with pytest.raises(UserError, match=r"The Space me/polyps cannot be made.*hf auth login"):
-            space.push_space("me/polyps", str(checkpoint), None, "tiny")
+            space.push_space("me/polyps", str(checkpoint), None, None)
         assert hub.repos == {}
 
         monkeypatch.setenv("HF_TOKEN", hub.token)
         hub.refusals["POST .*/commit/"] = 403
         with pytest.raises(UserError, match="The push to me/polyps failed") as error:
-            space.push_space("me/polyps", str(checkpoint), None, "tiny")
+            space.push_space("me/polyps", str(checkpoint), None, None)
     command = shlex.split(str(error.value).rpartition("To upload it: ")[2])
     assert command[:3] == ["hf", "upload", "me/polyps"]
     assert command[-2:] == ["--repo-type", "space"]
     kept = Path(command[3])
     assert (kept / "app.py").exists()
     shutil.rmtree(kept)
+
+
+def test_a_space_is_private_on_request(checkpoint, monkeypatch):
+    with LoopbackHub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        for _ in range(2):
+            space.push_space("me/private", str(checkpoint), None, None, private=True)
+        assert hub.repos["spaces/me/private"].private
+        assert len(hub.repos["spaces/me/private"].pushes) >= 1
+        space.push_space("me/public", str(checkpoint), None, None)
+        before = len(hub.repos["spaces/me/public"].pushes)
+        with pytest.raises(UserError, match="exists and is public; nothing was uploaded"):
+            space.push_space("me/public", str(checkpoint), None, None, private=True)
+        assert len(hub.repos["spaces/me/public"].pushes) == before

@@ -20,6 +20,7 @@ from unet_kvasir_seg.demo.examples import write_examples
 from unet_kvasir_seg.demo.render import OVERLAY, encode_mask, image_html, lesion_csv
 from unet_kvasir_seg.inference.prediction import BasePredictor
 from unet_kvasir_seg.inference.predictor import load_predictor
+from unet_kvasir_seg.inference.video import VideoError
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_unusable_images_are_refused_with_a_reason(predictor, tmp_path):
     Image.new("1", (14_000, 14_000)).save(tmp_path / "bomb.png")  # more than Pillow itself opens
     (tmp_path / "empty.png").touch()
     for name, message in {
-        "animated.gif": "holds 2 images",
+        "animated.gif": "holds several images",
         "cut.png": "is damaged",
         "large.png": r"is too large \(5000x4000 pixels\): at most 16.8 million pixels",
         "bomb.png": "is too large: at most 16.8 million pixels",
@@ -121,11 +122,37 @@ def test_unusable_images_are_refused_with_a_reason(predictor, tmp_path):
 
 
 def test_only_uploads_are_read(tmp_path):
-    inside, outside = tmp_path / "uploads" / "a" / "frame.png", tmp_path / "secret.png"
-    assert uploads.uploaded_path({"path": str(inside)}, tmp_path / "uploads") == inside
-    for path in (outside, tmp_path / "uploads" / ".." / "secret.png"):
-        with pytest.raises(UserError, match="was not uploaded"):
-            uploads.uploaded_path({"path": str(path)}, tmp_path / "uploads")
+    folder = tmp_path / "uploads"
+    (folder / "a").mkdir(parents=True)
+    inside, outside = folder / "a" / "frame.png", tmp_path / "secret.png"
+    inside.touch()
+    outside.touch()
+    (folder / "link.png").symlink_to(outside)
+    assert uploads.uploaded_path({"path": str(inside)}, folder) == inside
+    for path in (
+        outside,
+        folder / ".." / "secret.png",
+        folder / "link.png",
+        folder,
+        folder / "a",
+        folder / "gone.png",
+    ):
+        with pytest.raises(UserError, match="is not here"):
+            uploads.uploaded_path({"path": str(path)}, folder)
+    for forged in ({}, {"path": None}, {"path": 7}, {"path": "\0"}, [], None, "x"):
+        with pytest.raises(UserError, match="no file that was uploaded"):
+            uploads.uploaded_path(forged, folder)
+
+
+def test_work_on_a_video_has_a_time_limit_and_can_be_ended(predictor, clip, tmp_path, monkeypatch):
+    def stop(share: float) -> None:
+        raise VideoError("is not done: the program ends")
+
+    with pytest.raises(UserError, match=r"synthetic\.mp4 is not done"):
+        uploads.segment_clip(clip, predictor, tmp_path, 0.5, 0.0, stop)
+    monkeypatch.setattr(uploads, "MAX_VIDEO_WORK_SECONDS", 0)
+    with pytest.raises(UserError, match=r"synthetic\.mp4 takes longer than 0 minutes"):
+        uploads.segment_clip(clip, predictor, tmp_path, 0.5, 0.0, lambda share: None)
 
 
 def test_long_videos_are_refused_before_they_are_segmented(predictor, clip, tmp_path, monkeypatch):

@@ -81,3 +81,44 @@ def test_a_record_is_read_back_from_its_mask(tmp_path):
     mask.write_bytes(encode_png(Image.fromarray(probability > 0.5)))
     assert read_record(mask) is None
     assert "not from this command" in refuse_mismatch(None, "digest", mask, source).reason
+
+
+class Fragile(Recorder):
+    """Has memory for images of up to 10 pixels."""
+
+    def predict_prepared(self, prepared, **options):
+        if any(image.size[0] * image.size[1] > 10 for image in prepared):
+            raise MemoryError("no 99 bytes\nleft")
+        return super().predict_prepared(prepared, **options)
+
+
+def test_of_a_batch_that_fails_only_the_images_that_fail_alone_are_not_done():
+    items = frames((2, 2), (9, 9), (3, 3))
+    small, failed, other = ImageRun(Fragile(), Path("out"), batch_size=3).segment(items)
+    assert (small[0], other[0]) == (items[0], items[2])
+    assert failed == Failure("1.png", "MemoryError: no 99 bytes")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), SystemError("a decoder's"), KeyError(1)])
+def test_whatever_the_error_of_reading_an_image_it_is_its_own_failure(tmp_path, error):
+    class Unable(Recorder):
+        def prepare(self, image):
+            raise error
+
+    Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
+    source = Source(str(tmp_path / "x.png"), "x.png")
+    failure = ImageRun(Unable(), tmp_path / "out").read(source)
+    assert isinstance(failure, Failure)
+    assert failure.reason.startswith(type(error).__name__)
+
+
+def test_an_error_of_finding_the_lesions_is_the_images_own_too(tmp_path):
+    class Broken(Prediction):
+        @property
+        def mask(self):
+            raise MemoryError
+
+    (frame,) = frames((2, 2))
+    probability = np.zeros((2, 2), np.float32)
+    found = ImageRun(Recorder(), tmp_path).write((frame, Broken(probability, probability, 0.5)))
+    assert found == Failure("0.png", "MemoryError")

@@ -11,7 +11,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.checkpoint import describe_model, fingerprint, load_checkpoint
-from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession, number_of_threads
+from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession, number_of_threads, refuse_other_files
 from unet_kvasir_seg.inference.output_folder import describe_settings
 from unet_kvasir_seg.inference.predictor import Predictor
 
@@ -251,9 +251,77 @@ def test_other_files_are_refused(tmp_path, folder):
         preprocessor = json.dumps(json.loads(known["preprocessor"]) | setting)
         onnx.helper.set_model_props(graph, known | {"preprocessor": preprocessor})
         onnx.save(graph, tmp_path / "wrong.onnx")
-        with pytest.raises(UserError, match=r"states an image processor that cannot be: .*expected"):
+        with pytest.raises(UserError, match=r"image processor that cannot be: .*expected"):
             OnnxSession.load(tmp_path / "wrong.onnx")
     del graph.metadata_props[:]
     onnx.save(graph, tmp_path / "anonymous.onnx")
     with pytest.raises(UserError, match="does not say of which network it is"):
         OnnxSession.load(tmp_path / "anonymous.onnx")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *(
+            (entry, text)
+            for entry in ("config", "preprocessor")
+            for text in ("no JSON", "[]", "5", "[" * 100_000, "{")
+        ),
+        ("preprocessor", "{}"),
+        ("preprocessor", '{"size": {"height": 100000, "width": 32}}'),
+        ("preprocessor", '{"size": {"height": "32", "width": 32}}'),
+        ("preprocessor", '{"size": [32, 32]}'),
+        ("preprocessor", '{"size": {"height": 32, "width": 32}, "peak_threshold": 1' + 400 * "0" + "}"),
+        ("parameters", "many"),
+    ],
+)
+def test_descriptions_that_were_damaged_are_one_line(tmp_path, folder, entry, value):
+    graph = onnx.load(folder / "model.onnx")
+    known = {prop.key: prop.value for prop in graph.metadata_props}
+    onnx.helper.set_model_props(graph, known | {entry: value})
+    onnx.save(graph, tmp_path / "damaged.onnx")
+    with pytest.raises(UserError, match=r"damaged.onnx describes .* that cannot be: .*Export it again") as refusal:
+        OnnxSession.load(tmp_path / "damaged.onnx")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_cannot_be_is_refused_when_it_is_asked_for(tmp_path, folder):
+    graph = onnx.load(folder / "model.onnx")
+    known = {prop.key: prop.value for prop in graph.metadata_props}
+    for config in ({"depth": 10**8}, {"id2label": 5}, {"channels": {}}):
+        onnx.helper.set_model_props(graph, known | {"config": json.dumps(config)})
+        onnx.save(graph, tmp_path / "damaged.onnx")
+        with pytest.raises(UserError, match="describes a network that cannot be"):
+            _ = OnnxSession.load(tmp_path / "damaged.onnx").config
+
+
+def test_a_file_that_was_damaged_by_hand_is_refused(tmp_path, folder):
+    content = (folder / "model.onnx").read_bytes()
+    place = content.index(b'"size"')
+    for damage in (b"\xff\xfe{", b'"siz\x00"', b"[[[[[["):
+        (tmp_path / "damaged.onnx").write_bytes(content[:place] + damage + content[place + len(damage) :])
+        with pytest.raises(UserError, match=r"damaged.onnx (cannot be loaded|describes)"):
+            OnnxSession.load(tmp_path / "damaged.onnx")
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_tensors_in_other_files_are_not_read(tmp_path, folder, monkeypatch, is_padded):
+    """Files in the folder that the program is started in would be, also if the name is written longer than need be."""
+    graph = onnx.load(folder / "model.onnx")
+    onnx.save(graph, tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    content = (tmp_path / "outside.onnx").read_bytes()
+    assert (tmp_path / "weights.bin").stat().st_size > 1000
+    monkeypatch.chdir(tmp_path)
+    if is_padded:  # the lengths of the messages around it would have to follow; that the key is seen is enough
+        content = content.replace(b"\x0a\x08location", b"\x0a\x88\x00location")
+        with pytest.raises(ValueError, match="tensors in other files"):
+            refuse_other_files(content)
+        return
+    with pytest.raises(UserError, match="it keeps tensors in other files, which are not read"):
+        OnnxSession.load("outside.onnx")
+
+
+def test_devices_are_not_read_as_onnx_files(tmp_path):
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"zero.onnx cannot be loaded as an ONNX file \(is no regular file"):
+        OnnxSession.load(tmp_path / "zero.onnx")

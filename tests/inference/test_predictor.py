@@ -1,5 +1,6 @@
 """Predictions against the same steps written out with torch."""
 
+import json
 import shutil
 import tempfile
 
@@ -168,3 +169,48 @@ def test_values_are_the_same_compiled_or_if_compiling_fails(predictor, monkeypat
             np.testing.assert_allclose(compiled(image).probability, predictor(image).probability, atol=1e-5)
     assert capsys.readouterr().err.count("could not be compiled") == (0 if works else 1)
     assert compiled.runtime.compiles is works
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"depth": 10**8}, "cannot be loaded: .*`depth` must be at most 12"),
+        (
+            "config.json",
+            {"block": "residual", "norm": "batch", "encoder_blocks": [10**7] * 3},
+            "cannot be loaded: .*at most 1000 convolutions",
+        ),
+        ("config.json", {"id2label": 5}, "cannot be loaded"),
+        ("config.json", {"channels": {}}, "cannot be loaded"),
+        ("preprocessor_config.json", {"size": {"height": 100_000, "width": 100_000}}, "from 1 to 4096 pixels"),
+        ("preprocessor_config.json", {"size": 100_000}, "from 1 to 4096 pixels"),
+        ("preprocessor_config.json", {"size": "large"}, "no usable image processor"),
+    ],
+)
+def test_files_that_state_what_no_machine_holds_are_one_line(predictor, tmp_path, file, change, message):
+    predictor.model.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match=message) as refusal:
+        Predictor.from_pretrained(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["[]", "{", "5", "[" * 100_000])
+def test_damaged_files_are_one_line(predictor, tmp_path, file, text):
+    predictor.model.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=r"cannot be loaded|no usable image processor") as refusal:
+        Predictor.from_pretrained(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_weights_that_could_run_code_are_not_read(predictor, tmp_path):
+    predictor.model.config.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    torch.save(predictor.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Predictor.from_pretrained(str(tmp_path))

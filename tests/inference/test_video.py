@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import peak_megabytes
+from hostile_files import black_png
 from PIL import Image
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.configuration_unet import UNetConfig
@@ -19,7 +20,7 @@ from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.overlay import draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
-from unet_kvasir_seg.inference.video import VideoReport, segment_video
+from unet_kvasir_seg.inference.video import VideoError, VideoReader, VideoReport, segment_video
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 FRAMES = 12
@@ -359,3 +360,84 @@ def test_without_the_video_extra_the_message_says_how_to_get_it(run, clip, monke
     done = run(clip, "--output_dir", "out", status=2)
     assert 'av is not installed; this needs pip install -e ".[video]"' in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def video_of_pngs(path: Path, sizes: list[tuple[int, int]]) -> Path:
+    """Black frames of these widths and heights, each in PNG; the container states 64x48."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "monob"
+        container.start_encoding()
+        for index, size in enumerate(sizes):
+            packet = av.Packet(black_png(*size))
+            packet.stream, packet.time_base = stream, Fraction(1, 10)
+            packet.pts = packet.dts = index
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((16_000, 16_000), "reading it failed after . frames .*more than 33.6 million pixels"),
+        ((64, 20_000), r"the next is too large \(64x20000 pixels\): each side may have at most 16384"),
+    ],
+)
+def test_frames_that_grow_are_not_used_and_those_before_are_kept(run, predictor, tmp_path, size, reason):
+    source = video_of_pngs(tmp_path / "grows.avi", [(64, 48)] * 6 + [size] * 6)
+    report = segment(source, predictor)
+    assert 0 < report.frames <= 6  # FFmpeg's threads hand over some frames later than the error
+    assert re.search(reason, report.problem)
+    done = run("grows.avi", "--output_dir", "out", status=1)
+    assert re.search(f"  grows.avi: .*{reason.split('frames')[-1]}.*; what was read is kept", done.stderr)
+
+
+def test_a_video_that_begins_too_large_is_refused(run, tmp_path):
+    video_of_pngs(tmp_path / "large.avi", [(16_000, 16_000)])
+    video_of_pngs(tmp_path / "long.avi", [(1, 262_144)])
+    done = run("large.avi", "long.avi", "--output_dir", "out", status=1)
+    large, long = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert re.search("large.avi: has no frame that can be read .*more than 33.6 million pixels", large)
+    assert re.search(r"long.avi: .* is too large \(1x262144 pixels\): each side may have at most 16384", long)
+    assert not list((tmp_path / "out" / "videos").iterdir())
+
+
+def test_a_video_that_names_other_files_is_refused(clip, tmp_path):
+    (tmp_path / "secret.mp4").write_bytes(clip.read_bytes())
+    contents = {
+        "list.mp4": "ffconcat version 1.0\nfile secret.mp4\n",
+        "playlist.ts": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "addresses.mkv": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1/x.ts\n#EXT-X-ENDLIST\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(VideoError, match="of another format than asf, avi"), VideoReader(tmp_path / name):
+            pass
+
+
+def test_whatever_the_error_of_a_video_the_others_are_done(run, clip, predictor, tmp_path, monkeypatch):
+    """As of an encoder that refuses the size."""
+    (tmp_path / "bad.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "good.mp4").write_bytes(clip.read_bytes())
+    segment_it = segment_video
+
+    def fail_once(source, *arguments, **options):
+        if "bad" in source:
+            raise MemoryError
+        return segment_it(source, *arguments, **options)
+
+    monkeypatch.setattr("unet_kvasir_seg.inference.video_run.segment_video", fail_once)
+    done = run("bad.mp4", "good.mp4", "--output_dir", "out", status=1)
+    assert [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")] == ["bad.mp4: MemoryError"]
+    written = {path.name for path in (tmp_path / "out" / "videos").iterdir()}
+    assert written == {"good.mp4", "good.csv", "good.json"}
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", "[" * 100_000])
+def test_a_record_that_was_damaged_is_one_line(run, clip, tmp_path, text):
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    run("clip.mp4", "--output_dir", "out")
+    (tmp_path / "out" / "videos" / "clip.json").write_text(text)
+    done = run("clip.mp4", "--output_dir", "out", status=1)
+    (line,) = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert line.startswith("clip.mp4: not done, since out/videos/clip.mp4 is there and not from this command")

@@ -169,14 +169,14 @@ def evaluated_results() -> dict:
         },
         "threshold_curve": {"thresholds": [(k - 0.5) / 255 for k in range(1, 256)], "dice_per_image": [0.5] * 255},
         "comparison": {
-            "with": "their-net",
+            "other": "their-net",
             "metrics": {"dice_per_image_native": difference(0.0321), "iou_per_image_native": difference(1 / 5433)},
         },
         "audit": {
             "max_distance": 6,
             "pairs": [
-                {"first": ["train", "mary-smith.png"], "second": ["test", "b.png"], "distance": 2},
-                {"first": ["train", "c.png"], "second": ["test", "d.png"], "distance": 0},
+                {"splits": ["train", "test"], "rows": [3, 5], "distance": 2},
+                {"splits": ["train", "test"], "rows": [7, 0], "distance": 0},
             ],
             "left_out": 2,
             "metrics": {"dice_per_image_native": score(), "iou_per_image_native": score()},

@@ -13,6 +13,7 @@ from unet_kvasir_seg.reporting.results import (
     check_results_folder,
     exports_of,
     known_results,
+    public_name,
     read_results,
     write_results,
 )
@@ -107,6 +108,28 @@ def test_files_of_earlier_versions_are_read(tmp_path):
     assert (read["training"], read["evaluation"]) == (None, None)
 
 
+def test_names_of_files_in_earlier_versions_are_not_read(tmp_path):
+    """They named near-duplicates and what was compared; a push would publish that."""
+    earlier = changed("evaluation.comparison", {"with": "mary-smith", "metrics": {}})
+    earlier["evaluation"]["audit"]["pairs"] = [
+        {"first": ["train", "mary-smith"], "second": ["test", "mary-smith-2"], "distance": 7}
+    ]
+    write_results(tmp_path / "results.json", earlier)
+    evaluation = read_results(tmp_path / "results.json")["evaluation"]
+    assert evaluation["comparison"] == {"other": "another model", "metrics": {}}
+    assert evaluation["audit"]["pairs"] == [{"splits": ["train", "test"], "rows": None, "distance": 7}]
+    assert "mary-smith" not in json.dumps(evaluation)
+
+
+def test_a_local_model_is_named_after_its_repository_in_public(tmp_path):
+    folder = tmp_path / "mary-smith"
+    folder.mkdir()
+    assert public_name(str(folder), None) == public_name(str(folder), changed("model.repository", None)) == "U-Net"
+    assert public_name(str(folder), changed("model.repository", "me/unet-2")) == "unet-2"
+    assert public_name("me/unet-3", changed("model.repository", "me/unet-2")) == "unet-3"
+    assert public_name(str(ROOT), SHIPPED) == "unet-kvasir-seg"
+
+
 def test_other_files_are_refused(tmp_path):
     assert "schema version 99" in refusal(SHIPPED | {"schema_version": 99}, tmp_path)
     assert "schema version None" in refusal([1], tmp_path)
@@ -149,13 +172,17 @@ def test_not_a_number_is_not_written(tmp_path):
 def test_a_folder_is_kept_for_one_model_and_one_data_set(tmp_path):
     write_results(tmp_path / "results.json", SHIPPED)
     check_results_folder(tmp_path, SHIPPED)
+    check_results_folder(tmp_path, changed("model.name", "the same weights"))
     for place, value, message in (
-        ("model.name", "other", "another model"),
         ("model.fingerprint", "sha256:0", "another model"),
         ("data.fingerprint", "sha256:0", "other data"),
     ):
         with pytest.raises(UserError, match=message):
             check_results_folder(tmp_path, changed(place, value))
+    masks = changed("model.fingerprint", None)  # masks from a folder have no weights, only a name
+    write_results(tmp_path / "results.json", masks)
+    with pytest.raises(UserError, match="another model"):
+        check_results_folder(tmp_path, masks | {"model": masks["model"] | {"name": "other"}})
 
 
 def test_schemas_of_each_kind():

@@ -1,5 +1,6 @@
 """Near-duplicates across splits, planted among synthetic frames, and those known of Kvasir-SEG."""
 
+import csv
 import io
 
 import datasets
@@ -15,6 +16,8 @@ from unet_kvasir_seg.scoring.near_duplicates import (
     find_near_duplicates,
     frame_hashes,
     samples_to_leave_out,
+    titled_images,
+    write_pairs,
 )
 
 SIZE = 64
@@ -119,6 +122,19 @@ def test_images_of_a_pair_are_found_by_their_index(frames):
     first, second = decode_duplicates(splits, pair)
     assert (first.size, second.size) == ((SIZE, SIZE), (40, 30))
     assert first.tobytes() == Image.open(io.BytesIO(cell(frames[1])["bytes"])).tobytes()
+
+
+def test_names_are_in_the_local_table_and_not_in_the_picture(frames, tmp_path):
+    splits = {
+        "train": split(cell(frames[0]), cell(frames[1], "=mary-smith.jpg")),
+        "test": split(cell(frames[1], "mary-smith-2.jpg")),
+    }
+    pairs = find_near_duplicates(splits)
+    assert [title for title, *_ in titled_images(splits, pairs)] == ["train row 1\ntest row 0\ndistance 0"]
+    write_pairs(pairs, tmp_path / "pairs.csv")
+    with open(tmp_path / "pairs.csv", newline="") as file:
+        _, row = csv.reader(file)
+    assert row == ["train", "1", "./=mary-smith", "test", "0", "mary-smith-2", "0"]  # "=" alone would begin a formula
 
 
 def test_an_unreadable_image_is_named(frames):

@@ -594,3 +594,9 @@ def test_a_thousand_images_take_little_memory(scored):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100e6
+
+
+def test_a_name_is_no_formula_in_the_table(tmp_path):
+    write_per_image_csv([image("=HYPERLINK(A1)"), image("frame")], tmp_path / "per_image.csv")
+    with open(tmp_path / "per_image.csv", newline="", encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["./=HYPERLINK(A1)", "frame"]

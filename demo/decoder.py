@@ -1,0 +1,99 @@
+"""Decodes an uploaded image in a process of its own, with bounds on its time and memory.
+
+Small files can keep a decoder busy for minutes or take gigabytes, and faults of decoders are found every year. What
+goes wrong in that process ends with it: no other visitor waits, and no other visitor's image is in its memory.
+"""
+
+import json
+import multiprocessing
+import tempfile
+import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from PIL import Image
+
+from ..common.errors import UserError, first_line
+from ..common.files import image_from_bytes, read_file, to_rgb
+
+try:
+    import resource
+except ImportError:  # on Windows, where only SECONDS holds
+    resource = None  # type: ignore[assignment]
+
+MAX_PIXELS = 2**24  # of an image: two 4K frames; a phone's photograph has 12 million
+CPU_SECONDS = 4  # the slowest honest images of MAX_PIXELS take one
+SECONDS = 8.0  # for those on a busy machine, and for all on Windows
+MEMORY_BYTES = 640 * 2**20  # a file of 100 MiB, its pixels and two copies of them
+
+# A server of clean processes, from which a new one is forked in some 10 ms, without this program's memory. Its socket
+# lies in the temporary folder, and the path of a socket has at most 104 bytes.
+_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods() and len(tempfile.gettempdir()) < 70
+_context = multiprocessing.get_context("forkserver" if _HAS_SERVER else "spawn")
+if _HAS_SERVER:
+    _context.set_forkserver_preload(["__main__", __name__])
+
+
+def warm_up() -> None:
+    """Start what the first call of `decode` would have to wait for."""
+    process = _context.Process(target=bound_process)  # type: ignore[attr-defined]
+    process.start()
+    process.join()
+
+
+def decode(path: Path) -> Image.Image:
+    """The image of a file in RGB, rotated as its EXIF tag says.
+
+    Raises:
+        UserError: If the file is gone, is no image, is damaged, too large, or takes too long or too much memory.
+    """
+    receiver, sender = _context.Pipe(duplex=False)
+    process = _context.Process(target=_send_image, args=(str(path), sender), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    # Not a time limit of each read: a process that sends slowly is ended too.
+    limit = threading.Timer(SECONDS, process.kill)
+    limit.start()
+    try:
+        answer = json.loads(receiver.recv_bytes(maxlength=2**16))
+        if "error" in answer:
+            raise UserError(f"{path.name} {answer['error']}.")
+        width, height = answer["size"]
+        # Pixels, never a pickle: that would run whatever an attacked decoder sends.
+        return Image.frombytes("RGB", (width, height), receiver.recv_bytes(maxlength=3 * MAX_PIXELS))
+    except (EOFError, OSError) as error:
+        raise UserError(
+            f"{path.name} cannot be decoded within {CPU_SECONDS} seconds and {MEMORY_BYTES >> 20} MiB of memory. "
+            "Save it again as a plain PNG or JPEG."
+        ) from error
+    finally:
+        limit.cancel()
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _send_image(path: str, sender: Connection) -> None:
+    """Decode a file and send its size and pixels, or an error; runs in the process of its own."""
+    bound_process()
+    try:
+        image = to_rgb(image_from_bytes(read_file(path), MAX_PIXELS))
+        answer, pixels = {"size": image.size}, image.tobytes()
+    except MemoryError:
+        return  # there may be none for a message
+    except FileNotFoundError:
+        answer, pixels = {"error": "is no longer there. Upload it again"}, b""
+    except Exception as error:  # decoders raise errors of all kinds for damaged files
+        answer, pixels = {"error": first_line(error)[:1000]}, b""
+    with suppress(BrokenPipeError):  # who asked has ended
+        sender.send_bytes(json.dumps(answer).encode())
+        sender.send_bytes(pixels)
+
+
+def bound_process() -> None:
+    """End this process after `CPU_SECONDS`, let allocations beyond `MEMORY_BYTES` fail, and never dump its memory."""
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
