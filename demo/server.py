@@ -103,7 +103,7 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         js=NAME_EXAMPLES,
     )
     # `page.close` needs both; the server is closed here.
-    page.app, page.server = app.routes[-1].app, None  # type: ignore[attr-defined]
+    page.app, page.server = app.routes[-1].app, None  # type: ignore[assignment, attr-defined]
     server = uvicorn.Server(
         uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_graceful_shutdown=1)
     )
