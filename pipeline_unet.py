@@ -99,7 +99,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
                 f"Got an image of type {type(image).__name__}; expected a PIL image, a path, a URL or base64. "
                 "Image.fromarray makes a PIL image of an RGB array."
             )
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
         inputs = self.image_processor(image, return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [(image.height, image.width)]
         return inputs
