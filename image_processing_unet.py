@@ -190,8 +190,12 @@ class UNetImageProcessor(TorchvisionBackend):
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open files as they are: the library's loader turns palette and 16-bit files into RGB."""
         if isinstance(image_url_or_urls, (str, os.PathLike)):
-            return load_image(image_url_or_urls)
+            return self.open_image(image_url_or_urls)
         return super().fetch_images(image_url_or_urls)
+
+    def open_image(self, source: "str | os.PathLike[str]", timeout: float | None = None) -> Image.Image:
+        """Open an image as it is, by path, URL or base64; see `load_image`."""
+        return load_image(source, timeout)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
         self,

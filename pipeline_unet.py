@@ -15,8 +15,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, ImageSegmentationPipeline
 
-from .image_processing_unet import load_image
-
 
 class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     """Images to one mask and score for each label, by the model's own image processor.
@@ -94,13 +92,14 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     ) -> BatchFeature:
         """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, and its own height and width."""
         if isinstance(image, str | os.PathLike):
-            image = load_image(image, timeout)
+            # Not an import: of a folder, transformers 4.57 copies only what the model's and the pipeline's files name.
+            image = self.image_processor.open_image(image, timeout)
         elif not isinstance(image, Image.Image):
             raise TypeError(
                 f"Got an image of type {type(image).__name__}; expected a PIL image, a path, a URL or base64. "
                 "Image.fromarray makes a PIL image of an RGB array."
             )
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
         inputs = self.image_processor(image, return_tensors="pt").to(self.dtype)
         inputs["target_size"] = [(image.height, image.width)]
         return inputs

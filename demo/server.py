@@ -102,7 +102,8 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         css=stylesheet(),
         js=NAME_EXAMPLES,
     )
-    page.app, page.server = app.routes[-1].app, None  # type: ignore[attr-defined] - for `page.close`
+    # `page.close` needs both; the server is closed here.
+    page.app, page.server = app.routes[-1].app, None  # type: ignore[assignment, attr-defined]
     server = uvicorn.Server(
         uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_graceful_shutdown=1)
     )

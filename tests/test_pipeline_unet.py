@@ -1,5 +1,6 @@
 """The pipeline against the same steps written out with torch and numpy, and against processor and Predictor."""
 
+import base64
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers.pipelines import clean_custom_task
 from unet_kvasir_seg import convert
 from unet_kvasir_seg.common.device import choose_runtime
@@ -361,3 +362,12 @@ def test_folders_work_in_a_fresh_process_from_elsewhere_without_a_warning(segmen
         assert (work / folder / "pipeline_unet.py").read_bytes() == (source / "pipeline_unet.py").read_bytes()
         written = json.loads((work / folder / "config.json").read_text())
         assert written["custom_pipelines"] == UNetConfig().custom_pipelines
+
+
+def test_a_files_content_does_not_choose_the_decoder(segment, tmp_path):
+    """Pillow would start Ghostscript for a picture in PostScript, whatever its name."""
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "script.png").write_bytes(content)
+    for source in (str(tmp_path / "script.png"), base64.b64encode(content).decode()):
+        with pytest.raises(UnidentifiedImageError):
+            segment(source)

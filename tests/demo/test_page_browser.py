@@ -168,7 +168,7 @@ def test_unusable_files_get_a_message_and_the_result_stays(page, tmp_path):
     broken.write_bytes(b"This is no picture.")
     Image.new("1", (10_000, 10_000)).save(huge)
     upload(page, broken)
-    result.get_by_role("alert").get_by_text("broken.png is no image of a format that Pillow reads.").wait_for()
+    result.get_by_role("alert").get_by_text("broken.png is no image of a format that is read here").wait_for()
     upload(page, huge)
     message = "huge.png is too large (10000x10000 pixels): at most 16.8 million pixels are decoded."
     result.get_by_role("alert").get_by_text(message).wait_for()
