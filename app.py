@@ -116,8 +116,9 @@ def run(arguments: AppArguments) -> None:
     if arguments.push_to_space:
         from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
-        space = arguments.push_to_space
-        print(f"Pushed: {push_space(space, model, arguments.model_revision, results, arguments.private)}")
+        encoder = predictor.model.config.encoder
+        space, revision = arguments.push_to_space, arguments.model_revision
+        print(f"Pushed: {push_space(space, model, revision, results, encoder, arguments.private)}")
     elif arguments.private:
         raise UserError("--private is of a Space: give --push_to_space OWNER/NAME too. A page has no password.")
     else:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, SpaceCardData
 from ..common.errors import UserError, first_line
 from ..common.hub import push_files
 from ..common.paths import PACKAGE
+from ..encoder_unet import LITE_SCALES
 from ..reporting.results import Results, as_json, public_name
 
 PROJECT = "unet_kvasir_seg"
@@ -109,7 +110,14 @@ def _modules_of(node: ast.ImportFrom, module: str) -> list[str]:
     return [candidate for candidate in candidates if (PACKAGE / candidate).is_file()]
 
 
-def push_space(space: str, model: str, revision: str | None, results: Results | None, private: bool = False) -> str:
+def push_space(
+    space: str,
+    model: str,
+    revision: str | None,
+    results: Results | None,
+    encoder: str | None = None,
+    private: bool = False,
+) -> str:
     """Upload a Space; returns the URL of the commit.
 
     Args:
@@ -117,6 +125,7 @@ def push_space(space: str, model: str, revision: str | None, results: Results | 
         model: A folder, whose weights are uploaded too, or an id on the Hub, which the Space loads.
         revision: Branch, tag or commit of an id on the Hub.
         results: Of the model, if there are any. The name of its folder is not published.
+        encoder: Of the model, as in `UNetConfig`; the Space installs timm for those of timm.
         private: Whether others than its owner are kept out of the Space.
 
     Raises:
@@ -124,7 +133,7 @@ def push_space(space: str, model: str, revision: str | None, results: Results | 
             a Space that is to be private exists and is public.
     """
     folder = Path(tempfile.mkdtemp(prefix="unet-space-"))
-    files = write_space(folder, model, revision, results)
+    files = write_space(folder, model, revision, results, encoder)
     try:
         created = HfApi().create_repo(
             space, repo_type="space", space_sdk="gradio", exist_ok=True, private=private or None
@@ -146,12 +155,14 @@ def push_space(space: str, model: str, revision: str | None, results: Results | 
     return url
 
 
-def write_space(folder: Path, model: str, revision: str | None, results: Results | None) -> list[Path]:
+def write_space(
+    folder: Path, model: str, revision: str | None, results: Results | None, encoder: str | None = None
+) -> list[Path]:
     """Write the files of a Space into a folder; returns their paths.
 
     Args:
         folder: An empty folder.
-        model, revision, results: As for `push_space`.
+        model, revision, results, encoder: As for `push_space`.
 
     Raises:
         UserError: If the model is an ONNX file, or one of its files is missing.
@@ -184,7 +195,8 @@ def write_space(folder: Path, model: str, revision: str | None, results: Results
         arguments = f'"--model", {model!r}' + (f', "--model_revision", {revision!r}' if revision else "")
     files["README.md"] = README.format(metadata=metadata.to_yaml(), model=name).encode()
     files["app.py"] = LAUNCHER.format(arguments=arguments).encode()
-    files["requirements.txt"] = "".join(f"{package}=={published_version(package)}\n" for package in PACKAGES).encode()
+    packages = PACKAGES if encoder is None or encoder in LITE_SCALES else (*PACKAGES, "timm")
+    files["requirements.txt"] = "".join(f"{package}=={published_version(package)}\n" for package in packages).encode()
     for file, content in files.items():
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)

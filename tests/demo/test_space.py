@@ -78,6 +78,13 @@ def test_a_space_of_a_model_on_the_hub_loads_it_from_there(tmp_path):
     assert "main([\"--model\", 'me/unet', \"--model_revision\", 'v2', " in (tmp_path / "app.py").read_text()
 
 
+def test_timm_is_required_for_its_encoders_alone(tmp_path):
+    for encoder in (None, "efficientnet_lite0", "resnet34"):
+        space.write_space(tmp_path, "me/unet", None, None, encoder)
+        requirements = (tmp_path / "requirements.txt").read_text()
+        assert ("timm==" in requirements) == (encoder == "resnet34")
+
+
 def test_a_model_without_weights_is_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
