@@ -49,6 +49,10 @@ class RunningPage:
                 total += process.memory_info().rss
         return total / 2**20
 
+    def own_megabytes(self) -> float:
+        """Memory of the process alone, without those that decode images at this moment."""
+        return psutil.Process(self.process.pid).memory_info().rss / 2**20
+
     def files(self) -> list[Path]:
         """What lies in its temporary folder, the examples and sockets of Python's own aside."""
         return [
@@ -116,15 +120,19 @@ class Visitor:
         return self.answer(joined.json()["event_id"])
 
     def answer(self, event: str) -> list[Any]:
-        """Wait for the answer to an event that was sent."""
-        with self.client.stream("GET", f"{self.page}{API}/queue/data?session_hash={self.session}") as lines:
+        """Wait for the answer to an event that was sent, and then for the end of the stream: gradio takes a visitor
+        who breaks it off for one who left, and drops what that one asks next."""
+        output = None
+        asked = f"{self.page}{API}/queue/data?session_hash={self.session}"
+        # gradio may end the stream with an error of its own after a failed event.
+        with suppress(httpx.RemoteProtocolError), self.client.stream("GET", asked) as lines:
             for line in lines.iter_lines():
                 message = json.loads(line.removeprefix("data: ")) if line else {}
                 if message.get("msg") == "process_completed" and message["event_id"] == event:
-                    if not message["success"]:
-                        raise RuntimeError(str(message["output"]))
-                    return message["output"]["data"]
-        raise RuntimeError("the stream ended without an answer")
+                    output = message["output"] | {"success": message["success"]}
+        if output is None or not output["success"]:
+            raise RuntimeError(f"No answer: {output}")
+        return output["data"]
 
     def segment(self, content: bytes, name: str = "frame.png") -> str:
         """Upload an image and segment it; returns the HTML that is shown."""

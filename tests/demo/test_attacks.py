@@ -356,7 +356,7 @@ def test_requests_of_many_visitors_are_neither_lost_nor_mixed_up(page):
         for count in range(200):
             done.acquire()
             if count >= 50 and count % 10 == 0:
-                after_50.append(page.megabytes())
+                after_50.append(page.own_megabytes())
 
     with ThreadPoolExecutor(21) as threads:
         watching = threads.submit(watch)
