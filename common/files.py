@@ -3,9 +3,11 @@
 import contextlib
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,8 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_SIDE = 16_384  # pixels, of an image or a video frame: a tiny file can state millions, and costs time and memory
 MAX_FILE_BYTES = 2**29  # of an image's file: uncompressed RGB of twice the pixels that Pillow takes without a warning
 MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive files have about ten
+SCAN_HEADER = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")  # with its length and number of components
+MAX_READING_SECONDS = 30.0  # of computation between the first and the last read: a GIF's long comment takes hours
 MAX_EXIF_BYTES = 2**16  # a segment of a JPEG; each of its entries may refer to all of it
 
 
@@ -107,12 +111,15 @@ class _BoundedReader(io.BytesIO):
     def __init__(self, content: bytes):
         super().__init__(content)
         self.left = 10 * len(content) + 2**20
+        self.end = time.thread_time() + MAX_READING_SECONDS
 
     def read(self, size: int | None = -1) -> bytes:
         part = super().read(size)
         self.left -= len(part)
         if self.left < 0:
             raise _RefusedError("refers to the same bytes again and again")
+        if time.thread_time() > self.end:
+            raise _RefusedError(f"takes more than {MAX_READING_SECONDS:g} seconds to decode")
         return part
 
 
@@ -125,7 +132,7 @@ def _check_exif(image: Image.Image) -> None:
 def _check_scans(image: Image.Image, content: bytes) -> None:
     if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
         parts = max(1, len(getattr(image, "tile", [])))  # of a TIFF, each is a JPEG of its own
-        scans = content.count(b"\xff\xda")
+        scans = len(SCAN_HEADER.findall(content))
         if scans > MAX_SCANS * parts:
             raise _RefusedError(f"has {scans} passes over the image: at most {MAX_SCANS * parts} are decoded")
 

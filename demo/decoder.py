@@ -8,9 +8,12 @@ import json
 import multiprocessing
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -25,7 +28,7 @@ except ImportError:  # on Windows, where only SECONDS holds
 MAX_PIXELS = 2**24  # of an image: two 4K frames; a phone's photograph has 12 million
 CPU_SECONDS = 4  # the slowest honest images of MAX_PIXELS take one
 SECONDS = 8.0  # for those on a busy machine, and for all on Windows
-MEMORY_BYTES = 640 * 2**20  # a file of 100 MiB, its pixels and two copies of them
+MEMORY_BYTES = 896 * 2**20  # a file of 100 MiB, its pixels and two copies; 200 for Python's own, and 4K video
 
 # A server of clean processes, from which a new one is forked in some 10 ms, without this program's memory. Its socket
 # lies in the temporary folder, and the path of a socket has at most 104 bytes.
@@ -48,8 +51,27 @@ def decode(path: Path) -> Image.Image:
     Raises:
         UserError: If the file is gone, is no image, is damaged, too large, or takes too long or too much memory.
     """
+    with _answer_of(_send_image, path) as (answer, receiver):
+        width, height = answer["size"]
+        # Pixels, never a pickle: that would run whatever an attacked decoder sends.
+        return Image.frombytes("RGB", (width, height), receiver.recv_bytes(maxlength=3 * MAX_PIXELS))
+
+
+def ask(function: Callable[[Path], Any], path: Path) -> Any:
+    """What a function says of a file, in such a process; it must be something that JSON can express.
+
+    Raises:
+        UserError: If the function raises an error, or takes too long or too much memory.
+    """
+    with _answer_of(partial(_send_result, function), path) as (answer, _):
+        return answer["result"]
+
+
+@contextmanager
+def _answer_of(function: Callable[[str, Connection], None], path: Path) -> Iterator[tuple[dict[str, Any], Connection]]:
+    """Run a function that sends an answer about a file in a process of its own, which ends with this context."""
     receiver, sender = _context.Pipe(duplex=False)
-    process = _context.Process(target=_send_image, args=(str(path), sender), daemon=True)  # type: ignore[attr-defined]
+    process = _context.Process(target=function, args=(str(path), sender), daemon=True)  # type: ignore[attr-defined]
     process.start()
     sender.close()
     # Not a time limit of each read: a process that sends slowly is ended too.
@@ -59,13 +81,11 @@ def decode(path: Path) -> Image.Image:
         answer = json.loads(receiver.recv_bytes(maxlength=2**16))
         if "error" in answer:
             raise UserError(f"{path.name} {answer['error']}.")
-        width, height = answer["size"]
-        # Pixels, never a pickle: that would run whatever an attacked decoder sends.
-        return Image.frombytes("RGB", (width, height), receiver.recv_bytes(maxlength=3 * MAX_PIXELS))
+        yield answer, receiver
     except (EOFError, OSError) as error:
         raise UserError(
             f"{path.name} cannot be decoded within {CPU_SECONDS} seconds and {MEMORY_BYTES >> 20} MiB of memory. "
-            "Save it again as a plain PNG or JPEG."
+            "Save it again as a plain PNG or JPEG, or a video as mp4."
         ) from error
     finally:
         limit.cancel()
@@ -82,13 +102,29 @@ def _send_image(path: str, sender: Connection) -> None:
         answer, pixels = {"size": image.size}, image.tobytes()
     except MemoryError:
         return  # there may be none for a message
-    except FileNotFoundError:
-        answer, pixels = {"error": "is no longer there. Upload it again"}, b""
     except Exception as error:  # decoders raise errors of all kinds for damaged files
-        answer, pixels = {"error": first_line(error)[:1000]}, b""
+        answer, pixels = _as_answer(error), b""
     with suppress(BrokenPipeError):  # who asked has ended
         sender.send_bytes(json.dumps(answer).encode())
         sender.send_bytes(pixels)
+
+
+def _send_result(function: Callable[[Path], Any], path: str, sender: Connection) -> None:
+    """Send what a function says of a file, or an error; runs in the process of its own."""
+    bound_process()
+    try:
+        answer = {"result": function(Path(path))}
+    except MemoryError:
+        return
+    except Exception as error:
+        answer = _as_answer(error)
+    with suppress(BrokenPipeError):
+        sender.send_bytes(json.dumps(answer).encode())
+
+
+def _as_answer(error: Exception) -> dict[str, Any]:
+    is_gone = isinstance(error, FileNotFoundError)
+    return {"error": "is no longer there. Upload it again" if is_gone else first_line(error)[:1000]}
 
 
 def bound_process() -> None:

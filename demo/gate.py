@@ -39,6 +39,7 @@ MAX_JSON_BYTES = 2**16  # an event of this page has some 500
 MAX_UPLOAD_BYTES = (MAX_FILE_MEBIBYTES + 1) * 2**20  # one file and what frames it
 STALL_SECONDS = 10.0  # without a byte of a body
 BODY_SECONDS = 600.0  # for all of a body: 100 MiB at 1.4 Mbit/s
+MAX_RANGES = 8  # parts of a file that one request may ask for
 MAX_OPEN = 300  # requests of one address at a time; a visitor's page keeps two
 MAX_UPLOADS = 40  # of these; each takes MAX_UPLOAD_BYTES of the disk
 
@@ -107,6 +108,8 @@ class Gate:
         method, path = scope["method"], scope["path"]
         if method in ("GET", "HEAD"):
             self._check_reading(path)
+            if headers.get("range", "").count(",") >= MAX_RANGES:
+                raise RefusedError(416, f"At most {MAX_RANGES} parts of a file are sent at once.")
             if path == f"{API}/queue/data":
                 with self.jobs.listening(session_of(scope["query_string"])):
                     await self.app(scope, receive, send)
@@ -134,7 +137,7 @@ class Gate:
         if origin is None:
             return
         # Other sites cannot send X-Forwarded-Host; proxies with a name of their own do.
-        accepted = {host, headers.get("x-forwarded-host", host), os.environ.get("SPACE_HOST", host)}
+        accepted = {host, headers.get("x-forwarded-host") or host, os.environ.get("SPACE_HOST", host)}
         if urlsplit(origin).netloc not in accepted:
             raise RefusedError(403, "Pages of other sites may not use this one.")
 
@@ -151,10 +154,12 @@ class Gate:
         """The visitor of an event; all files that it names must be uploads, or gradio would fetch or copy them."""
         try:
             event = json.loads(body)
-            session = event["session_hash"]
+            session, function = event["session_hash"], event["fn_index"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RefusedError(400, "Expected an event in JSON with the visitor's session_hash.") from error
+            raise RefusedError(400, "Expected an event in JSON with fn_index and session_hash.") from error
         check_session(session)
+        if not self.jobs.is_function(function):
+            raise RefusedError(400, "Expected fn_index: the number of one of the page's functions.")
         for file in files_of(event):
             self._check_file(file)
         return session

@@ -60,6 +60,10 @@ class Jobs:
             raise RefusedError(429, "Too many images and videos are waiting already. Wait until some are done.")
         self._last_seen[session] = time.monotonic()
 
+    def is_function(self, number: object) -> bool:
+        """Whether the page has a function of that number."""
+        return type(number) is int and number in self.queue.blocks.fns
+
     def take_turns(self) -> None:
         """Order the waiting jobs so that visitors take turns, and within a round the addresses."""
         for waiting in self.queue.event_queue_per_concurrency_id.values():

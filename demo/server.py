@@ -5,15 +5,17 @@ with serving(page, folder, "127.0.0.1", 7860) as address:
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
@@ -26,8 +28,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..common.errors import UserError
 from .cleaner import Cleaner
-from .decoder import warm_up
-from .gate import API, Gate
+from .decoder import resource, warm_up
+from .gate import API, Gate, is_space
 from .jobs import Jobs
 from .page import NAME_EXAMPLES, theme
 from .render import stylesheet
@@ -37,15 +39,30 @@ if TYPE_CHECKING:
 
 THREADS = 6  # two for images, one for videos, two for drawing, one for gradio; each may keep memory of its own
 SESSIONS = 40  # visitors whose last answers gradio remembers, some 0.5 MB each; forgotten ones get a new session
+MAX_CONNECTIONS = 2000  # each takes a file descriptor
+MAX_CONNECTIONS_OF_ADDRESS = 400  # more than the requests that the gate takes of one address at a time
+FILE_DESCRIPTORS = 4096  # for connections, uploads and queues
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request
 
 
 class PromptProtocol(H11Protocol):
     """HTTP that ends connections on which no complete request comes; uvicorn itself waits without end."""
 
+    by_address: ClassVar[Counter[str]] = Counter()  # by address; those in a Space come by a few proxies
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.address = str((transport.get_extra_info("peername") or [""])[0])
+        self.by_address[self.address] += 1
+        most = MAX_CONNECTIONS if is_space() else MAX_CONNECTIONS_OF_ADDRESS
+        if self.by_address[self.address] > most or self.by_address.total() > MAX_CONNECTIONS:
+            transport.abort()
+            return
         self.loop.call_later(HEAD_SECONDS, self._end_if_silent, self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.by_address[self.address] -= 1
+        super().connection_lost(exc)
 
     def _end_if_silent(self, earlier: Any) -> None:
         """End the connection if nothing was asked since it answered `earlier`, the cycle of `HEAD_SECONDS` ago."""
@@ -73,6 +90,7 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
 
     host = host.strip("[]")  # of an IPv6 address in a URL
     listener = listen(host, port)
+    allow_descriptors()
     threading.Thread(target=warm_up, daemon=True).start()
     cleaner = Cleaner(folder, keep=[path for path in folder.rglob("*") if path.is_file()])
     app = FastAPI(
@@ -136,6 +154,15 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def allow_descriptors() -> None:
+    """Raise this process's limit of open files as far as the system lets it, up to `FILE_DESCRIPTORS`."""
+    if resource is not None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILE_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(FILE_DESCRIPTORS, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def add_upload(app: FastAPI, folder: Path, cleaner: Cleaner) -> None:
     """Receive uploads in place of gradio, which keeps broken-off ones, and fields of any size in memory."""
 
@@ -160,7 +187,7 @@ def keep(file: BinaryIO, name: str, folder: Path, cleaner: Cleaner) -> Path:
     """Write an upload into a folder of its own, whose name nobody can guess; returns its path.
 
     Raises:
-        HTTPException: If the disk is full.
+        HTTPException: If the disk is full, or the system has no further file descriptor.
     """
     # Browsers give a name alone, others may give a path.
     name = strip_invalid_filename_characters(name.replace("\\", "/").rpartition("/")[2]).strip(". ") or "upload"
@@ -171,5 +198,6 @@ def keep(file: BinaryIO, name: str, folder: Path, cleaner: Cleaner) -> Path:
         with open(path, "xb") as kept:
             shutil.copyfileobj(file, kept)
     except OSError as error:
-        raise HTTPException(507, "The upload cannot be kept: the disk is full. Try again later.") from error
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the server is busy"
+        raise HTTPException(507, f"The upload cannot be kept: {reason}. Try again later.") from error
     return path

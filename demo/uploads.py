@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError, first_line
 from ..inference.prediction import BasePredictor
 from ..inference.video import VideoError, VideoReader, segment_video
-from .decoder import MAX_PIXELS, decode
+from .decoder import MAX_PIXELS, ask, decode
 from .render import SegmentedImage, SegmentedVideo
 
 MAX_FILE_MEBIBYTES = 100  # a 16-bit TIFF of MAX_PIXELS, or MAX_VIDEO_SECONDS at 25 Mbit/s
@@ -99,7 +100,8 @@ def segment_clip(
         on_progress(min(done / frames, 1.0))
 
     try:
-        frames = expected_frames(path)
+        # First in a process with bounds: a video of a few bytes can state tables of gigabytes.
+        frames = ask(partial(expected_frames, most_seconds=MAX_VIDEO_SECONDS), path)
         report = segment_video(
             path,
             overlay,
@@ -115,7 +117,7 @@ def segment_clip(
     return SegmentedVideo(name, overlay, table.read_bytes(), report)
 
 
-def expected_frames(path: Path) -> int:
+def expected_frames(path: Path, most_seconds: float) -> int:
     """Number of frames of a video, at least 1; the most that are accepted if the file does not state its length.
 
     Raises:
@@ -133,9 +135,9 @@ def expected_frames(path: Path) -> int:
         seconds = frames / rate
     else:
         return MAX_VIDEO_FRAMES
-    if seconds > MAX_VIDEO_SECONDS + 0.5:
+    if seconds > most_seconds + 0.5:
         raise VideoError(
-            f"is too long ({seconds:.0f} seconds): at most {MAX_VIDEO_SECONDS} are segmented here. Cut it, or use "
+            f"is too long ({seconds:.0f} seconds): at most {most_seconds:g} are segmented here. Cut it, or use "
             "predict.py"
         )
     return max(frames, 1)

@@ -24,6 +24,7 @@ from ..modeling_unet import UNetForSemanticSegmentation
 
 PICKLES = (".pt", ".pth", ".bin")
 # Keys of the state dict in checkpoints that also hold the optimizer, the epoch, ...
+MAX_NESTS = 5
 NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
 CONCATS = ("skip-first", "upsampled-first")
 
@@ -308,8 +309,17 @@ def read_state_dict(source: Path) -> Mapping[str, Any]:
             f"{file} is broken, or holds objects other than tensors, which are refused since loading them can run "
             "code. Where you trust it, save `model.state_dict()` with `safetensors.torch.save_file`."
         ) from error
-    while isinstance(content, Mapping) and (nest := next((key for key in NESTS if key in content), None)):
-        content = content[nest]
-    if not isinstance(content, Mapping):
+    for _ in range(MAX_NESTS):
+        nest = next((key for key in NESTS if key in content), None) if isinstance(content, Mapping) else None
+        content = content if nest is None else content[nest]
+    if not isinstance(content, Mapping) or any(key in content for key in NESTS):
         raise UserError(f"{file} holds a {type(content).__name__}, expected a state dict: names and tensors.")
+    for name, value in content.items():
+        if isinstance(value, Tensor) and value.layout == torch.strided and _states_too_much(value):
+            raise UserError(f"{file} is damaged: {name} states {value.numel():,} values and holds fewer.")
     return content
+
+
+def _states_too_much(tensor: Tensor) -> bool:
+    """Whether a tensor repeats its values in memory; a file of a few bytes can state one that no machine holds."""
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()

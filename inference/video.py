@@ -36,6 +36,7 @@ from .prediction import BasePredictor, Prediction, PreparedImage
 # FFmpeg's demuxers of the suffixes in inputs.py. A file's content chooses the demuxer, and others read further files
 # and addresses that the content names (HLS, DASH, concat).
 DEMUXERS = ("asf", "avi", "m4v", "matroska", "mov", "mpeg", "mpegts", "mpegvideo")
+MAX_DAMAGED_IN_A_ROW = 10_000  # packets: seven minutes without a picture, in a second or so
 MAX_FRAME_PIXELS = 2**25  # 8K UHD has 33 million; FFmpeg refuses larger frames before it decodes them
 
 COLUMNS = ("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability")
@@ -337,16 +338,21 @@ class VideoReader:
         return raw.to_ndarray(format="rgb24", width=width, height=height, src_colorspace=self.matrix)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        damaged_in_a_row = 0
         try:
             for packet in self.container.demux(self.stream):
                 try:
                     for frame in packet.decode():
+                        damaged_in_a_row = 0
                         check_sides(frame.width, frame.height)  # type: ignore[union-attr]
                         yield frame  # type: ignore[misc]
                 except av.error.InvalidDataError as error:
                     # Go on after a damaged packet, as players do.
                     self.damaged += 1
                     self.problem = f"{self.damaged} packets cannot be decoded ({describe(error)})"
+                    damaged_in_a_row += 1
+                    if damaged_in_a_row == MAX_DAMAGED_IN_A_ROW:
+                        return
         except (av.error.FFmpegError, OSError) as error:
             reason = describe(error)
             if getattr(error, "errno", None) == errno.EINVAL:

@@ -110,7 +110,7 @@ class Training(_FinishedTraining, total=False):
     negative_window_share: float  # of examples that are windows without polyp
     negatives: int  # training frames without a mask, which are known to show no polyp
     encoder_weights: str | None  # what an encoder from classification starts from
-    encoder_learning_rate_scale: float
+    encoder_learning_rate_scale: float | None  # None: the network has no such encoder
     progressive_sizes: list[int] | None
     progressive_epochs: list[int] | None
     figures: list[str]

@@ -29,6 +29,7 @@ CODE = {
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",
+    "encoder_unet.py",
     "regions_unet.py",
     "pipeline_unet.py",
 }

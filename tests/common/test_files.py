@@ -20,6 +20,7 @@ from hostile_files import (
     tiff,
 )
 from PIL import EpsImagePlugin, Image
+from unet_kvasir_seg.common import files
 from unet_kvasir_seg.common.files import (
     IMAGE_FORMATS,
     MAX_SIDE,
@@ -224,3 +225,26 @@ def test_a_planted_link_is_never_followed(tmp_path, monkeypatch):
     with pytest.raises(FileExistsError):
         write_atomic(tmp_path / "mask.png", b"other")
     assert victim.read_bytes() == b"kept"
+
+
+def test_a_gif_whose_comment_is_read_again_and_again_is_refused(monkeypatch):
+    """Pillow copies all of a comment with each of its blocks."""
+    monkeypatch.setattr(files, "MAX_READING_SECONDS", 0.2)
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "GIF")
+    gif = file.getvalue()
+    after_palette = 13 + 3 * (2 << (gif[10] & 7))
+    comment = b"\x21\xfe" + 40_000 * (b"\xff" + 255 * b"a") + b"\0"
+    started = time.thread_time()
+    with pytest.raises(ValueError, match=r"takes more than 0\.2 seconds to decode"):
+        image_from_bytes(gif[:after_palette] + comment + gif[after_palette:])
+    assert time.thread_time() - started < 5
+
+
+def test_what_follows_a_jpeg_does_not_count_as_scans():
+    """Phones append the video of a motion photo, in which any two bytes occur."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(file, "JPEG")
+    video = np.random.default_rng(0).integers(0, 256, 12_000_000, dtype=np.uint8).tobytes()
+    assert video.count(b"\xff\xda") > files.MAX_SCANS
+    assert image_from_bytes(file.getvalue() + video).size == (64, 48)

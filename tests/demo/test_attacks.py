@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,31 @@ def test_other_sites_are_refused(page, visitor):
     for name in ("localhost", "localhost:9", "127.0.0.1", "192.168.0.7:7860", "[::1]:7860", socket.gethostname()):
         assert visitor.get("/config", headers={"host": name}).status_code == 200, name
     assert visitor.get("/config", headers={"origin": page.address}).status_code == 200
+
+
+def test_connections_without_a_request_shut_nobody_out(page, visitor):
+    host, port = page.address.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for _ in range(600):
+            half_open = stack.enter_context(
+                socket.create_connection((host, int(port)), source_address=("127.0.0.2", 0))
+            )
+            with suppress(OSError):  # those beyond the bound are ended at once
+                half_open.sendall(b"GET / HTTP/1.1\r\n")
+        started = time.monotonic()
+        assert "polyps outlined" in visitor.segment(frame(3))
+        assert time.monotonic() - started < SECONDS
+
+
+def test_requests_for_functions_and_parts_that_are_not_there_are_refused(page, visitor):
+    event = visitor.event("redraw", SETTINGS)
+    for number in (-1, 9999, "0", None, True, 1e308):
+        joined = visitor.post(f"{API}/queue/join", json={**event, "fn_index": number})
+        assert joined.status_code == 400, number
+    path = visitor.upload(frame(0))
+    parts = ",".join(f"{start}-{start}" for start in range(100))
+    assert visitor.get(f"{API}/file={path}", headers={"range": f"bytes={parts}"}).status_code == 416
+    assert visitor.get(f"{API}/file={path}", headers={"range": "bytes=0-7"}).content == frame(0)[:8]
 
 
 def test_only_one_file_is_taken_at_a_time(visitor):

@@ -1,6 +1,7 @@
 """What visitors upload: images and videos of all kinds, and those that are refused."""
 
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,19 @@ def test_a_video_damaged_from_the_start_is_refused(predictor, clip, tmp_path):
     with pytest.raises(UserError, match=r"^damaged\.mp4 is no video that can be read"):
         uploads.segment_clip(damaged, predictor, tmp_path, 0.5, 0.0, lambda share: None)
     assert not (tmp_path / "damaged-overlay.mp4").exists()
+
+
+def test_a_video_that_states_millions_of_frames_is_read_in_a_process_with_bounds(predictor, clip, tmp_path):
+    """Its tables, of gigabytes in memory, are some bytes of the file."""
+    content = bytearray(clip.read_bytes())
+    tables = {b"stsz": (4000, 80_000_000), b"stts": (1, 80_000_000, 1), b"stsc": (1, 1, 80_000_000, 1)}
+    for table, values in tables.items():
+        start = content.index(table) + 8
+        content[start : start + 4 * len(values)] = struct.pack(f">{len(values)}I", *values)
+    many = tmp_path / "many.mp4"
+    many.write_bytes(content)
+    resource = pytest.importorskip("resource", reason="this system bounds no processes")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"^many\.mp4 "):
+        uploads.segment_clip(many, predictor, tmp_path, 0.5, 0.0, lambda share: None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes

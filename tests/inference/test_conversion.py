@@ -262,3 +262,14 @@ def test_a_file_without_names_and_a_missing_one_are_refused(tmp_path):
         read_state_dict(tmp_path / "list.pt")
     with pytest.raises(UserError, match=r"There is no file .*model\.safetensors"):
         read_state_dict(tmp_path)
+
+
+def test_files_that_state_more_than_they_hold_are_refused(tmp_path):
+    endless: dict = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    with pytest.raises(UserError, match="expected a state dict"):
+        read_state_dict(tmp_path / "endless.pth")
+    torch.save({"a.weight": torch.zeros(1).expand(2**37)}, tmp_path / "wide.pth")
+    with pytest.raises(UserError, match=r"a\.weight states 137,438,953,472 values and holds fewer"):
+        read_state_dict(tmp_path / "wide.pth")
