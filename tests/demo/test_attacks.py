@@ -5,6 +5,7 @@ import io
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
