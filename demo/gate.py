@@ -179,7 +179,7 @@ def check_session(session: Any) -> None:
 
 def session_of(query: bytes) -> str:
     """The visitor that a query names; refused unless it is one."""
-    sessions = parse_qs(query.decode(errors="replace")).get("session_hash", [])
+    sessions = parse_qs(query.decode(errors="replace"), keep_blank_values=True).get("session_hash", [])
     session = sessions[0] if len(sessions) == 1 else None
     check_session(session)
     return str(session)
