@@ -45,7 +45,7 @@ ARCHITECTURES = {
     },
     **{
         encoder: {"encoder": encoder, "norm": "batch", "decoder_channels": [8, 8, 16, 16]}
-        for encoder in ("efficientnet_lite0", "mobilenetv3_small_050", "convnext_atto")
+        for encoder in ("efficientnet_lite0", "mobilenetv3_small_050")
     },
 }
 
