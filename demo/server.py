@@ -62,6 +62,8 @@ class PromptProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.by_address[self.address] -= 1
+        if not self.by_address[self.address]:
+            del self.by_address[self.address]
         super().connection_lost(exc)
 
     def _end_if_silent(self, earlier: Any) -> None:
