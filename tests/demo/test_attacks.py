@@ -224,6 +224,8 @@ def test_other_sites_are_refused(page, visitor):
             answer = visitor.client.request(method, page.address + path, headers=headers)
             assert answer.status_code == 403, (origin, path)
             assert "access-control-allow-origin" not in answer.headers
+    nameless = {"origin": "null", "x-forwarded-host": ""}
+    assert visitor.get("/config", headers=nameless).status_code == 403
     for name in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[", "a b"):
         assert visitor.get("/config", headers={"host": name}).status_code in (400, 421), name
     for name in ("localhost", "localhost:9", "127.0.0.1", "192.168.0.7:7860", "[::1]:7860", socket.gethostname()):

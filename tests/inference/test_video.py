@@ -1,8 +1,10 @@
 """Videos through `predict.py` and `segment_video`: overlays and tables recomputed, and bad input."""
 
 import csv
+import io
 import os
 import re
+import struct
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +20,7 @@ from unet_kvasir_seg import predict
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference import video
 from unet_kvasir_seg.inference.overlay import draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.inference.video import VideoError, VideoReader, VideoReport, segment_video
@@ -441,3 +444,22 @@ def test_a_record_that_was_damaged_is_one_line(run, clip, tmp_path, text):
     done = run("clip.mp4", "--output_dir", "out", status=1)
     (line,) = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
     assert line.startswith("clip.mp4: not done, since out/videos/clip.mp4 is there and not from this command")
+
+
+def test_a_video_without_end_of_damaged_packets_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "MAX_DAMAGED_IN_A_ROW", 10)
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), dtype=np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    content = file.getvalue()
+    movie, index = content.index(b"movi"), content.index(b"idx1")
+    packets = content[movie:index] + 500 * b"00dc\x02\0\0\0ab"
+    avi = bytearray(content[: movie - 4] + struct.pack("<I", len(packets)) + packets)
+    avi[4:8] = struct.pack("<I", len(avi) - 8)
+    (tmp_path / "damaged.avi").write_bytes(avi)
+    with VideoReader(tmp_path / "damaged.avi") as reader:
+        list(reader.frames())
+        assert (reader.decoded, reader.damaged) == (1, 10)
