@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from ..common.errors import UserError, first_line
-from ..common.files import image_from_bytes, read_file, to_rgb
+from ..common.files import IMAGE_FORMATS, image_from_bytes, read_file, to_rgb
 
 try:
     import resource
@@ -29,6 +29,12 @@ MAX_PIXELS = 2**24  # of an image: two 4K frames; a phone's photograph has 12 mi
 CPU_SECONDS = 4  # the slowest honest images of MAX_PIXELS take one
 SECONDS = 8.0  # for those on a busy machine, and for all on Windows
 MEMORY_BYTES = 896 * 2**20  # a file of 100 MiB, its pixels and two copies; 200 for Python's own, and 4K video
+
+# Pillow loads its readers when they are first needed, and leaves out in silence one that fails to load, as it may in a
+# process whose memory is bounded.
+Image.init()
+if missing := set(IMAGE_FORMATS) - set(Image.OPEN):
+    raise ImportError(f"Pillow cannot read {', '.join(sorted(missing))}. Install it with pip: pip install pillow")
 
 # A server of clean processes, from which a new one is forked in some 10 ms, without this program's memory. Its socket
 # lies in the temporary folder, and the path of a socket has at most 104 bytes.

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ def test_pixels_are_those_of_the_file(tmp_path):
     exif[0x0112] = 3  # turned by 180 degrees
     image.save(tmp_path / "frame.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(decode(tmp_path / "frame.png")), pixels[::-1, ::-1])
+
+
+def readers(path: Path) -> list[str]:
+    """Formats that Pillow can read before it has opened a file."""
+    return sorted(Image.OPEN)
+
+
+def test_readers_are_loaded_before_memory_is_bounded(tmp_path):
+    assert set(decoder.ask(readers, tmp_path)) >= {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}
 
 
 @pytest.mark.parametrize("behaviour", [compute, wait, fill_memory, crash, attack])
