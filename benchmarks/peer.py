@@ -22,7 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 from unet_kvasir_seg.benchmarks.bare_loop import in_memory
 from unet_kvasir_seg.common.device import keep_freed_memory
-from unet_kvasir_seg.data.dataset import Split, load_sample, load_splits
+from unet_kvasir_seg.data.columns import Split
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.encoder_unet import make_encoder
 from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
 

@@ -14,23 +14,10 @@ from PIL import Image as PILImage
 
 from ..common.errors import some
 from ..common.files import IMAGE_SUFFIXES
-from .dataset import (
-    IMAGE_COLUMNS,
-    MASK_COLUMNS,
-    PAIR_FEATURES,
-    DatasetError,
-    decode_image,
-    find_column,
-    hub_splits,
-    image_like_columns,
-    is_empty,
-    is_hub_id,
-    library_splits,
-    load_sample,
-    pairs_by_stem,
-    sample_name,
-    with_pair_columns,
-)
+from .columns import IMAGE_COLUMNS, MASK_COLUMNS, PAIR_FEATURES, find_column, image_like_columns, with_pair_columns
+from .dataset import hub_splits, is_hub_id, library_splits
+from .folders import pairs_by_stem
+from .samples import DatasetError, decode_image, is_empty, load_sample, sample_name
 
 # Mean difference of two frames' thumbnails in grey levels, up to which they are one frame. Of the 900 frames of
 # Kvasir-SEG, a copy in JPEG of quality 30 to 90, or of half or double size, differs by 1.2 at most; unrelated frames

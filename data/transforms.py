@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from ..image_processing_unet import UNetImageProcessor
 from .augmentation import AUGMENTATIONS, AugmentationParameters
-from .dataset import DatasetError, cell_name, load_sample
+from .samples import DatasetError, cell_name, load_sample
 from .windows import NegativeWindow, draw_window
 
 Row = Mapping[str, Any]

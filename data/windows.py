@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from .dataset import DatasetError, load_sample
+from .samples import DatasetError, load_sample
 
 SMALLEST_SHARE = 0.25  # of the frame's short side
 

@@ -10,7 +10,9 @@ from PIL import Image
 
 from ..common.errors import UserError
 from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file
-from ..data.dataset import Split, load_sample, load_splits
+from ..data.columns import Split
+from ..data.dataset import load_splits
+from ..data.samples import load_sample
 from ..data.synthetic import MIN_SIZE, generate
 from ..image_processing_unet import UNetImageProcessor
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..common.csv_tables import open_table, write_row
-from ..data.dataset import decode_image, sample_name
+from ..data.samples import decode_image, sample_name
 
 # Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits.
 # - Six pairs are near-duplicates, of one frame or of two frames within a second. They differ in 6, 7, 8, 12, 52 and 55

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from ..data.dataset import Sample, load_sample
 from ..data.negatives import load_negatives, refuse_shared_frames
+from ..data.samples import Sample, load_sample
 from ..data.windows import NegativeWindow, negative_windows
 
 

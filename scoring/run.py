@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from ..common.errors import UserError
 from ..common.processes import Processes
-from ..data.dataset import Sample, choose_split, describe_data, load_sample
+from ..data.dataset import choose_split, describe_data
+from ..data.samples import Sample, load_sample
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES

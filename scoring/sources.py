@@ -14,7 +14,7 @@ import numpy as np
 
 from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL, TRAINED_NAME
-from ..data.dataset import Sample
+from ..data.samples import Sample
 from ..inference.checkpoint import fingerprint
 from ..inference.prediction import BasePredictor
 from ..inference.predictor import load_predictor

@@ -20,7 +20,8 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 from skimage.measure import label
 from unet_kvasir_seg import evaluation
-from unet_kvasir_seg.data.dataset import load_sample, load_splits
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data.windows import negative_windows
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor

@@ -9,7 +9,8 @@ from transformers.trainer_utils import has_length
 
 from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
-from ..data.dataset import Split, choose_split
+from ..data.columns import Split
+from ..data.dataset import choose_split
 from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
 from ..image_processing_unet import UNetImageProcessor

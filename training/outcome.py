@@ -7,7 +7,9 @@ from typing import Any
 from datasets import IterableDataset
 from transformers import SchedulerType, Trainer
 
-from ..data.dataset import Split, describe_data, is_empty
+from ..data.columns import Split
+from ..data.dataset import describe_data
+from ..data.samples import is_empty
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation

@@ -20,7 +20,8 @@ from unet_kvasir_seg.data.augmentation import (
     StrongColourAugmentation,
     warp,
 )
-from unet_kvasir_seg.data.dataset import DatasetError, load_splits
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import DatasetError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data.transforms import EvalTransform, TrainingStream, TrainTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hostile_files import jpeg_of_many_scans, png_of_size
 from PIL import Image
-from unet_kvasir_seg.data.dataset import DatasetError, Sample, choose_split, decode_image, load_sample, load_splits
+from unet_kvasir_seg.data.dataset import choose_split, load_splits
+from unet_kvasir_seg.data.samples import DatasetError, Sample, decode_image, load_sample
 
 
 def frame(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:

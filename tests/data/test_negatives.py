@@ -7,8 +7,9 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from unet_kvasir_seg.data.dataset import DatasetError, load_sample, load_splits
+from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.negatives import load_negatives, refuse_shared_frames
+from unet_kvasir_seg.data.samples import DatasetError, load_sample
 
 
 def frame(value: int) -> Image.Image:

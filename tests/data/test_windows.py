@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image
-from unet_kvasir_seg.data.dataset import PAIR_FEATURES, DatasetError, load_sample, load_splits
+from unet_kvasir_seg.data.columns import PAIR_FEATURES
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import DatasetError, load_sample
 from unet_kvasir_seg.data.windows import NegativeWindow, draw_window, negative_windows
 
 

@@ -6,7 +6,9 @@ import io
 import datasets
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
-from unet_kvasir_seg.data.dataset import PAIR_FEATURES, DatasetError, load_splits
+from unet_kvasir_seg.data.columns import PAIR_FEATURES
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import DatasetError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.scoring.near_duplicates import (
     BITS,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from unet_kvasir_seg.data.dataset import DatasetError, load_sample, load_splits
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import DatasetError, load_sample
 from unet_kvasir_seg.scoring.negatives import Negatives
 
 

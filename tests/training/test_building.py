@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from training_runs import TINY
 from unet_kvasir_seg.common.errors import UserError
-from unet_kvasir_seg.data.dataset import load_sample, load_splits
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.training.arguments import parse_arguments
 from unet_kvasir_seg.training.building import build_datasets, build_model, with_negatives
