@@ -49,7 +49,7 @@ except ImportError:  # transformers 4.57
 logger = logging.get_logger(__name__)
 
 # A file's content chooses the decoder, and some of Pillow's start programs (EPS: Ghostscript).
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_DOWNLOAD_BYTES = 2**29
 
 # Grey, grey and alpha, RGB, RGB and alpha.
@@ -355,7 +355,7 @@ def load_image(source: "str | os.PathLike[str]", timeout: float | None = None) -
         ValueError: neither a path, nor a URL, nor base64; or a download of more than `MAX_DOWNLOAD_BYTES`.
     """
     if os.path.isfile(source):
-        return Image.open(source, formats=IMAGE_FORMATS)
+        return _open(source)
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
         content = _download(source, timeout)
@@ -364,7 +364,12 @@ def load_image(source: "str | os.PathLike[str]", timeout: float | None = None) -
             content = base64.b64decode(source.rsplit(",")[-1].encode(), validate=True)
         except ValueError as error:
             raise ValueError(f"Got {source[:100]!r}; expected the path of a file, a URL, or base64.") from error
-    return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+    return _open(io.BytesIO(content))
+
+
+def _open(file: "str | os.PathLike[str] | io.BytesIO") -> Image.Image:
+    Image.init()
+    return Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])  # AVIF: Pillow 11.3
 
 
 def _download(url: str, timeout: float | None) -> bytes:

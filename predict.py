@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
-from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
+from unet_kvasir_seg.common.errors import UserError, printable, require_extra, some, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, share_work
@@ -110,8 +110,8 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
     output = Path(arguments.output_dir)
-    sources, failures = find_inputs(inputs, output)
-    if any(source.is_video for source in sources):
+    found = find_inputs(inputs, output)
+    if any(source.is_video for source in found.sources):
         require_extra("video", "av")
     with share_work(cpu=computes_on_cpu(arguments), timeout=LONGEST_WAIT) as processes:
         predictor = open_predictor(arguments)
@@ -128,9 +128,9 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         # No process writes before this: the main one would take the masks for those of another program.
         raise_first(processes.gather(error))
 
-        report = Report(failures=failures if processes.is_main else [])
+        report = Report(failures=found.failures if processes.is_main else [])
         try:
-            segment_share(sources, predictor, arguments, report, processes)
+            segment_share(found.sources, predictor, arguments, report, processes)
         except UserError as raised:
             error = raised
         raise_first(processes.gather(error))
@@ -139,7 +139,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             total.add(part)
         if processes.is_main:
             write_tables(output)
-            print_report(total, arguments.output_dir)
+            print_report(total, found.ignored, arguments.output_dir)
     return total
 
 
@@ -232,8 +232,8 @@ def segment_share(
         )
 
 
-def print_report(report: "Report", output_dir: str) -> None:
-    """Print what was done, and what was not on stderr."""
+def print_report(report: "Report", ignored: Sequence[str], output_dir: str) -> None:
+    """Print what was done, which other files were ignored, and what was not done on stderr."""
     done = []
     if report.images or report.images_before:
         speed = f" ({report.images / report.seconds:.2f} a second)" if report.images else ""
@@ -241,6 +241,8 @@ def print_report(report: "Report", output_dir: str) -> None:
     if report.videos or report.videos_before:
         done.append(f"{report.videos} videos, {report.videos_before} before")
     print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
+    if ignored:
+        print(f"{len(ignored)} other {'files were' if len(ignored) > 1 else 'file was'} ignored: {some(ignored)}.")
     if report.failures:
         print(f"{len(report.failures)} inputs were not done, or not all of them:", file=sys.stderr)
         for failure in sorted(report.failures, key=str):

@@ -17,10 +17,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from .errors import first_line
+from .signatures import HEAD_BYTES, recognise
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Pillow's names of these formats. A file's content chooses the decoder, and others start programs (EPS: Ghostscript).
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# Pillow's names of formats. A file's content chooses the decoder, and others start programs (EPS: Ghostscript).
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# All endings of their files. ".mpo" is a JPEG with further pictures behind it, which are not read.
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pjp", ".pjpeg", ".png"),
+    *(".tif", ".tiff", ".webp"),
+)
 MAX_SIDE = 16_384  # pixels, of an image or a video frame: a tiny file can state millions, and costs time and memory
 MAX_FILE_BYTES = 2**29  # of an image's file: uncompressed RGB of twice the pixels that Pillow takes without a warning
 MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive files have about ten
@@ -92,13 +97,26 @@ def open_image(content: bytes, most_pixels: int | None = None) -> Iterator[Image
     except _RefusedError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"is no image of a format that is read here: {', '.join(IMAGE_FORMATS)}") from error
+        raise ValueError(_describe_unidentified(content)) from error
     except Image.DecompressionBombError as error:
         raise ValueError(_too_many_pixels(most_pixels or Image.MAX_IMAGE_PIXELS)) from error
     except MemoryError as error:
         raise ValueError("needs more memory to decode than there is") from error
     except Exception as error:  # Pillow's readers raise errors of all kinds for damaged files
         raise ValueError(f"is damaged ({first_line(error)})") from error
+
+
+def _describe_unidentified(content: bytes) -> str:
+    """Why no decoder takes a file."""
+    kind = recognise(content[:HEAD_BYTES])
+    formats = ", ".join(IMAGE_FORMATS)
+    if kind is None:
+        return f"is no image of a format that is read here: {formats}"
+    if kind.is_video:
+        return f"holds {kind}: expected an image ({formats})"
+    if kind.name not in IMAGE_FORMATS:
+        return f"holds {kind}, which is not read here: {formats} are. {kind.remedy}"
+    return f"begins as {kind}, but is damaged, or of a kind that this version of Pillow does not read. {kind.remedy}"
 
 
 class _RefusedError(ValueError):

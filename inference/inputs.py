@@ -1,6 +1,7 @@
 """Finds the images and videos that a command line names: files, folders and globs, mixed.
 
-    sources, failures = find_inputs(["frame.png", "frames/", "more/**/*.jpg", "clip.mp4"], Path("out"))
+    found = find_inputs(["frame.png", "frames/", "more/**/*.jpg", "clip.mp4"], Path("out"))
+    found.sources, found.failures, found.ignored
 
 Files of the output folder are never among them.
 """
@@ -8,15 +9,31 @@ Files of the output folder are never among them.
 import fnmatch
 import glob
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from ..common.errors import UserError, printable
-from ..common.files import IMAGE_SUFFIXES
+from ..common.errors import UserError, printable, some
+from ..common.files import IMAGE_FORMATS, IMAGE_SUFFIXES, open_regular
+from ..common.signatures import HEAD_BYTES, recognise
 
-VIDEO_SUFFIXES = (".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
+# All endings of the formats that video.py reads.
+VIDEO_SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov"),
+    *(".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".qt", ".ts", ".vob", ".webm", ".wmv"),
+)
+SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+# Of images and videos that are not read. Their first bytes may be those of a format that is: a raw photograph in TIFF
+# has its thumbnail in front.
+UNREAD_SUFFIXES = (
+    *(".arw", ".cr2", ".cr3", ".dcm", ".dib", ".dicom", ".dng", ".emf", ".eps", ".exr", ".heic", ".heif"),
+    *(".hif", ".ico", ".j2k", ".jp2", ".jpf", ".jpm", ".jpx", ".jxl", ".jxr", ".nef", ".orf", ".pbm", ".pcx", ".pgm"),
+    *(".pnm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga", ".wdp", ".wmf", ".xcf"),
+    *(".dv", ".flv", ".h264", ".h265", ".hevc", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb"),
+    *(".wtv", ".y4m"),
+)
 
 # Folders in the output folder, one for each kind of output.
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "videos")
@@ -54,12 +71,35 @@ class Failure:
         return printable(f"{self.path}: {self.reason}")
 
 
-def find_inputs(arguments: Sequence[str], output: Path) -> tuple[list[Source], list[Failure]]:
-    """List the images and videos that the arguments name, and the files that cannot be used.
+@dataclass(frozen=True)
+class Ignored:
+    """A file, or a hidden folder, that is neither an image nor a video."""
 
-    Folders are searched with all folders in them, also through links. Hidden files and files with other suffixes than
-    those of images and videos are passed over. Names with `*`, `?` or `[` that are no file are globs, where `**` is
-    any number of folders; a match is named by its path below the last folder before the first such character.
+    path: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a command line names.
+
+    Attributes:
+        sources: The images and videos.
+        failures: The images and videos that cannot be used, and what might be one.
+        ignored: Paths of other files and of hidden files and folders, in the folders that are named.
+    """
+
+    sources: list[Source]
+    failures: list[Failure]
+    ignored: list[str]
+
+
+def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
+    """List the images and videos that the arguments name, the files that cannot be used, and the other ones.
+
+    Folders are searched with all folders in them, also through links. Files are taken by their endings, and those
+    without one if their first bytes are those of an image. What is an image or a video otherwise, and links that lead
+    nowhere, are failures. Names with `*`, `?` or `[` that are no file are globs, where `**` is any number of folders;
+    a match is named by its path below the last folder before the first such character.
 
     Args:
         arguments: Files, folders and globs.
@@ -73,17 +113,23 @@ def find_inputs(arguments: Sequence[str], output: Path) -> tuple[list[Source], l
     finder = _Finder(os.path.realpath(output))
     sources: dict[str, Source] = {}
     failures: dict[str, Failure] = {}
+    ignored: dict[str, Ignored] = {}
     for argument in arguments:
+        others: list[str] = []
         found_any = False
         for found in finder.find(argument):
+            if isinstance(found, Ignored):
+                others.append(found.path)
+                ignored[found.path] = found
+                continue
             found_any = True
             if isinstance(found, Failure):
                 failures[found.path] = found
             else:
                 _add(found, sources)
         if not found_any:
-            raise UserError(_describe_nothing(argument))
-    return list(sources.values()), list(failures.values())
+            raise UserError(_describe_nothing(argument, others))
+    return Inputs(list(sources.values()), list(failures.values()), list(ignored))
 
 
 def _add(source: Source, sources: dict[str, Source]) -> None:
@@ -96,12 +142,13 @@ def _add(source: Source, sources: dict[str, Source]) -> None:
         )
 
 
-def _describe_nothing(argument: str) -> str:
-    endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+def _describe_nothing(argument: str, others: Sequence[str]) -> str:
+    endings = ", ".join(SUFFIXES)
+    besides = f" Ignored: {some(others)}." if others else ""
     if os.path.isdir(argument):
-        return f"The folder {argument} holds no image and no video, by their endings: {endings}."
+        return f"The folder {argument} holds no image and no video, by their endings: {endings}.{besides}"
     if glob.has_magic(argument):
-        return f"Nothing matches {argument}: expected at least one file that ends in {endings}."
+        return f"Nothing matches {argument}: expected at least one file that ends in {endings}.{besides}"
     return f"There is no file or folder {argument}."
 
 
@@ -115,15 +162,17 @@ class _Finder:
     def __init__(self, output: str):
         self.output = output
 
-    def find(self, argument: str) -> Iterator[Source | Failure]:
+    def find(self, argument: str) -> Iterator[Source | Failure | Ignored]:
         if os.path.isdir(argument):
             yield from self._folder(argument, argument)
         elif os.path.lexists(argument):
-            yield self._file(argument, os.path.dirname(argument))
+            found = self._file(argument, os.path.dirname(argument))
+            is_other = isinstance(found, Ignored)
+            yield Failure(argument, "is neither an image nor a video that is known here") if is_other else found
         elif glob.has_magic(argument):
             yield from self._glob(argument)
 
-    def _glob(self, pattern: str) -> Iterator[Source | Failure]:
+    def _glob(self, pattern: str) -> Iterator[Source | Failure | Ignored]:
         parts = Path(pattern).parts
         fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
         top = os.path.join("", *parts[:fixed])
@@ -132,7 +181,7 @@ class _Finder:
                 yield found
             elif os.path.isdir(found):
                 yield from self._folder(found, top)
-            elif _is_known(found):
+            else:
                 yield self._file(found, top)
 
     def _expand(self, folder: str, parts: Sequence[str], top: str) -> Iterator[str | Failure]:
@@ -148,7 +197,10 @@ class _Finder:
                 return  # all files of the folder are inputs
         try:
             names = sorted(os.listdir(folder or os.curdir))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            yield Failure(folder, f"cannot be listed ({error.strerror})")
             return
         for name in names:
             path = os.path.join(folder, name)
@@ -157,14 +209,14 @@ class _Finder:
                 continue
             below = parts if part == "**" else rest
             if not os.path.isdir(path):
-                if not below:
+                if not below or _is_broken_link(path):  # the link may be one to a folder
                     yield path
             elif link := _loop(path, top):
                 yield _loop_failure(link)
             else:
                 yield from self._expand(path, below, top)
 
-    def _folder(self, folder: str, top: str) -> Iterator[Source | Failure]:
+    def _folder(self, folder: str, top: str) -> Iterator[Source | Failure | Ignored]:
         unlistable: list[Failure] = []
 
         def on_error(error: OSError) -> None:
@@ -172,23 +224,24 @@ class _Finder:
 
         for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
             self._check_apart(parent)
-            paths = [os.path.join(parent, name) for name in sorted(folders) if not name.startswith(".")]
+            hidden = [name for name in (*folders, *files) if name.startswith(".")]
+            yield from (Ignored(os.path.join(parent, name)) for name in sorted(hidden))
+            paths = [os.path.join(parent, name) for name in sorted(folders) if name not in hidden]
             loops = [link for path in paths if os.path.islink(path) and (link := _loop(path, top))]
             yield from map(_loop_failure, loops)
             # os.walk goes on with these, in this order.
             folders[:] = [os.path.basename(path) for path in paths if path not in loops]
-            for name in sorted(files):
-                path = os.path.join(parent, name)
-                # Broken links are reported when they are read; sockets and pipes are passed over.
-                if not name.startswith(".") and _is_known(name) and (os.path.islink(path) or os.path.isfile(path)):
-                    yield self._file(path, top)
+            for name in sorted(set(files).difference(hidden)):
+                yield self._file(os.path.join(parent, name), top)
         yield from unlistable
 
-    def _file(self, path: str, top: str) -> Source | Failure:
+    def _file(self, path: str, top: str) -> Source | Failure | Ignored:
         self._check_apart(os.path.dirname(path), holds_output=False)
-        if not _is_known(path):
-            return Failure(path, f"has another ending than {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}")
-        return Source(path, Path(os.path.relpath(path, top or os.curdir)).as_posix())
+        if _is_broken_link(path):
+            return Failure(path, f"is a link to {os.readlink(path)}, which is not there: mend or remove the link")
+        if _suffix(path) in SUFFIXES or (problem := _problem(path)) is None:
+            return Source(path, Path(os.path.relpath(path, top or os.curdir)).as_posix())
+        return problem
 
     def _check_apart(self, folder: str, holds_output: bool = True) -> None:
         """Refuse a folder of inputs that holds the output folder, or lies in one of its folders."""
@@ -233,8 +286,30 @@ def _holds(outer: str, inner: str) -> bool:
     return inner == outer or inner.startswith(os.path.join(outer, ""))
 
 
-def _is_known(path: str) -> bool:
-    return _suffix(path) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+def _problem(path: str) -> Failure | Ignored | None:
+    """Why a file without an ending of images or videos is not used; None if it is one without any ending."""
+    suffix = _suffix(path)
+    try:
+        with open_regular(path, sys.maxsize) as file:
+            kind = recognise(file.read(HEAD_BYTES))
+    except ValueError:  # a device, a pipe or a socket
+        return Ignored(path)
+    except OSError as error:
+        return Failure(path, f"cannot be read ({error.strerror})")
+    if kind and kind.suffix is None:
+        return Failure(path, f"holds {kind}, which is not read here. {kind.remedy}")
+    if suffix in UNREAD_SUFFIXES:
+        remedy = kind.remedy if kind else "Save an image as JPEG or PNG, convert a video to MP4"
+        return Failure(path, f"ends in {suffix}, which is not read here. {remedy}")
+    if kind is None:
+        return Ignored(path)
+    if kind.name in IMAGE_FORMATS and not suffix:
+        return None
+    return Failure(path, f"holds {kind}, but does not end as one: rename it to end in {kind.suffix}")
+
+
+def _is_broken_link(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _suffix(path: str) -> str:

@@ -387,11 +387,11 @@ def test_files_that_cannot_be_used_are_listed_and_the_others_done(run, frames, t
         "in/deep.tif": "mode I with values",
         "in/empty.png": "is empty (0 bytes)",
         "in/loop": "links back to a folder that holds it",
-        "in/nowhere.png": "No such file",
+        "in/nowhere.png": "which is not there",
         "in/sub/up": "links back to a folder that holds it",
         "in/text.png": "is no image",
         "in/truncated.jpg": "truncated",
-        "table.xlsx": "has another ending",
+        "table.xlsx": "is neither an image nor a video",
     }
     for _ in range(2):  # the second run says so again
         lines = failures(run("in", "table.xlsx", "--output_dir", "out", "--overlay", status=1))

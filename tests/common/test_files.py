@@ -30,7 +30,8 @@ from unet_kvasir_seg.common.files import (
     to_rgb,
     write_atomic,
 )
-from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.image_processing_unet import IMAGE_FORMATS as HUB_FORMATS
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, load_image
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F")
 
@@ -86,6 +87,24 @@ def test_more_than_16_bits_are_refused_as_by_the_image_processor(value):
 def test_images_of_the_formats_whose_endings_are_listed_are_read(image_format):
     read = np.asarray(image_from_bytes(encoded(PICTURE, image_format)).convert("RGB"), int)
     np.testing.assert_allclose(read, np.asarray(PICTURE), atol=3)
+
+
+def test_the_pipeline_reads_the_same_formats(tmp_path):
+    assert HUB_FORMATS == IMAGE_FORMATS
+    (tmp_path / "frame.avif").write_bytes(encoded(PICTURE, "AVIF"))
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "frame.avif")), np.asarray(PICTURE), atol=3)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_rotated_images_of_all_formats_are_turned_upright(image_format):
+    image = Image.new("RGB", (32, 16), "red")
+    image.paste("blue", (16, 0, 32, 16))  # on the right, and below when it is turned by 90 degrees clockwise
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.asarray(to_rgb(image_from_bytes(encoded(image, image_format, exif=exif))), int)
+    expected = np.zeros((32, 16, 3))
+    expected[:16, :, 0] = expected[16:, :, 2] = 255
+    np.testing.assert_allclose(upright[[4, 28]], expected[[4, 28]], atol=6)
 
 
 def test_the_longest_side_is_read_and_one_more_pixel_is_refused_before_it_is_decoded():
