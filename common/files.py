@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from .errors import first_line
-from .signatures import HEAD_BYTES, recognise
+from .signatures import HEAD_BYTES, Kind, recognise
 
 # Pillow's names of formats. A file's content chooses the decoder, and others start programs (EPS: Ghostscript).
 IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -67,6 +68,17 @@ def read_file(path: str | Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
         return file.read(os.fstat(file.fileno()).st_size)  # a file that grows may have no end
 
 
+def recognise_file(path: str | Path) -> Kind | None:
+    """The format of images or videos that a regular file of any size begins as; None if it is none of these.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no regular file.
+    """
+    with open_regular(path, sys.maxsize) as file:
+        return recognise(file.read(HEAD_BYTES))
+
+
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
     """Decode the one image of a file, rotated as its EXIF tag says; arguments and errors as for `open_image`."""
     with open_image(content, most_pixels) as image:
@@ -113,7 +125,7 @@ def _describe_unidentified(content: bytes) -> str:
     if kind is None:
         return f"is no image of a format that is read here: {formats}"
     if kind.is_video:
-        return f"holds {kind}: expected an image ({formats})"
+        return f"holds {kind}: expected an image ({formats}). {kind.renaming}"
     if kind.name not in IMAGE_FORMATS:
         return f"holds {kind}, which is not read here: {formats} are. {kind.remedy}"
     return f"begins as {kind}, but is damaged, or of a kind that this version of Pillow does not read. {kind.remedy}"

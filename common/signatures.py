@@ -31,6 +31,11 @@ class Kind:
         """How to make a file of another format one that is read."""
         return "Convert it to MP4" if self.is_video else "Save it as JPEG or PNG"
 
+    @property
+    def renaming(self) -> str:
+        """What to do with a file that has the ending of something else."""
+        return f"Rename it to end in {self.suffix}" if self.suffix else self.remedy
+
 
 # The head of a packet, which has 188 bytes, and in some files a time of 4 bytes in front.
 TS_PACKET = rb"(.{4})?G[\0-\x1f@-_].[\x10-\x3f].{184}"

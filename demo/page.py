@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..common.errors import UserError
+from ..inference.inputs import VIDEO_SUFFIXES
 from ..inference.prediction import BasePredictor
 from ..inference.video import VideoError
 from ..reporting.results import Results
@@ -247,7 +248,7 @@ def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, fold
         return str(kept), video_html(segmented)
 
     with gr.Column(scale=2, min_width=280):
-        video = gr.File(label="Video", file_types=["video"], height=150, elem_id="video")
+        video = gr.File(label="Video", file_types=list(VIDEO_SUFFIXES), height=150, elem_id="video")
         gr.Examples([[str(clip)]], [video], label="Example (synthetic)")
         threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[])
         smoothing = gr.Slider(0, 0.9, 0.6, step=0.1, label="Smoothing over time", buttons=[])

@@ -9,15 +9,13 @@ Files of the output folder are never among them.
 import fnmatch
 import glob
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from ..common.errors import UserError, printable, some
-from ..common.files import IMAGE_FORMATS, IMAGE_SUFFIXES, open_regular
-from ..common.signatures import HEAD_BYTES, recognise
+from ..common.files import IMAGE_FORMATS, IMAGE_SUFFIXES, recognise_file
 
 # All endings of the formats that video.py reads.
 VIDEO_SUFFIXES = (
@@ -290,8 +288,7 @@ def _problem(path: str) -> Failure | Ignored | None:
     """Why a file without an ending of images or videos is not used; None if it is one without any ending."""
     suffix = _suffix(path)
     try:
-        with open_regular(path, sys.maxsize) as file:
-            kind = recognise(file.read(HEAD_BYTES))
+        kind = recognise_file(path)
     except ValueError:  # a device, a pipe or a socket
         return Ignored(path)
     except OSError as error:
@@ -305,7 +302,7 @@ def _problem(path: str) -> Failure | Ignored | None:
         return Ignored(path)
     if kind.name in IMAGE_FORMATS and not suffix:
         return None
-    return Failure(path, f"holds {kind}, but does not end as one: rename it to end in {kind.suffix}")
+    return Failure(path, f"holds {kind}, but does not end as one. {kind.renaming}")
 
 
 def _is_broken_link(path: str) -> bool:

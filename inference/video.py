@@ -3,32 +3,35 @@
     report = segment_video("clip.mp4", "overlay.mp4", "overlay.csv", predictor)
     print(report)    # 900 frames, 23.1 frames per second of 25 needed
 
-Frames keep their size and their times, also at a variable frame rate. A rotation stored in the file is applied. Audio
-is dropped. Decoding, network, drawing and encoding run in parallel and prefetch a few frames, so memory does not grow
-with the length of the video.
+Frames keep their size and their times, also at a variable frame rate. A rotation or mirror that is stored in the file
+is applied. Of several videos in a file the main one is taken; audio is dropped. Decoding, network, drawing and
+encoding run in parallel and prefetch a few frames, so memory does not grow with the length of the video.
 """
 
+import contextlib
 import csv
 import errno
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from PIL import Image
 
 from ..common.errors import UserError
-from ..common.files import check_sides
+from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
@@ -55,6 +58,25 @@ THREADS = 2  # of each stage that can process frames in parallel
 UNSPECIFIED = 2  # in H.273, for colour matrix, primaries and transfer
 KNOWN_MATRICES = (1, 5, 6, 9)  # in H.273: BT.709, BT.601 for 625 and for 525 lines, BT.2020
 LIMITED_RANGE = 1
+
+# Pictures beside a film: covers and the thumbnails of a player's time line.
+NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+FILM_PACKETS = 5  # a video stream with fewer is no film if another has as many
+MAX_COUNTED_PACKETS = 2000  # of all video streams, to find that out
+
+# What turns a frame upright, by the signs of a, b, c, d of its display matrix: (x, y) is shown at (ax + cy, bx + dy),
+# where y points down.
+TRANSPOSES = {
+    (1, 0, 0, 1): None,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,  # counterclockwise
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+SIDEWAYS = [transpose for (a, _, _, _), transpose in TRANSPOSES.items() if a == 0]
 
 
 class VideoError(ValueError):
@@ -176,12 +198,12 @@ def segment_video(
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             # `closing` ends the threads before the files that they read and write are closed, also after an error.
-            with closing(prefetch(video.frames(), ahead=together)) as frames:
+            with contextlib.closing(prefetch(video.frames(), ahead=together)) as frames:
                 prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
                 predicted = chain.from_iterable(predict(batch) for batch in _batches(prepared, together))
                 smooth = smoothed(predicted, smoothing)
                 drawn = prefetch_map(lambda pair: draw(*pair), smooth, threads=THREADS, ahead=together)
-                with closing(prefetch_map(encode, drawn, threads=1, ahead=together)) as encoded:
+                with contextlib.closing(prefetch_map(encode, drawn, threads=1, ahead=together)) as encoded:
                     for done in encoded:
                         rows.writerow(done.row)
                         on_frame()
@@ -262,28 +284,21 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path):
-        bounds = {
-            "format_whitelist": ",".join(DEMUXERS),
-            "protocol_whitelist": "file",
-            "max_pixels": str(MAX_FRAME_PIXELS),
-        }
+        self.container = _open_container(path)
         try:
-            # Without "file:", FFmpeg takes what stands before a colon in the file's name for a protocol.
-            self.container = av.open(f"file:{path}", options=bounds)
-        except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(
-                f"is no video that can be read ({describe(error)}), or of another format than {', '.join(DEMUXERS)}"
-            ) from error
-        try:
-            self._open_stream()
+            films = _films(self.container)
+            index = films[0].index
+            if len(films) > 1:
+                index = _main_film(self.container, films)
+                self.container.close()  # of which packets were read
+                self.container = _open_container(path)
+            self._open_stream(index)
         except BaseException:
             self.container.close()
             raise
 
-    def _open_stream(self) -> None:
-        if not self.container.streams.video:
-            raise VideoError("holds no video")
-        self.stream: VideoStream = self.container.streams.video[0]
+    def _open_stream(self, index: int) -> None:
+        self.stream: VideoStream = self.container.streams[index]  # type: ignore[assignment]
         self.stream.thread_type = "AUTO"
         self.stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
         self.rate = _fraction(self.stream.average_rate) or _fraction(self.stream.guessed_rate) or Fraction(25)
@@ -291,7 +306,7 @@ class VideoReader:
         matrix = self.stream.codec_context.colorspace
         self.matrix = matrix if matrix in KNOWN_MATRICES else None
         self.frames_stated = self.stream.frames or None
-        self.notes = ["audio dropped"] if self.container.streams.audio else []
+        self.notes = self._describe_dropped()
         self.problem: str | None = None
         self.decoded = 0
         self.damaged = 0
@@ -302,8 +317,19 @@ class VideoReader:
         self.first_frame = first
         # Later frames of another size are scaled to this one, if they are not too large.
         self.raw_size = (first.width, first.height)
-        self.turns = round(first.rotation / 90) % 4  # quarter turns, counterclockwise
-        self.width, self.height = self.raw_size[::-1] if self.turns % 2 else self.raw_size
+        self.transpose, note = _upright(first)
+        self.notes += note
+        self.is_on_its_side = self.transpose in SIDEWAYS
+        self.width, self.height = self.raw_size[::-1] if self.is_on_its_side else self.raw_size
+
+    def _describe_dropped(self) -> list[str]:
+        streams = self.container.streams
+        notes = ["audio dropped"] if streams.audio else []
+        others = len(streams.video) - 1
+        if others:
+            number, size = streams.video.index(self.stream) + 1, f"{self.stream.width}x{self.stream.height}"
+            notes.append(f"video stream {number} of {others + 1} taken ({size}), the rest dropped")
+        return notes
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -326,8 +352,8 @@ class VideoReader:
             last = ticks
             duration = raw.duration or step
             image = Image.fromarray(self._to_rgb(raw))
-            if self.turns:
-                image = image.transpose(Image.Transpose(Image.Transpose.ROTATE_90 + self.turns - 1))
+            if self.transpose is not None:
+                image = image.transpose(self.transpose)
             self.decoded += 1
             yield Frame(self.decoded - 1, last, duration, float(last * self.time_base), image)
             raw = next(self.raw_frames, None)
@@ -389,6 +415,80 @@ class VideoReader:
         return 0.0
 
 
+def _open_container(path: str | Path) -> InputContainer:
+    """Open a file of one of the `DEMUXERS`.
+
+    Raises:
+        VideoError: If it is none.
+    """
+    bounds = {
+        "format_whitelist": ",".join(DEMUXERS),
+        "protocol_whitelist": "file",
+        "max_pixels": str(MAX_FRAME_PIXELS),
+    }
+    try:
+        # Without "file:", FFmpeg takes what stands before a colon in the file's name for a protocol.
+        return av.open(f"file:{path}", options=bounds)
+    except (av.error.FFmpegError, OSError) as error:
+        kind = None
+        with contextlib.suppress(OSError, ValueError):
+            kind = recognise_file(path)
+        if kind and not kind.is_video:
+            raise VideoError(f"holds {kind}: expected a video. {kind.renaming}") from error
+        raise VideoError(
+            f"is no video that can be read ({describe(error)}), or of another format than {', '.join(DEMUXERS)}"
+        ) from error
+
+
+def _films(container: InputContainer) -> list[VideoStream]:
+    """The video streams without pictures such as a cover.
+
+    Raises:
+        VideoError: If there are none.
+    """
+    streams = container.streams.video
+    films = [stream for stream in streams if not stream.disposition & NO_FILM]
+    if not films:
+        raise VideoError("holds no video" + (" but a still picture, such as a cover" if streams else ""))
+    return films
+
+
+def _main_film(container: InputContainer, films: Sequence[VideoStream]) -> int:
+    """Index of the film among several: no single picture; the one that players show; the largest; the first."""
+    packets: Counter[int] = Counter()
+    try:
+        for packet in islice(container.demux(films), MAX_COUNTED_PACKETS):
+            packets[packet.stream.index] += bool(packet.size)
+            if all(packets[film.index] >= FILM_PACKETS for film in films):
+                break
+    except (av.error.FFmpegError, OSError):
+        pass  # the frames are read again, and what fails is told then
+
+    def rank(film: VideoStream) -> tuple[int, bool, int]:
+        is_default = bool(film.disposition & Disposition.default)
+        return min(packets[film.index], FILM_PACKETS), is_default, film.width * film.height
+
+    return max(films, key=rank).index
+
+
+def _upright(frame: av.VideoFrame) -> tuple[Image.Transpose | None, list[str]]:
+    """What turns a frame upright, by its display matrix, and a note if that is not all that the matrix says."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None, []
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
+    straight, sideways = abs(a) + abs(d), abs(b) + abs(c)
+    if sideways > straight:
+        a = d = 0
+    else:
+        b = c = 0
+    signs = tuple(np.sign([a, b, c, d]).tolist())
+    if signs not in TRANSPOSES:
+        return None, ["not turned, since the file does not say clearly how"]
+    is_exact = 100 * min(straight, sideways) < max(straight, sideways)
+    return TRANSPOSES[signs], [] if is_exact else ["turned by the nearest quarter turn to the file's angle"]
+
+
 class VideoWriter:
     """Writes an mp4 file with the times, colours and pixel aspect ratio of another video.
 
@@ -427,7 +527,7 @@ class VideoWriter:
             context.color_range = LIMITED_RANGE
             shape = _fraction(theirs.sample_aspect_ratio)
             if shape:
-                context.sample_aspect_ratio = 1 / shape if like.turns % 2 else shape
+                context.sample_aspect_ratio = 1 / shape if like.is_on_its_side else shape
         except BaseException:
             self.container.close()
             raise

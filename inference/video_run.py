@@ -77,7 +77,8 @@ def segment_video_file(
                 batch_size=batch_size,
                 on_frame=progress.update,
             )
-            summary = {"video": source.name, "digest": digest, "frames": done.frames, "problem": done.problem}
+            counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
+            summary = {"video": source.name, "digest": digest, **counts}
             write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
     except OSError as error:
         raise cannot_write(overlay, error) from error

@@ -178,8 +178,8 @@ def test_unusable_files_get_a_message_and_the_result_stays(page, tmp_path):
 
 
 def test_a_video_is_segmented_and_plays(page, tmp_path):
-    clip = tmp_path / "clip.mp4"
-    with av.open(str(clip), "w") as container:
+    clip = tmp_path / "clip.M2TS"  # an ending of which the browser does not know that it is a video's
+    with av.open(str(clip), "w", format="mpegts") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height = 96, 64
         for row in generate(20, (64, 96), seed=3):

@@ -136,7 +136,7 @@ def test_images_without_an_ending_are_taken_and_other_files_counted(folder):
 
 
 UNREAD = ", which is not read here. "
-RENAME = ", but does not end as one: rename it to end in "
+RENAME = ", but does not end as one. Rename it to end in "
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from conftest import peak_megabytes
 from hostile_files import black_png
 from PIL import Image
@@ -21,6 +22,7 @@ from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference import video
+from unet_kvasir_seg.inference.inputs import Source
 from unet_kvasir_seg.inference.overlay import draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.inference.video import VideoError, VideoReader, VideoReport, segment_video
@@ -249,29 +251,72 @@ def test_odd_sizes_are_padded_by_a_pixel(predictor, tmp_path):
         assert np.abs(shown - padded).mean() < 8
 
 
-def rotate(path: Path) -> None:
-    """Ask players to turn an mp4 file by 90 degrees clockwise, by the matrix in its track header."""
+def set_display_matrix(path: Path, a: float, b: float, c: float, d: float) -> None:
+    """Ask players to show the pixel (x, y) of an mp4 file at (ax + cy, bx + dy), by its track header."""
 
-    def matrix(*values: int) -> bytes:
-        return b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+    def matrix(*values: float) -> bytes:
+        return b"".join(round(value * 2**16).to_bytes(4, "big", signed=True) for value in values)
 
     content = path.read_bytes()
-    one, half = 0x10000, 0x40000000
-    upright = matrix(one, 0, 0, 0, one, 0, 0, 0, half)
+    upright = matrix(1, 0, 0, 0, 1, 0, 0, 0, 2**14)
     start = content.index(upright, content.index(b"tkhd"))
-    turned = matrix(0, one, 0, -one, 0, 0, 0, 0, half)
+    turned = matrix(a, b, 0, c, d, 0, 0, 0, 2**14)
     path.write_bytes(content[:start] + turned + content[start + len(turned) :])
 
 
 def test_a_rotation_is_applied(predictor, tmp_path):
     source = write_video(tmp_path / "phone.mp4")
-    rotate(source)
+    set_display_matrix(source, 0, 1, -1, 0)  # by 90 degrees clockwise
     segment(source, predictor, threshold=1.0)
     for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
         assert shown.shape == (64, 48, 3)
         assert np.abs(np.rot90(frame, -1).astype(int) - shown).mean() < 4
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         assert next(container.decode(video=0)).rotation == 0
+
+
+def placed(frame: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """Each pixel (x, y) of a frame at (ax + cy, bx + dy), with the least of these at 0."""
+    y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
+    columns, rows = a * x + c * y, b * x + d * y
+    columns, rows = columns - columns.min(), rows - rows.min()
+    shown = np.zeros((rows.max() + 1, columns.max() + 1, 3), np.uint8)
+    shown[rows, columns] = frame[y, x]
+    return shown
+
+
+QUARTERS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+MIRRORED = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+
+
+@pytest.mark.parametrize("matrix", [*QUARTERS, *MIRRORED])
+def test_frames_are_turned_and_mirrored_as_the_matrix_says(tmp_path, matrix):
+    source = write_video(tmp_path / "phone.mp4", frames=1)
+    set_display_matrix(source, *matrix)
+    with VideoReader(source) as reader:
+        (frame,) = reader.frames()
+        np.testing.assert_array_equal(np.asarray(frame.image), placed(decode(source)[0], *matrix))
+        assert (reader.width, reader.height) == frame.image.size
+        assert reader.notes == []
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown_as", "note"),
+    [
+        ((0.5, 0.866, -0.866, 0.5), (0, 1, -1, 0), ["turned by the nearest quarter turn to the file's angle"]),
+        ((-0.866, 0.5, 0.5, 0.866), (-1, 0, 0, 1), ["turned by the nearest quarter turn to the file's angle"]),
+        ((0, 0, 0, 0), (1, 0, 0, 1), ["not turned, since the file does not say clearly how"]),
+        ((1, 0, 0, 0), (1, 0, 0, 1), ["not turned, since the file does not say clearly how"]),
+        ((2, 0, 0, -1), (1, 0, 0, -1), []),  # a pixel of another shape
+    ],
+)
+def test_a_matrix_of_no_quarter_turn_is_told(tmp_path, matrix, shown_as, note):
+    source = write_video(tmp_path / "phone.mp4", frames=1)
+    set_display_matrix(source, *matrix)
+    with VideoReader(source) as reader:
+        (frame,) = reader.frames()
+        np.testing.assert_array_equal(np.asarray(frame.image), placed(decode(source)[0], *shown_as))
+        assert reader.notes == note
 
 
 @pytest.mark.parametrize("matrix", [1, 5, 6])
@@ -286,6 +331,84 @@ def test_colours_are_kept(predictor, tmp_path, matrix):
             for plane, shown_plane in zip(frame.planes, shown.planes, strict=True):
                 means = [np.frombuffer(bytes(data), np.uint8).mean() for data in (plane, shown_plane)]
                 assert means[0] == pytest.approx(means[1], abs=1)
+
+
+def write_streams(path: Path, *streams: tuple[tuple[int, int], int, Disposition]) -> Path:
+    """Several videos in one file, one after the other: size, number of frames, disposition of each."""
+    with av.open(str(path), "w") as container:
+        made = []
+        for size, _, disposition in streams:
+            codec = "mjpeg" if disposition & Disposition.attached_pic else "mpeg4"
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.disposition = disposition
+            made.append(stream)
+        for stream, (size, frames, _) in zip(made, streams, strict=True):
+            for index in range(frames):
+                picture = av.VideoFrame.from_ndarray(np.zeros((size[1], size[0], 3), np.uint8), format="rgb24")
+                picture.pts = index
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    return path
+
+
+NONE, DEFAULT, COVER = Disposition(0), Disposition.default, Disposition.attached_pic
+SMALL, LARGE = (32, 16), (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "streams", "size", "frames", "note"),
+    [
+        ("picture.mkv", [(LARGE, 1, NONE), (SMALL, 9, NONE)], SMALL, 9, "stream 2 of 2 taken (32x16)"),
+        ("shown.mkv", [(LARGE, 1, DEFAULT), (SMALL, 9, NONE)], SMALL, 9, "stream 2 of 2 taken (32x16)"),
+        ("thumbnails.mp4", [(LARGE, 3, DEFAULT), (SMALL, 9, NONE)], SMALL, 9, "stream 2 of 2 taken (32x16)"),
+        ("larger.mkv", [(SMALL, 9, NONE), (LARGE, 9, NONE)], LARGE, 9, "stream 2 of 2 taken (64x48)"),
+        ("default.mkv", [(SMALL, 9, DEFAULT), (LARGE, 9, NONE)], SMALL, 9, "stream 1 of 2 taken (32x16)"),
+        ("equal.ts", [(SMALL, 9, NONE)] * 3, SMALL, 9, "stream 1 of 3 taken (32x16)"),
+        ("stills.mkv", [(SMALL, 1, NONE), (LARGE, 1, NONE)], LARGE, 1, "stream 2 of 2 taken (64x48)"),
+        ("cover.mp4", [(SMALL, 9, NONE), (LARGE, 1, COVER)], SMALL, 9, "stream 1 of 2 taken (32x16)"),
+        ("one.mkv", [(SMALL, 9, NONE)], SMALL, 9, None),
+    ],
+)
+def test_the_main_video_of_a_file_is_taken_and_others_told(tmp_path, name, streams, size, frames, note):
+    with VideoReader(write_streams(tmp_path / name, *streams)) as reader:
+        assert [frame.image.size for frame in reader.frames()] == [size] * frames
+        assert (reader.problem, reader.notes) == (None, [f"video {note}, the rest dropped"] if note else [])
+
+
+def test_the_cover_of_a_sound_file_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = *SMALL, "yuvj420p", COVER
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8), format="rgb24")
+        container.mux([*cover.encode(picture), *cover.encode()])
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        noise.sample_rate = 8000
+        container.mux([*sound.encode(noise), *sound.encode()])
+    with pytest.raises(VideoError, match=r"^holds no video but a still picture, such as a cover$"):
+        VideoReader(tmp_path / "song.mp4")
+
+
+def test_an_image_with_the_ending_of_a_video_is_named(tmp_path):
+    Image.new("RGB", SMALL).save(tmp_path / "frame.mp4", "JPEG")
+    with pytest.raises(VideoError, match=r"^holds an image in JPEG: expected a video\. Rename it to end in \.jpg$"):
+        VideoReader(tmp_path / "frame.mp4")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "container", "codec"),
+    [
+        *[("3gp", "3gp", "mpeg4"), ("asf", "asf", "mpeg4"), ("qt", "mov", "mpeg4"), ("MTS", "ts", "libx264")],
+        *[("vob", "vob", "mpeg2video"), ("m2v", "m2v", "mpeg2video")],
+    ],
+)
+def test_other_endings(tmp_path, suffix, container, codec):
+    assert Source("", f"clip.{suffix}").is_video
+    source = write_video(tmp_path / f"written.{container}", codec=codec)
+    with VideoReader(source.rename(tmp_path / f"clip.{suffix}")) as reader:
+        assert (len(list(reader.frames())), reader.problem) == (FRAMES, None)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("avi", "mpeg4"), ("ts", "libx264")])
