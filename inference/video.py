@@ -441,16 +441,19 @@ def _open_container(path: str | Path) -> InputContainer:
 
 
 def _films(container: InputContainer) -> list[VideoStream]:
-    """The video streams without pictures such as a cover.
+    """The video streams that can be decoded, without pictures such as a cover.
 
     Raises:
         VideoError: If there are none.
     """
     streams = container.streams.video
     films = [stream for stream in streams if not stream.disposition & NO_FILM]
+    decodable = [film for film in films if film.codec_context is not None]
+    if films and not decodable:
+        raise VideoError("holds a video in a codec that is not known here. Convert it to H.264 in MP4")
     if not films:
         raise VideoError("holds no video" + (" but a still picture, such as a cover" if streams else ""))
-    return films
+    return decodable
 
 
 def _main_film(container: InputContainer, films: Sequence[VideoStream]) -> int:

@@ -391,6 +391,16 @@ def test_the_cover_of_a_sound_file_is_no_video(tmp_path):
         VideoReader(tmp_path / "song.mp4")
 
 
+def test_a_codec_that_is_not_known_is_named_and_another_stream_taken(tmp_path):
+    for name, streams in (("one.mkv", [(LARGE, 9, NONE)]), ("two.mkv", [(LARGE, 9, NONE), (SMALL, 1, NONE)])):
+        content = write_streams(tmp_path / name, *streams).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_OTHER/ISO/ASP", 1))
+    with pytest.raises(VideoError, match=r"^holds a video in a codec that is not known here\. Convert it"):
+        VideoReader(tmp_path / "one.mkv")
+    with VideoReader(tmp_path / "two.mkv") as reader:
+        assert [frame.image.size for frame in reader.frames()] == [SMALL]
+
+
 def test_an_image_with_the_ending_of_a_video_is_named(tmp_path):
     Image.new("RGB", SMALL).save(tmp_path / "frame.mp4", "JPEG")
     with pytest.raises(VideoError, match=r"^holds an image in JPEG: expected a video\. Rename it to end in \.jpg$"):
