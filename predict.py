@@ -22,8 +22,9 @@ The output folder holds, with the names and folders of the inputs:
     run.json          model and settings. Outputs of other models or settings need a folder of their own.
 
 If a run was stopped, the same command continues it. Inputs that cannot be used are listed at the end, all others are
-done, and the exit status is 1 (0: all done; 2: nothing was started, or it could not go on). Several processes share
-the inputs: `accelerate launch --num_processes 2 predict.py ...`.
+done, and the exit status is 1 (0: all done; 2: nothing was started, or it could not go on). Files of folders that are
+neither images nor videos are counted. Several processes share the inputs:
+`accelerate launch --num_processes 2 predict.py ...`.
 """
 
 import sys

@@ -111,22 +111,18 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
     finder = _Finder(os.path.realpath(output))
     sources: dict[str, Source] = {}
     failures: dict[str, Failure] = {}
-    ignored: dict[str, Ignored] = {}
+    ignored: dict[str, None] = {}
     for argument in arguments:
-        others: list[str] = []
-        found_any = False
-        for found in finder.find(argument):
-            if isinstance(found, Ignored):
-                others.append(found.path)
-                ignored[found.path] = found
-                continue
-            found_any = True
-            if isinstance(found, Failure):
-                failures[found.path] = found
-            else:
-                _add(found, sources)
-        if not found_any:
+        found = list(finder.find(argument))
+        others = [item.path for item in found if isinstance(item, Ignored)]
+        if len(others) == len(found):
             raise UserError(_describe_nothing(argument, others))
+        ignored |= dict.fromkeys(others)
+        for item in found:
+            if isinstance(item, Failure):
+                failures[item.path] = item
+            elif isinstance(item, Source):
+                _add(item, sources)
     return Inputs(list(sources.values()), list(failures.values()), list(ignored))
 
 

@@ -376,6 +376,10 @@ def test_files_that_cannot_be_used_are_listed_and_the_others_done(run, frames, t
     animation[0].save(folder / "animated.gif", save_all=True, append_images=animation[1:])
     Image.new("RGB", (20, 10)).save(folder / "still.gif")
     Image.new("I", (20, 10), 70000).save(folder / "deep.tif")
+    Image.new("RGB", (20, 10)).save(folder / "mail.jfif", "JPEG")
+    Image.new("RGB", (20, 10)).save(folder / "phone.AVIF", "AVIF")
+    (folder / "apple.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (folder / "notes.csv").write_text("frame,age")
     (folder / "nowhere.png").symlink_to(tmp_path / "nothing.png")
     (folder / "loop").symlink_to(folder)
     (folder / "sub").mkdir()
@@ -383,6 +387,7 @@ def test_files_that_cannot_be_used_are_listed_and_the_others_done(run, frames, t
     (tmp_path / "table.xlsx").write_text("x")
     expected = {
         "in/animated.gif": "holds several images",
+        "in/apple.heic": "holds an image in HEIC, which is not read here. Save it as JPEG or PNG",
         "in/bomb.png": "is too large",
         "in/deep.tif": "mode I with values",
         "in/empty.png": "is empty (0 bytes)",
@@ -394,11 +399,13 @@ def test_files_that_cannot_be_used_are_listed_and_the_others_done(run, frames, t
         "table.xlsx": "is neither an image nor a video",
     }
     for _ in range(2):  # the second run says so again
-        lines = failures(run("in", "table.xlsx", "--output_dir", "out", "--overlay", status=1))
+        done = run("in", "table.xlsx", "--output_dir", "out", "--overlay", status=1)
+        assert "1 other file was ignored: in/notes.csv." in done.stdout
+        lines = failures(done)
         assert [line.split(": ")[0] for line in lines] == sorted(expected)
         for line, reason in zip(lines, [expected[name] for name in sorted(expected)], strict=True):
             assert reason in line
-        assert written(tmp_path / "out") == {"good.png", "still.png"}
+        assert written(tmp_path / "out") == {"good.png", "mail.png", "phone.png", "still.png"}
     lines = failures(run("in/**/*.png", "--output_dir", "globbed", status=1))
     assert any(line.startswith("in/loop: links back") for line in lines)
     assert len(lines) == 6
