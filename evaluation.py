@@ -232,7 +232,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     check_results_folder(folder, results)
     negatives = None
     if arguments.negatives is not None:
-        negatives = Negatives.load(arguments.negatives, splits, arguments.foreground_values)
+        negatives = Negatives.load(arguments.negatives, splits, arguments.mask_rules)
 
     protocol = run.Protocol(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(run.Protocol)})
     try:

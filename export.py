@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet_kvasir_seg.common.command_line import FlagParser, ModelFlags, flag
+from unet_kvasir_seg.common.command_line import FlagParser, MaskFlags, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.files import atomic_file, write_atomic
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
@@ -48,7 +48,7 @@ REMEDIES = {
 
 
 @dataclass
-class ExportArguments(ModelFlags):
+class ExportArguments(MaskFlags, ModelFlags):
     """What to export, and how."""
 
     model: str | None = flag(None, "A folder or an id on the Hub; by default the model of this clone.")
@@ -61,7 +61,6 @@ class ExportArguments(ModelFlags):
         "fp32 and fp16 are verified on synthetic frames.",
     )
     calibration_images: int = flag(100, "Most images to calibrate int8 on.")
-    foreground_values: list[int] | None = flag(None, "Mask values that mean polyp, where they are not the usual ones.")
     push_to_hub: str | None = flag(
         None,
         "Id of a repo on the Hub to upload the file and its numbers to, under onnx/; where there is a results.json of "
@@ -117,7 +116,7 @@ def export(arguments: ExportArguments) -> "Export":
         arguments.calibration_dataset,
         processor,
         calibration_images=arguments.calibration_images if arguments.precision == "int8" else 0,
-        foreground_values=arguments.foreground_values,
+        mask_rules=arguments.mask_rules,
     )
 
     file = folder / FILE_NAMES[arguments.precision]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from transformers.feature_extraction_utils import BatchFeature
@@ -57,6 +57,9 @@ CHANNEL_COUNTS = (1, 2, 3, 4)
 
 # A mask saved as a colour JPEG may carry a slight tint; a coloured class differs by far more grey levels.
 MAX_TINT = 32
+
+# Floats are grey levels even if they go beyond 0 to 255 by so much, as resizing with a sharp filter leaves them.
+MAX_OVERSHOOT = 16
 
 # A map of labels has fewer values; noise that could be taken for labels has more (65 were the least seen).
 MAX_CLASSES = 32
@@ -123,6 +126,7 @@ class UNetImageProcessor(TorchvisionBackend):
         return_tensors: str | None = None,
         *,
         foreground_values: Sequence[int] | None = None,
+        mask_threshold: float | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -135,6 +139,7 @@ class UNetImageProcessor(TorchvisionBackend):
             segmentation_maps: as many masks as images, each the size of its image; see `binarize_mask`.
             return_tensors: `"pt"` stacks the results into batches; `None` returns lists of tensors.
             foreground_values: mask values that mean polyp. It describes a data set, so it is never saved.
+            mask_threshold: mask values above this mean polyp, as in `binarize_mask`; never saved either.
             **kwargs: any setting of the class, `input_data_format` (`"channels_first"` or `"channels_last"`,
                 for array images whose shape is ambiguous), or `device`.
 
@@ -144,21 +149,27 @@ class UNetImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: no image; an image of unknown layout or value range; not one mask per image; a mask of
-                another size than its image; a mask that `binarize_mask` refuses; images of different sizes
-                stacked without resizing.
+                another size than its image, or with another EXIF tag, so that nobody knows whether they fit; a mask
+                that `binarize_mask` refuses; images of different sizes stacked without resizing.
         """
         if return_tensors is not None:
             kwargs["return_tensors"] = return_tensors
-        return super().preprocess(images, segmentation_maps, foreground_values, **kwargs)
+        return super().preprocess(images, segmentation_maps, foreground_values, mask_threshold, **kwargs)
 
     def upright(self, image: Any) -> torch.Tensor:
         """
         Decode one image, rotated as its EXIF tag says, at its original size.
 
+        Floats within [0, 1] are read as black to white, and a warning says so; others are grey levels.
+
         Returns:
-            (3, H, W) uint8 grey levels; of an image of floats (3, H, W) float32, its values unchanged.
+            (3, H, W) uint8 grey levels; of an image of floats (3, H, W) float32, from 0 to 255.
+
+        Raises:
+            ValueError: as `preprocess`; or the floats are in another range.
         """
-        return self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        pixels = self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        return _floats_to_grey_levels(pixels) if pixels.is_floating_point() else pixels
 
     def resize_mask(self, mask: np.ndarray) -> torch.Tensor:
         """
@@ -202,6 +213,7 @@ class UNetImageProcessor(TorchvisionBackend):
         images: ImageInput,
         segmentation_maps: ImageInput | None = None,
         foreground_values: Sequence[int] | None = None,
+        mask_threshold: float | None = None,
         *,
         do_convert_rgb: bool,
         input_data_format: str | ChannelDimension | None,
@@ -209,21 +221,22 @@ class UNetImageProcessor(TorchvisionBackend):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        tensors = [
-            _image_to_tensor(self.fetch_images(image), do_convert_rgb, input_data_format, device)
-            for image in _flatten(images)
-        ]
-        if not tensors:
+        fetched = [self.fetch_images(image) for image in _flatten(images)]
+        if not fetched:
             raise ValueError("Got no image: expected at least one.")
+        tags = [_tag_of(image) for image in fetched]  # first: Pillow drops that of a TIFF when it decodes the pixels
+        tensors = [_image_to_tensor(image, do_convert_rgb, input_data_format, device) for image in fetched]
         if kwargs["do_rescale"]:
             _warn_if_already_rescaled(tensors)
         data = {"pixel_values": self._preprocess(tensors, return_tensors=None, **kwargs)["pixel_values"]}
 
         if segmentation_maps is not None:
+            maps = [self.fetch_images(one) for one in _split_maps(segmentation_maps, len(tensors))]
+            map_tags = [_tag_of(one) for one in maps]
             masks = [
-                _map_to_tensor(self.fetch_images(segmentation_map), index, foreground_values, device)
-                for index, segmentation_map in enumerate(_split_maps(segmentation_maps, len(tensors)))
+                _map_to_tensor(one, index, foreground_values, mask_threshold, device) for index, one in enumerate(maps)
             ]
+            _check_tags(tensors, tags, masks, map_tags)
             _check_sizes(tensors, masks)
             data["labels"] = self._preprocess_masks(masks, **kwargs)
 
@@ -381,11 +394,14 @@ def _download(url: str, timeout: float | None) -> bytes:
     return content
 
 
-def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> np.ndarray:
+def binarize_mask(
+    mask: Any, foreground_values: Sequence[int] | None = None, threshold: float | None = None
+) -> np.ndarray:
     """
     Read a mask as polyp (1) and background (0).
 
     - With `foreground_values`: those values are polyp, every other value is background.
+    - With `threshold`: levels above it are polyp, whatever lies between black and white.
     - Values within {0, 1} (so a mask of mode `1`, or of booleans) are taken as they are.
     - Two levels of grey, with the noise that JPEG leaves around edges: polyp is above 127.
 
@@ -394,21 +410,27 @@ def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> 
 
     Args:
         mask: PIL, numpy or torch; (H, W), (1, H, W), (H, W, 1), or three (nearly) equal channels, first or
-            last. Of a palette image the indices are the values, not the colours. EXIF rotation is applied.
+            last; see `mask_levels` for palettes. EXIF rotation is applied.
         foreground_values: integers, at least one.
+        threshold: grey level of 8 bits, 0 or from 1 to below 255: 16-bit levels, floats within [0, 1] and booleans are
+            scaled to 0..255 first.
 
     Returns:
         (H, W) uint8 array of {0, 1}.
 
     Raises:
         ValueError: the mask has another shape, is in colour, is partly transparent, or has other values than
-            those above; or `foreground_values` is empty.
+            those above; `foreground_values` is empty; or both it and `threshold` are given.
     """
-    levels = _mask_levels(mask)
+    if threshold is not None:
+        if foreground_values is not None:
+            raise ValueError("Got foreground_values and a threshold of the mask, which exclude each other.")
+        return (_levels_of_8_bits(mask, threshold) > threshold).astype(np.uint8)
     if foreground_values is not None:
         if len(foreground_values) == 0:
             raise ValueError("Got no value in foreground_values; expected what means polyp, e.g. [1, 2].")
-        return np.isin(levels, list(foreground_values)).astype(np.uint8)
+        return np.isin(mask_levels(mask, foreground_values), list(foreground_values)).astype(np.uint8)
+    levels = mask_levels(mask)
     if ((levels == 0) | (levels == 1)).all():
         return levels.astype(np.uint8)
     if not _is_two_level_grey(levels):
@@ -416,9 +438,84 @@ def binarize_mask(mask: Any, foreground_values: Sequence[int] | None = None) -> 
             f"Cannot tell polyp from background in a mask with the values {_describe_values(levels)}. "
             "Expected 0 and 1, or two levels of grey, one dark (below 64) and one bright (above 191). Name "
             "the values that mean polyp, for example --foreground_values 1 2 on the command line or "
-            "foreground_values=[1, 2] in Python."
+            "foreground_values=[1, 2] in Python. If the mask was blurred or enlarged smoothly, so that all levels "
+            "occur along edges, say above which level is polyp: --mask_threshold 127 or mask_threshold=127."
         )
     return (levels > 127).astype(np.uint8)
+
+
+def mask_levels(mask: Any, foreground_values: Sequence[int] | None = None) -> np.ndarray:
+    """
+    The values of a mask.
+
+    Of a palette image they are the indices where an entry in use has a colour: a map of classes. Where all are grey,
+    they are the greys that are shown: which of black and white has the lower index depends on the program that saved
+    the file.
+
+    Args:
+        mask: as for `binarize_mask`.
+        foreground_values: what the values are compared with. Of a grey palette, the indices are the values if one of
+            them is among these.
+
+    Returns:
+        (H, W), of any type of numbers.
+
+    Raises:
+        ValueError: the mask has another shape, is in colour or is partly transparent, or it depends on the choice
+            between indices and greys what `foreground_values` mean.
+    """
+    if not isinstance(mask, Image.Image):
+        return _single_channel(mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask))
+    mask = ImageOps.exif_transpose(mask)
+    if mask.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        mask = mask.convert("RGB")
+    levels = _single_channel(np.array(mask), ChannelDimension.LAST)
+    return _palette_levels(levels, mask, foreground_values) if mask.mode in ("P", "PA") else levels
+
+
+def _palette_levels(indices: np.ndarray, mask: Image.Image, foreground_values: Sequence[int] | None) -> np.ndarray:
+    """The values of a palette mask by its indices (H, W), as `mask_levels` says."""
+    palette = np.zeros((256, 3), np.uint8)
+    stored = np.reshape(mask.getpalette() or [], (-1, 3))
+    palette[: len(stored)] = stored
+    greys, used = palette.max(axis=1), np.unique(indices)
+    is_grey = greys - palette.min(axis=1) <= MAX_TINT
+    if not is_grey[used].all():
+        return indices
+    if foreground_values is not None:
+        by_index, by_grey = (np.isin(values, list(foreground_values)) for values in (used, greys[used]))
+        if by_index.any() and by_grey.any() and (by_index != by_grey).any():
+            raise ValueError(
+                f"Got a palette mask whose indices {used.tolist()} are shown as the greys {greys[used].tolist()}: the "
+                f"foreground values {list(foreground_values)} mean different pixels by index and by grey. Leave out "
+                "those that are not meant, or save the mask in grey levels."
+            )
+        return greys[indices] if by_grey.any() and not by_index.any() else indices
+    if used.max() <= 1 and is_grey[:2].all() and greys[0] < greys[1]:
+        return indices  # 0 and 1, whatever grey the 1 is shown as
+    if len(used) > 1 and len(np.unique(greys[used])) == 1:
+        return indices  # the palette shows nothing
+    return greys[indices]
+
+
+def _levels_of_8_bits(mask: Any, threshold: float) -> np.ndarray:
+    """The grey levels (H, W) of a mask on the scale 0 to 255, to be compared with a threshold."""
+    if not (threshold == 0 or 1 <= threshold < 255):
+        raise ValueError(f"Got the threshold {threshold} for masks; expected a grey level: 0, or from 1 to below 255.")
+    if isinstance(mask, Image.Image) and mask.mode in ("P", "PA"):
+        mask = ImageOps.exif_transpose(mask).convert("RGB" if mask.mode == "P" else "RGBA")  # what is shown
+    levels = mask_levels(mask)
+    low, high = float(levels.min()), float(levels.max())
+    if not (low >= 0 and high <= 65535):  # NaN is neither
+        raise ValueError(f"Got a mask with values from {low:g} to {high:g}; expected grey levels of 8 or 16 bits.")
+    if levels.dtype == bool or (levels.dtype.kind == "f" and high <= 1):
+        return levels * np.float32(255)
+    if high == 1 and threshold >= 1:
+        raise ValueError(
+            f"Got a mask of 0 and 1, none of them above the threshold {threshold:g}; expected grey levels up to 255. "
+            "Masks of 0 and 1 need no threshold."
+        )
+    return levels / np.float32(257) if high > 255 else levels
 
 
 def _is_two_level_grey(levels: np.ndarray) -> bool:
@@ -475,26 +572,13 @@ def _describe_values(levels: np.ndarray, limit: int = 10) -> str:
     return ", ".join(shown + rest)
 
 
-def _mask_levels(mask: Any) -> np.ndarray:
-    """The values of a mask as a 2-D array."""
-    if isinstance(mask, Image.Image):
-        mask = ImageOps.exif_transpose(mask)
-        array = np.array(mask.convert("RGB") if mask.mode in ("CMYK", "YCbCr", "LAB", "HSV") else mask)
-        data_format: ChannelDimension | None = ChannelDimension.LAST
-    else:
-        array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-        data_format = None
+def _single_channel(array: np.ndarray, data_format: ChannelDimension | None = None) -> np.ndarray:
+    """A mask (H, W), or with 1 to 4 nearly equal channels -> (H, W); alpha is dropped."""
     if array.size == 0 or array.ndim not in (2, 3):
         raise ValueError(f"Got a mask of shape {array.shape}; expected (height, width), or with channels.")
     if array.ndim == 2:
         return array
-    if _is_channels_last(array, data_format):
-        array = np.moveaxis(array, -1, 0)
-    return _single_channel(np.ascontiguousarray(array))
-
-
-def _single_channel(planes: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (H, W) of 1 to 4 nearly equal channels; alpha is dropped."""
+    planes = np.ascontiguousarray(np.moveaxis(array, -1, 0) if _is_channels_last(array, data_format) else array)
     if len(planes) in (2, 4):
         planes, alpha = planes[:-1], planes[-1]
         if alpha.min() != alpha.max():
@@ -607,6 +691,20 @@ def _to_grey_levels(image: torch.Tensor) -> torch.Tensor:
     return values.to(torch.uint8)
 
 
+def _floats_to_grey_levels(image: torch.Tensor) -> torch.Tensor:
+    """An image of floats on the scale 0 to 255; one within [0, 1] is scaled to it."""
+    low, high = (bound.item() for bound in image.aminmax())
+    if low < -MAX_OVERSHOOT or high > 255 + MAX_OVERSHOOT:
+        raise ValueError(
+            f"Got an image of floats from {low:g} to {high:g}; expected grey levels 0 to 255, or 0 to 1. Scale the "
+            "image to that range."
+        )
+    if low < 0 or high > 1 or high == 0:
+        return image
+    logger.warning_once("Got an image of floats within [0, 1]: they are read as 0 for black and 1 for white.")
+    return image * 255
+
+
 def _to_rgb(image: torch.Tensor) -> torch.Tensor:
     """(C, H, W) -> (3, H, W); grey is repeated, alpha dropped (as by PIL's `convert`)."""
     channels = image.shape[0]
@@ -619,8 +717,8 @@ def _to_rgb(image: torch.Tensor) -> torch.Tensor:
 
 
 def _warn_if_already_rescaled(images: list[torch.Tensor]) -> None:
-    """Warn if an image looks rescaled already; only floats can be."""
-    if any(image.is_floating_point() and image.min() >= 0 and image.max() <= 1 for image in images):
+    """Warn if an image looks rescaled already; only floats can be, and black is black on either scale."""
+    if any(image.is_floating_point() and image.min() >= 0 and 0 < image.max() <= 1 for image in images):
         logger.warning_once(
             "Got a float image with values within [0, 1], which do_rescale=True will scale down once more. "
             "Pass do_rescale=False if the image is scaled already."
@@ -631,14 +729,59 @@ def _map_to_tensor(
     segmentation_map: Any,
     index: int,
     foreground_values: Sequence[int] | None,
+    mask_threshold: float | None,
     device: str | torch.device | None,
 ) -> torch.Tensor:
     """A mask -> (1, H, W) uint8 of {0, 1}; an error names the mask by its index."""
     try:
-        mask = binarize_mask(segmentation_map, foreground_values)
+        mask = binarize_mask(segmentation_map, foreground_values, mask_threshold)
     except ValueError as error:
         raise ValueError(f"Segmentation map {index}: {error}") from error
     return torch.from_numpy(mask)[None].to(device)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How its EXIF tag says that an image is to be turned: 1, not at all, to 8; from 5 on, by a quarter turn."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def may_misalign(image_tag: int, image_size: Sequence[int], mask_tag: int, mask_size: Sequence[int]) -> bool:
+    """
+    Whether nobody can tell if image and mask fit once both are turned as their EXIF tags say.
+
+    That is so if the tags differ although both are stored in one size: then the mask may have been drawn on the image
+    as stored. If the stored sizes differ, the mask was drawn on the image as shown, or is none of it.
+
+    Args:
+        image_tag, mask_tag: as `orientation_of` gives them.
+        image_size, mask_size: the two sides of each, turned.
+    """
+
+    def stored(tag: int, size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(size[::-1] if tag >= 5 else size)
+
+    return image_tag != mask_tag and stored(image_tag, image_size) == stored(mask_tag, mask_size)
+
+
+def _tag_of(image: Any) -> int | None:
+    """`orientation_of` a PIL image; None for arrays."""
+    return orientation_of(image) if isinstance(image, Image.Image) else None
+
+
+def _check_tags(
+    images: list[torch.Tensor], tags: list[int | None], masks: list[torch.Tensor], mask_tags: list[int | None]
+) -> None:
+    """Refuse pairs of PIL images of which `may_misalign` holds."""
+    for index, (tag, mask_tag) in enumerate(zip(tags, mask_tags, strict=True)):
+        if tag is None or mask_tag is None:
+            continue
+        if may_misalign(tag, images[index].shape[-2:], mask_tag, masks[index].shape[-2:]):
+            raise ValueError(
+                f"Image {index} has the EXIF orientation {tag} and its segmentation map {mask_tag}, and both are "
+                "stored in one size: it is not known whether they fit once they are turned so. Turn them as they "
+                "belong, for example by PIL.ImageOps.exif_transpose, or pass arrays, which have no tag."
+            )
 
 
 def _check_sizes(images: list[torch.Tensor], masks: list[torch.Tensor]) -> None:

@@ -100,8 +100,11 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
                 "Image.fromarray makes a PIL image of an RGB array."
             )
         image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
+        size = image.height, image.width
+        if image.mode == "F":
+            image = self.image_processor.upright(image)  # brings floats from 0..1 to grey levels
         inputs = self.image_processor(image, return_tensors="pt").to(self.dtype)
-        inputs["target_size"] = [(image.height, image.width)]
+        inputs["target_size"] = [size]
         return inputs
 
     def postprocess(  # type: ignore[override]

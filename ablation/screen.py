@@ -40,6 +40,8 @@ DATA_FLAGS = (
     "image_column",
     "mask_column",
     "foreground_values",
+    "mask_threshold",
+    "ignore_exif",
     "synthetic_rows",
 )
 ROOT = Path(__file__).resolve().parent.parent

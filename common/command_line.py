@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError
+from .mask_rules import MaskRules
 
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
@@ -33,7 +34,34 @@ class ModelFlags:
 
 
 @dataclass
-class DataFlags:
+class MaskFlags:
+    """How masks are read, where they are not the usual ones.
+
+    Raises:
+        ValueError: If the flags exclude each other, or a value cannot be.
+    """
+
+    foreground_values: list[int] | None = flag(None, "Mask values that mean polyp, where they are not the usual ones.")
+    mask_threshold: float | None = flag(
+        None, "The mask value above which is polyp, of masks that were blurred or enlarged smoothly: 127."
+    )
+    ignore_exif: bool | None = flag(
+        None,
+        "true: read images and masks as they are stored, without turning them as EXIF tags say, for masks that were "
+        "drawn on such images; false: turn each as its own tag says, also where a pair's tags differ.",
+    )
+
+    def __post_init__(self) -> None:
+        _ = self.mask_rules
+
+    @property
+    def mask_rules(self) -> MaskRules:
+        """The flags, as the rooms take them."""
+        return MaskRules(self.foreground_values, self.mask_threshold, self.ignore_exif)
+
+
+@dataclass
+class DataFlags(MaskFlags):
     """Which images and masks a command works on."""
 
     dataset_name: str = flag(
@@ -43,7 +71,6 @@ class DataFlags:
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")
     image_column: str | None = flag(None, "Column of images; found if not given.")
     mask_column: str | None = flag(None, "Column of masks; found if not given.")
-    foreground_values: list[int] | None = flag(None, "Mask values that mean polyp, where they are not the usual ones.")
     negatives: str | None = flag(
         None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
     )

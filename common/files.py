@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
 import secrets
@@ -10,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +34,10 @@ MAX_FILE_BYTES = 2**29  # of an image's file: uncompressed RGB of twice the pixe
 MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive files have about ten
 SCAN_HEADER = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")  # with its length and number of components
 MAX_READING_SECONDS = 30.0  # of computation between the first and the last read: a GIF's long comment takes hours
+MAX_OVERSHOOT = 16  # of floats beyond 0 to 255, as resizing with a sharp filter leaves them
 MAX_EXIF_BYTES = 2**16  # a segment of a JPEG; each of its entries may refer to all of it
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -208,11 +213,12 @@ def _too_many_pixels(most_pixels: int | None, size: str = "") -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A copy of an image in RGB, rotated as its EXIF tag says, with the grey levels that the network sees.
 
-    Modes `I` and `I;16` are 16-bit and are scaled to 8 bits; `F` holds grey levels 0 to 255. The result equals that of
+    Alpha is dropped. Modes `I` and `I;16` are 16-bit and are scaled to 8 bits; `F` holds grey levels 0 to 255 or, if
+    all are within 0 and 1, black to white, and a warning says so. The result equals that of
     `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded and cut to 0..255.
 
     Raises:
-        ValueError: For an image of mode `I` with values beyond 16 bits.
+        ValueError: For an image of mode `I` with values beyond 16 bits, or of mode `F` with others than those.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's `convert` would clip at 255
@@ -224,8 +230,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
             )
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; 128 rounds
     elif image.mode == "F":  # Pillow's `convert` would cut off decimals
-        image = Image.fromarray(np.asarray(image).round().clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(_grey_levels_of_floats(np.asarray(image)).round().clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_levels_of_floats(values: np.ndarray) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -MAX_OVERSHOOT and high <= 255 + MAX_OVERSHOOT):  # NaN is neither
+        raise ValueError(
+            f"Got an image of floats from {low:g} to {high:g}; expected grey levels 0 to 255, or 0 to 1. Scale the "
+            "image to that range."
+        )
+    if low < 0 or high > 1 or high == 0:
+        return values
+    _say_that_floats_are_scaled()
+    return values * 255
+
+
+@cache
+def _say_that_floats_are_scaled() -> None:
+    logger.warning("Got an image of floats within 0 and 1: they are read as 0 for black and 1 for white.")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

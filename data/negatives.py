@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from ..common.errors import some
 from ..common.files import IMAGE_SUFFIXES
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .columns import IMAGE_COLUMNS, MASK_COLUMNS, PAIR_FEATURES, find_column, image_like_columns, with_pair_columns
 from .dataset import hub_splits, is_hub_id, library_splits
 from .folders import pairs_by_stem
@@ -30,7 +31,7 @@ def load_negatives(
     *,
     revision: str | None = None,
     image_column: str | None = None,
-    foreground_values: list[int] | None = None,
+    mask_rules: MaskRules = USUAL_MASKS,
 ) -> Dataset:
     """Load frames without polyp.
 
@@ -39,7 +40,7 @@ def load_negatives(
             data set are taken. Masks are not needed; where there are any, they must be black.
         revision: Branch, tag or commit of the data set on the Hub.
         image_column: Its column of images; found by name if not given.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
 
     Returns:
         Columns `image`, `mask` and `index` as those of `load_splits`; `mask` is empty where the frame has none.
@@ -61,7 +62,7 @@ def load_negatives(
     if len(negatives) == 0:
         raise DatasetError(f"{name} holds no image: expected frames without polyp.")
     negatives = negatives.add_column("index", np.arange(len(negatives)))
-    _refuse_polyps(name, negatives, foreground_values)
+    _refuse_polyps(name, negatives, mask_rules)
     return negatives
 
 
@@ -95,7 +96,7 @@ def refuse_shared_frames(negatives: Dataset, rows: Iterable[Mapping[str, Any]], 
 
 def _thumbnail(row: Mapping[str, Any]) -> np.ndarray:
     """(16, 16, 3) float32 grey levels."""
-    image = decode_image(row["image"], row["index"]).convert("RGB")
+    image = decode_image(row["image"], row["index"])
     return np.asarray(image.resize((16, 16), PILImage.Resampling.BOX), np.float32)
 
 
@@ -149,11 +150,11 @@ def _with_masks_or_none(rows: Dataset, image_column: str | None) -> Dataset:
     return with_pair_columns(rows, image_column, mask_column)
 
 
-def _refuse_polyps(name: str, negatives: Dataset, foreground_values: list[int] | None) -> None:
+def _refuse_polyps(name: str, negatives: Dataset, mask_rules: MaskRules) -> None:
     with_polyp = [
         sample.name
         for row in negatives
-        if not is_empty(row["mask"]) and (sample := load_sample(row, foreground_values)).ground_truth.any()
+        if not is_empty(row["mask"]) and (sample := load_sample(row, mask_rules)).ground_truth.any()
     ]
     if with_polyp:
         raise DatasetError(

@@ -4,20 +4,33 @@ sample = load_sample(row)
 sample.image, sample.ground_truth
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
+from PIL import ImageOps
 
 from ..common.errors import UserError
-from ..common.files import image_from_bytes, open_image, read_file
-from ..image_processing_unet import binarize_mask
+from ..common.files import open_image, read_file, to_rgb
+from ..common.mask_rules import USUAL_MASKS, MaskRules
+from ..image_processing_unet import binarize_mask, may_misalign, orientation_of
 
 Cell: TypeAlias = dict[str, Any]
+
+# What undoes the turn of each EXIF orientation.
+UNDO = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_90,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_270,
+}
 
 
 class DatasetError(UserError):
@@ -30,7 +43,8 @@ class Sample:
 
     Attributes:
         name: File name of the image without its suffix, or "row_7" where none is stored.
-        image: Upright. Smaller than the ground truth if `load_sample` was allowed to read it so.
+        image: Upright, or with `MaskRules.ignore_exif` as stored. Smaller than the ground truth if `load_sample` was
+            allowed to read it so.
         ground_truth: (H, W) bool, True for polyp.
     """
 
@@ -39,8 +53,23 @@ class Sample:
     ground_truth: np.ndarray
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image or mask.
+
+    Attributes:
+        pixels: Turned as its EXIF tag says, or as stored if tags are ignored; at full or at reduced scale.
+        size: Full width and height, turned alike.
+        tag: Its EXIF orientation, 1 to 8; 1 where tags are ignored.
+    """
+
+    pixels: PILImage.Image
+    size: tuple[int, int]
+    tag: int
+
+
 def load_sample(
-    row: Mapping[str, Any], foreground_values: list[int] | None = None, smallest_side: int | None = None
+    row: Mapping[str, Any], mask_rules: MaskRules = USUAL_MASKS, smallest_side: int | None = None
 ) -> Sample:
     """Read a pair of image and mask, turn both upright as their EXIF tags say, and binarise the mask.
 
@@ -48,39 +77,69 @@ def load_sample(
 
     Args:
         row: With `image`, `mask` and `index`, as `load_splits` gives it.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How the mask is read, and whether EXIF tags count.
         smallest_side: Pixels that the sides of the image need at least. A JPEG image is then decoded, faster, at the
             smallest of 1/8, 1/4 and 1/2 of its size that has them, if its sides are multiples of 8, 4 or 2. The mask
             is always read at full size. None: so is the image.
 
     Raises:
-        DatasetError: If image or mask cannot be read, they differ in size, or polyp cannot be told from background
-            in the mask. The message names the file or the sample.
+        DatasetError: If image or mask cannot be read, they differ in size, it is not known whether they fit, or polyp
+            cannot be told from background in the mask. The message names the file or the sample.
     """
-    image, image_size = _decode(row["image"], "image", row["index"], smallest_side)
+    image = _decode(row["image"], "image", row["index"], mask_rules, smallest_side)
+    name = sample_name(row["image"], row["index"])
     if is_empty(row["mask"]):
-        nothing = np.zeros((image_size[1], image_size[0]), dtype=bool)
-        return Sample(sample_name(row["image"], row["index"]), image, nothing)
-    mask, mask_size = _decode(row["mask"], "mask", row["index"])
-    if image_size != mask_size:
-        raise DatasetError(
-            f"{cell_name(row['image'], row['index'])}: the image measures {image_size[0]}x{image_size[1]} pixels and "
-            f"its mask {mask_size[0]}x{mask_size[1]}. A mask must have its image's size: fix or remove the pair."
-        )
-    try:
-        ground_truth = binarize_mask(mask, foreground_values) == 1
-    except ValueError as error:
-        raise DatasetError(f"{cell_name(row['mask'], row['index'])}: {error}") from error
-    return Sample(sample_name(row["image"], row["index"]), image, ground_truth)
+        width, height = image.size
+        return Sample(name, image.pixels, np.zeros((height, width), dtype=bool))
+    mask = decode_mask(row, mask_rules)
+    _check_pair(cell_name(row["image"], row["index"]), image, mask, mask_rules)
+    with errors_name_the_mask(row):
+        ground_truth = binarize_mask(mask.pixels, mask_rules.foreground_values, mask_rules.threshold) == 1
+    return Sample(name, image.pixels, ground_truth)
 
 
 def decode_image(cell: Cell, index: int) -> PILImage.Image:
-    """Read an encoded image without its mask, turned upright as its EXIF tag says.
+    """Read an encoded image without its mask, in RGB, turned upright as its EXIF tag says.
 
     Raises:
         DatasetError: If it cannot be read; the message names the file or the sample.
     """
-    return _decode(cell, "image", index)[0]
+    return _decode(cell, "image", index, as_rgb=True).pixels
+
+
+def decode_mask(row: Mapping[str, Any], mask_rules: MaskRules) -> Picture:
+    """Read an encoded mask, whatever its values.
+
+    Raises:
+        DatasetError: If it cannot be read; the message names the file or the sample.
+    """
+    return _decode(row["mask"], "mask", row["index"], mask_rules)
+
+
+@contextlib.contextmanager
+def errors_name_the_mask(row: Mapping[str, Any]) -> Iterator[None]:
+    """Turn a ValueError about a mask's values into a `DatasetError` that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise DatasetError(f"{cell_name(row['mask'], row['index'])}: {error}") from error
+
+
+def _check_pair(name: str, image: Picture, mask: Picture, mask_rules: MaskRules) -> None:
+    """Refuse a mask that does not fit its image, or of which that is not known."""
+    image_size, mask_size = (f"{one.size[0]}x{one.size[1]}" for one in (image, mask))
+    if mask_rules.ignore_exif is None and may_misalign(image.tag, image.size, mask.tag, mask.size):
+        raise DatasetError(
+            f"{name}: the image has the EXIF orientation {image.tag} and its mask {mask.tag} (1: none), and both are "
+            "stored in one size. If the mask was drawn on the image as stored, give --ignore_exif true; if on the "
+            f"image as shown, {'turn the mask' if image.size != mask.size else 'give --ignore_exif false'}."
+        )
+    if image.size != mask.size:
+        turned = " once they are turned as their EXIF tags say" if (image.tag, mask.tag) != (1, 1) else ""
+        raise DatasetError(
+            f"{name}: the image measures {image_size} pixels and its mask {mask_size}{turned}. A mask must have its "
+            "image's size: fix or remove the pair."
+        )
 
 
 def is_empty(cell: Cell | None) -> bool:
@@ -99,41 +158,44 @@ def sample_name(image: Cell, index: int) -> str:
 
 
 def _decode(
-    cell: Cell, kind: str, index: int, smallest_side: int | None = None
-) -> tuple[PILImage.Image, tuple[int, int]]:
-    """An upright image, reduced as `load_sample` describes, and its full width and height."""
+    cell: Cell,
+    kind: str,
+    index: int,
+    mask_rules: MaskRules = USUAL_MASKS,
+    smallest_side: int | None = None,
+    as_rgb: bool = False,
+) -> Picture:
+    """A picture, reduced as `load_sample` describes."""
     if is_empty(cell):
         raise DatasetError(f"The {kind} of row {index} is missing: its cell is empty. Remove the row.")
     try:
-        content = encoded_bytes(cell)
-        if smallest_side and (reduced := _decode_reduced(content, smallest_side)):
-            return reduced
-        image = image_from_bytes(content)
+        with open_image(encoded_bytes(cell)) as image:
+            tag = orientation_of(image)  # first: Pillow drops that of a TIFF when it decodes the pixels
+            size = _reduce(image, smallest_side) if smallest_side else None
+            pixels = ImageOps.exif_transpose(image)
+        full_size = pixels.size if size is None else size[::-1] if tag >= 5 else size
+        if as_rgb or (kind == "image" and pixels.mode == "F"):
+            pixels = to_rgb(pixels)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"The {kind} {cell_name(cell, index)} cannot be read ({error}). Replace or remove the pair."
         ) from error
-    return image, image.size
+    if not mask_rules.ignore_exif:
+        return Picture(pixels, full_size, tag)
+    stored = pixels.transpose(UNDO[tag]) if tag in UNDO else pixels
+    return Picture(stored, full_size[::-1] if tag >= 5 else full_size, 1)
 
 
-def _decode_reduced(content: bytes, smallest_side: int) -> tuple[PILImage.Image, tuple[int, int]] | None:
-    """A JPEG image at 1/2, 1/4 or 1/8 and its full width and height; None if it must be read at full size.
-
-    Errors are not reported here: `image_from_bytes` then reads the image again and says what is wrong.
-    """
-    try:
-        with open_image(content) as image:
-            width, height = image.size
-            # Sides that the scale does not divide would be padded, which shifts the image against its mask.
-            scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
-            scale = max((scale for scale in scales if min(width, height) >= scale * smallest_side), default=1)
-            if image.format != "JPEG" or scale == 1:
-                return None
-            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by 90 degrees either way
-            image.draft(None, (width // scale, height // scale))
-            return ImageOps.exif_transpose(image), (height, width) if is_turned else (width, height)
-    except ValueError:
+def _reduce(image: PILImage.Image, smallest_side: int) -> tuple[int, int] | None:
+    """Have a JPEG image decoded at 1/2, 1/4 or 1/8; returns its full width and height, None for any other image."""
+    if image.format != "JPEG":
         return None
+    width, height = image.size
+    # Sides that the scale does not divide would be padded, which shifts the image against its mask.
+    scales = [scale for scale in (2, 4, 8) if width % scale == height % scale == 0]
+    scale = max((scale for scale in scales if min(width, height) >= scale * smallest_side), default=1)
+    image.draft(None, (width // scale, height // scale))
+    return width, height
 
 
 def encoded_bytes(cell: Cell) -> bytes:

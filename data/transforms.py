@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..image_processing_unet import UNetImageProcessor
 from .augmentation import AUGMENTATIONS, AugmentationParameters
 from .samples import DatasetError, cell_name, load_sample
@@ -27,15 +28,15 @@ class EvalTransform:
 
     Args:
         processor: Resizes and scales the images, and resizes the masks.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
 
     Raises:
         DatasetError: When called, if an image or a mask cannot be read or used; the message names it.
     """
 
-    def __init__(self, processor: UNetImageProcessor, foreground_values: list[int] | None = None):
+    def __init__(self, processor: UNetImageProcessor, mask_rules: MaskRules = USUAL_MASKS):
         self.processor = processor
-        self.foreground_values = foreground_values
+        self.mask_rules = mask_rules
 
     def __call__(self, rows: Rows) -> dict[str, list[Any]]:
         columns = (rows["image"], rows["mask"], rows["index"])
@@ -46,7 +47,7 @@ class EvalTransform:
         return {name: [example[name] for example in examples] for name in examples[0]}
 
     def _example(self, row: Row) -> dict[str, Any]:
-        sample = load_sample(row, self.foreground_values)
+        sample = load_sample(row, self.mask_rules)
         with _errors_name_the_image(row):
             inputs = self.processor.preprocess(
                 sample.image, segmentation_maps=sample.ground_truth, return_tensors="pt"
@@ -69,7 +70,7 @@ class TrainTransform(EvalTransform):
     too depends on (seed, epoch, index) alone, and other examples are the same as without windows.
 
     Args:
-        processor, foreground_values: As for `EvalTransform`.
+        processor, mask_rules: As for `EvalTransform`.
         seed: Seed of the run.
         cache_bytes: Memory for resized samples in each process, so that later epochs need not decode them; 0: none.
         augmentation: "card" (`BaselineAugmentation`) or "strong" (`StrongAugmentation`).
@@ -86,7 +87,7 @@ class TrainTransform(EvalTransform):
     def __init__(
         self,
         processor: UNetImageProcessor,
-        foreground_values: list[int] | None = None,
+        mask_rules: MaskRules = USUAL_MASKS,
         seed: int = 42,
         cache_bytes: int = 0,
         augmentation: str = "card",
@@ -94,7 +95,7 @@ class TrainTransform(EvalTransform):
         in_batches: bool = False,
         negative_window_share: float = 0.0,
     ):
-        super().__init__(processor, foreground_values)
+        super().__init__(processor, mask_rules)
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}.")
         if not 0 <= negative_window_share < 1:
@@ -169,7 +170,7 @@ class TrainTransform(EvalTransform):
         # Twice the result's size leaves the resizing its antialiasing.
         size = self.processor.size
         needed = 2 * max(size["height"], size["width"]) if self.processor.do_resize else None
-        sample = load_sample(row, self.foreground_values, smallest_side=needed)
+        sample = load_sample(row, self.mask_rules, smallest_side=needed)
         image = self._resize_image(sample.image, row)
         labels = self.processor.resize_mask(sample.ground_truth)  # alone, since the image may be smaller by now
         height, width = sample.ground_truth.shape
@@ -188,7 +189,7 @@ class TrainTransform(EvalTransform):
         if generator.random() >= self.negative_window_share:
             return None
         # Not from the cache: a window of a resized frame would be less sharp than frames are, which can be learned.
-        sample = load_sample(row, self.foreground_values)
+        sample = load_sample(row, self.mask_rules)
         place = draw_window(sample.ground_truth, generator)
         if place is None:
             return None

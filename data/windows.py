@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .samples import DatasetError, load_sample
 
 SMALLEST_SHARE = 0.25  # of the frame's short side
@@ -62,7 +63,7 @@ def draw_window(ground_truth: np.ndarray, generator: np.random.Generator) -> tup
 
 
 def negative_windows(
-    rows: Dataset, count: int, seed: int, foreground_values: list[int] | None = None
+    rows: Dataset, count: int, seed: int, mask_rules: MaskRules = USUAL_MASKS
 ) -> list[NegativeWindow]:
     """A fixed list of windows of a split: from every frame one, then from every frame another, until there are enough.
 
@@ -70,7 +71,7 @@ def negative_windows(
         rows: A split, as `load_splits` gives it.
         count: Number of windows.
         seed: The same seed gives the same list, of which a shorter list is the beginning.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
 
     Raises:
         DatasetError: If a mask cannot be read, or no frame has room for a window.
@@ -81,7 +82,7 @@ def negative_windows(
     generators = {index: np.random.default_rng((seed, index)) for index in in_round}
     while in_round:
         for index in list(in_round):
-            place = draw_window(load_sample(rows[index], foreground_values).ground_truth, generators[index])
+            place = draw_window(load_sample(rows[index], mask_rules).ground_truth, generators[index])
             if place is None:
                 in_round.remove(index)
                 continue

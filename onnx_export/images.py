@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import UserError
-from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file
+from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file, to_rgb
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..data.columns import Split
 from ..data.dataset import load_splits
+from ..data.mask_values import check_mask_rules
 from ..data.samples import load_sample
 from ..data.synthetic import MIN_SIZE, generate
 from ..image_processing_unet import UNetImageProcessor
@@ -55,7 +57,7 @@ def load_frames(
     processor: UNetImageProcessor,
     *,
     calibration_images: int,
-    foreground_values: list[int] | None = None,
+    mask_rules: MaskRules = USUAL_MASKS,
 ) -> FrameSets:
     """Load frames, so that none is used for both calibration and verification.
 
@@ -63,7 +65,7 @@ def load_frames(
         name: A folder of images, a data set as `load_splits` takes it, or None for synthetic frames.
         processor: Turns images upright and converts them to RGB.
         calibration_images: Number of frames to calibrate on, at most; 0 for none.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
 
     Raises:
         UserError: If the images cannot be read, or are too few to calibrate on.
@@ -72,7 +74,7 @@ def load_frames(
         return FrameSets(f"{SYNTHETIC_FRAMES} synthetic frames", [], synthetic_frames())
     if files := images_of_folder(Path(name).expanduser()):
         return frames_of_folder(name, files, processor, calibration_images)
-    return frames_of_dataset(name, processor, calibration_images, foreground_values)
+    return frames_of_dataset(name, processor, calibration_images, mask_rules)
 
 
 def synthetic_frames() -> list[Frame]:
@@ -121,7 +123,7 @@ def frames_of_folder(
 
 
 def frames_of_dataset(
-    name: str, processor: UNetImageProcessor, calibration_images: int, foreground_values: list[int] | None
+    name: str, processor: UNetImageProcessor, calibration_images: int, mask_rules: MaskRules
 ) -> FrameSets:
     """Frames of a data set: of its training split to calibrate on; of validation, or else test, to verify on.
 
@@ -129,14 +131,15 @@ def frames_of_dataset(
         UserError: If it cannot be loaded, or there are too few samples to calibrate on.
     """
     splits = load_splits(name)
+    check_mask_rules(splits, mask_rules)
     calibration: list[Frame] = []
     if calibration_images:
         if "train" not in splits:
             raise UserError(f"{name} has no training split to calibrate on; it has {', '.join(splits)}.")
         check_count(len(splits["train"]), name)
-        calibration = read_samples(splits["train"], calibration_images, processor, foreground_values)
+        calibration = read_samples(splits["train"], calibration_images, processor, mask_rules)
     split = next(split for split in ("validation", "test", "train") if split in splits)
-    verification = read_samples(splits[split], MAX_VERIFICATION_IMAGES, processor, foreground_values)
+    verification = read_samples(splits[split], MAX_VERIFICATION_IMAGES, processor, mask_rules)
     shown_name = "a local data set" if Path(name).expanduser().exists() else name
     return FrameSets(
         f"{shown_name}, verified on its {split} split", [frame.pixels for frame in calibration], verification
@@ -162,9 +165,7 @@ def spread(entries: Sequence[Any], most: int) -> list[Any]:
     return [entries[index * len(entries) // count] for index in range(count)]
 
 
-def read_samples(
-    rows: Split, most: int, processor: UNetImageProcessor, foreground_values: list[int] | None
-) -> list[Frame]:
+def read_samples(rows: Split, most: int, processor: UNetImageProcessor, mask_rules: MaskRules) -> list[Frame]:
     """At most `most` frames of a split, with their ground truth.
 
     Raises:
@@ -172,7 +173,7 @@ def read_samples(
     """
     frames = []
     for index in spread(range(len(rows)), most):
-        sample = load_sample(rows[index], foreground_values)
+        sample = load_sample(rows[index], mask_rules)
         frames.append(Frame(to_frame(sample.image, processor), sample.ground_truth))
     return frames
 
@@ -184,7 +185,7 @@ def read_frame(file: Path, processor: UNetImageProcessor) -> np.ndarray:
         UserError: If it cannot be read.
     """
     try:
-        return to_frame(image_from_bytes(read_file(file)), processor)
+        return to_frame(to_rgb(image_from_bytes(read_file(file))), processor)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} {error}. Replace or remove it.") from error
 

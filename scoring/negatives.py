@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.samples import Sample, load_sample
 from ..data.windows import NegativeWindow, negative_windows
@@ -21,47 +22,45 @@ class Negatives:
         name: Of the data set; "a local data set" stands for any folder. Of windows the name of the split.
         rows: The frames; of windows, those of the split.
         windows: Which parts of them; None: whole frames, of another data set.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
     """
 
     name: str
     rows: Dataset
     windows: Sequence[NegativeWindow] | None = None
-    foreground_values: list[int] | None = None
+    mask_rules: MaskRules = USUAL_MASKS
 
     @classmethod
     def load(
         cls,
         name: str,
         splits: Mapping[str, Dataset],
-        foreground_values: list[int] | None = None,
+        mask_rules: MaskRules = USUAL_MASKS,
     ) -> "Negatives":
         """Frames that the user knows to show no polyp.
 
         Args:
             name: As `load_negatives` takes it.
             splits: Those of the data set that is scored.
-            foreground_values: Mask values that mean polyp, where they are not the usual ones.
+            mask_rules: How masks are read.
 
         Raises:
             DatasetError: If they cannot be read, show a polyp, or are frames of a split.
         """
-        rows = load_negatives(name, foreground_values=foreground_values)
+        rows = load_negatives(name, mask_rules=mask_rules)
         for split, others in splits.items():
             refuse_shared_frames(rows, others, split)
         shown = "a local data set" if Path(name).expanduser().exists() else name
-        return cls(shown, rows, foreground_values=foreground_values)
+        return cls(shown, rows, mask_rules=mask_rules)
 
     @classmethod
-    def windows_of(
-        cls, rows: Dataset, split: str, count: int, seed: int, foreground_values: list[int] | None
-    ) -> "Negatives":
+    def windows_of(cls, rows: Dataset, split: str, count: int, seed: int, mask_rules: MaskRules) -> "Negatives":
         """Windows without polyp of a split, the same for the same seed.
 
         Raises:
             DatasetError: If a mask cannot be read, or no frame has room for a window.
         """
-        return cls(split, rows, negative_windows(rows, count, seed, foreground_values), foreground_values)
+        return cls(split, rows, negative_windows(rows, count, seed, mask_rules), mask_rules)
 
     def __len__(self) -> int:
         return len(self.rows) if self.windows is None else len(self.windows)
@@ -83,8 +82,8 @@ class Negatives:
             DatasetError: If it cannot be read.
         """
         if self.windows is None:
-            return load_sample(self.rows[index], self.foreground_values)
+            return load_sample(self.rows[index], self.mask_rules)
         window = self.windows[index]
-        frame = load_sample(self.rows[window.index], self.foreground_values)
+        frame = load_sample(self.rows[window.index], self.mask_rules)
         ground_truth = frame.ground_truth[window.rows, window.columns]
         return replace(frame, image=window.crop(frame.image), ground_truth=np.ascontiguousarray(ground_truth))

@@ -16,8 +16,10 @@ from PIL.Image import Image
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError
+from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
+from ..data.mask_values import check_mask_rules
 from ..data.samples import Sample, load_sample
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
@@ -42,7 +44,7 @@ class Protocol:
         threshold: A pixel is polyp if its probability is higher.
         surface_tolerance: Tolerance of the normalised surface Dice in pixels.
         batch_size: Images that go through the network together.
-        foreground_values: Mask values that mean polyp, where they are not the usual ones.
+        mask_rules: How masks are read.
         peak_threshold: A region counts if its highest probability reaches it; None: each source's own, if it has one.
         negative_windows: Windows without polyp to score beside a split; None: none.
         resamples, seed: Of the bootstrap; the seed also draws the windows and cuts a split in halves.
@@ -53,7 +55,7 @@ class Protocol:
     negative_windows: int | None = None
     surface_tolerance: float = 2.0
     batch_size: int = 8
-    foreground_values: list[int] | None = None
+    mask_rules: MaskRules = USUAL_MASKS
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -146,9 +148,11 @@ def score_split(
         tuning: What is chosen first. A peak that is chosen on the scored split itself is cross-fitted.
 
     Raises:
-        UserError: If a split is missing or a sample cannot be scored; an `InvalidRunError` if the model gives NaN.
+        UserError: If a split is missing, what the protocol says of masks is true of none, or a sample cannot be
+            scored; an `InvalidRunError` if the model gives NaN.
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
+    check_mask_rules({split: rows, **splits}, protocol.mask_rules)
     for name in (tuning.threshold_on, tuning.peak_on):
         if name is not None:
             choose_split(splits, name)  # an absent one is named before the work
@@ -246,7 +250,7 @@ def tune_peak(
     rows = splits[tuning.peak_on]
 
     def load(index: int) -> Sample:
-        return load_sample(rows[index], protocol.foreground_values)
+        return load_sample(rows[index], protocol.mask_rules)
 
     regions = score_regions(source, load, len(rows), protocol, processes)
     beside = score_negatives(source, rows, tuning.peak_on, protocol, processes, negatives)
@@ -286,9 +290,7 @@ def score_negatives(
         negatives: Frames without polyp; or None.
     """
     if negatives is None and protocol.negative_windows is not None:
-        negatives = Negatives.windows_of(
-            rows, split, protocol.negative_windows, protocol.seed, protocol.foreground_values
-        )
+        negatives = Negatives.windows_of(rows, split, protocol.negative_windows, protocol.seed, protocol.mask_rules)
     if negatives is None:
         return ScoredNegatives(None, [])
     regions = score_regions(source, negatives.sample, len(negatives), protocol, processes)
@@ -309,7 +311,7 @@ def score_samples(
     """
 
     def score(indices: Sequence[int]) -> list[ImageScores]:
-        samples = [load_sample(rows[index], protocol.foreground_values) for index in indices]
+        samples = [load_sample(rows[index], protocol.mask_rules) for index in indices]
         images = []
         for sample, maps in zip(samples, source.predict(samples), strict=True):
             with value_errors_explained():
@@ -409,7 +411,7 @@ def predict_examples(
     examples = []
     dice = per_image_dice(scored.images)
     for index, kind in choose_examples(dice).items():
-        sample = load_sample(rows[index], scored.protocol.foreground_values)
+        sample = load_sample(rows[index], scored.protocol.mask_rules)
         probability = source.predict([sample])[0].probability
         mask = keep_peaks(probability, scored.protocol.threshold, scored.images[index].peak_threshold)
         examples.append((f"{kind}: Dice {dice[index]:.3f}", sample.image, sample.ground_truth, probability, mask))

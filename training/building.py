@@ -11,6 +11,7 @@ from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
 from ..data.columns import Split
 from ..data.dataset import choose_split
+from ..data.mask_values import check_mask_rules
 from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
 from ..image_processing_unet import UNetImageProcessor
@@ -125,7 +126,7 @@ def with_negatives(splits: Mapping[str, Split], arguments: DataArguments) -> dic
         return dict(splits)
     if isinstance(train, IterableDataset):
         raise UserError("--negatives cannot be mixed into a stream: remove --streaming.")
-    negatives = load_negatives(arguments.negatives, foreground_values=arguments.foreground_values)
+    negatives = load_negatives(arguments.negatives, mask_rules=arguments.mask_rules)
     for name, rows in splits.items():
         refuse_shared_frames(negatives, rows, name)
     rows = concatenate_datasets([part.remove_columns("index") for part in (train, negatives)])
@@ -142,17 +143,19 @@ def build_datasets(
     """The training set with augmentation, the validation set without, and the training set's transform.
 
     Raises:
-        UserError: If the arguments do not fit together, or the length of a stream is not known.
+        UserError: If the arguments do not fit together or not to the masks, or the length of a stream is not known.
     """
     train_split = choose_split(splits, "train")
     is_stream = isinstance(train_split, IterableDataset)
+    seen_in_training = {name: rows for name, rows in splits.items() if name in ("train", "validation")}
+    check_mask_rules(seen_in_training, data_arguments.mask_rules)
     in_batches = data_arguments.augment_in_batches
     if in_batches is None:
         in_batches = training_arguments.device.type == "cuda" and not training_arguments.dispatches_batches
     try:
         transform = TrainTransform(
             processor,
-            data_arguments.foreground_values,
+            data_arguments.mask_rules,
             seed=training_arguments.seed,
             cache_bytes=0 if is_stream else data_arguments.cache_megabytes * 2**20,
             augmentation=data_arguments.augmentation,
@@ -163,7 +166,7 @@ def build_datasets(
     except ValueError as error:
         raise UserError(str(error)) from error
     validation_set = choose_split(splits, "validation").with_transform(
-        EvalTransform(processor, data_arguments.foreground_values)
+        EvalTransform(processor, data_arguments.mask_rules)
     )
     if not is_stream:
         return train_split.with_transform(transform), validation_set, transform

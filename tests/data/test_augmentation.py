@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from unet_kvasir_seg.common.mask_rules import MaskRules
 from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.data.augmentation import (
     BaselineAugmentation,
@@ -245,9 +246,9 @@ def test_a_mask_of_three_classes_is_refused_with_the_remedy(processor):
         EvalTransform(processor)(row)
     with pytest.raises(DatasetError, match=r"row 0: .*--foreground_values"):
         TrainTransform(processor)(row)
-    chosen = EvalTransform(processor, foreground_values=[2])(row)["labels"][0]
+    chosen = EvalTransform(processor, MaskRules([2]))(row)["labels"][0]
     assert torch.equal(chosen, torch.tensor(levels == 2).long())
-    assert TrainTransform(processor, foreground_values=[2])(row)["labels"][0].sum() > 0
+    assert TrainTransform(processor, MaskRules([2]))(row)["labels"][0].sum() > 0
 
 
 def unaugmented(processor: UNetImageProcessor, **settings) -> TrainTransform:

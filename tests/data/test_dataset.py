@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hostile_files import jpeg_of_many_scans, png_of_size
 from PIL import Image
+from unet_kvasir_seg.common.mask_rules import MaskRules
 from unet_kvasir_seg.data.dataset import choose_split, load_splits
 from unet_kvasir_seg.data.samples import DatasetError, Sample, decode_image, load_sample
 
@@ -249,7 +250,7 @@ def test_a_sample_has_a_name_and_a_binary_ground_truth():
 def test_foreground_values_decide_what_is_polyp():
     levels = np.repeat(np.uint8([[1, 2, 3]]), 4, axis=0)
     row = {"image": encoded(frame(7, (3, 4))), "mask": encoded(Image.fromarray(levels)), "index": 3}
-    np.testing.assert_array_equal(load_sample(row, foreground_values=[2, 3]).ground_truth, levels > 1)
+    np.testing.assert_array_equal(load_sample(row, MaskRules([2, 3])).ground_truth, levels > 1)
     with pytest.raises(DatasetError, match=r"row 3: Cannot tell polyp from background .*--foreground_values"):
         load_sample(row)
 
