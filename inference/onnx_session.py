@@ -219,7 +219,7 @@ class OnnxPredictor(BasePredictor):
 
     def _to_frame(self, image: Any) -> np.ndarray | None:
         """(H, W, 3) uint8, RGB, upright; None for images that need the image processor."""
-        if isinstance(image, Image.Image) and image.mode != "F":
+        if isinstance(image, Image.Image):
             return np.asarray(to_rgb(image))
         # An array with 1 or 3 rows might as well have its channels first: the image processor decides.
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.size:
@@ -229,7 +229,7 @@ class OnnxPredictor(BasePredictor):
         return None
 
     def _prepare_with_torch(self, image: Any) -> PreparedImage:
-        """Images of floats, tensors and arrays of other layouts."""
+        """Arrays of floats and of other layouts, and tensors."""
         original = self.processor.upright(image)
         levels = self.processor.preprocess(
             original, do_rescale=False, do_normalize=False, input_data_format="channels_first", return_tensors="pt"

@@ -267,3 +267,29 @@ def test_what_follows_a_jpeg_does_not_count_as_scans():
     video = np.random.default_rng(0).integers(0, 256, 12_000_000, dtype=np.uint8).tobytes()
     assert video.count(b"\xff\xda") > files.MAX_SCANS
     assert image_from_bytes(file.getvalue() + video).size == (64, 48)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_floats_of_either_scale_are_the_same_picture(scale, caplog):
+    files._say_that_floats_are_scaled.cache_clear()  # another test may have been told already
+    levels = np.arange(66, dtype=np.float32).reshape(6, 11) * 3
+    image = Image.fromarray(levels / 255 * scale)
+    for _ in range(2):
+        np.testing.assert_array_equal(np.asarray(to_rgb(image))[..., 0], levels)
+    upright = UNetImageProcessor().upright(image)
+    np.testing.assert_allclose(upright[0], levels, atol=1e-3)
+    said = [record for record in caplog.records if "floats within 0 and 1" in record.getMessage()]
+    assert len(said) == (1 if scale == 1 else 0)
+
+
+def test_black_is_black_on_either_scale():
+    assert np.asarray(to_rgb(Image.new("F", (3, 2)))).max() == 0
+    assert UNetImageProcessor().upright(Image.new("F", (3, 2))).max() == 0
+
+
+@pytest.mark.parametrize("values", [(0, 65535), (-100, 200), (0, np.nan), (0, np.inf)])
+def test_floats_of_other_ranges_are_refused_as_by_the_image_processor(values):
+    image = Image.fromarray(np.float32([values]))
+    for read in (to_rgb, UNetImageProcessor().upright):
+        with pytest.raises(ValueError, match=r"floats from|NaN or infinite"):
+            read(image)

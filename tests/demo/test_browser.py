@@ -20,7 +20,7 @@ import torch
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
-from unet_kvasir_seg.common.files import MAX_SIDE
+from unet_kvasir_seg.common.files import MAX_SIDE, to_rgb
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
 from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession
@@ -281,6 +281,26 @@ def test_photographs_are_turned_upright(page, network, frame, tmp_path):
     assert (download_mask(page, tmp_path) == expected).mean() >= 0.995  # the browser decodes JPEG slightly differently
 
 
+def test_alpha_is_dropped_and_colours_are_kept(page, network, frame, tmp_path):
+    """As `to_rgb` of common/files.py does, which predict.py and the other page read images with."""
+    image = Image.open(frame)
+    alpha = Image.linear_gradient("L").resize(image.size)
+    alpha.paste(0, (0, 0, 200, 301))  # half of it fully transparent
+    shown = image.copy()
+    shown.putalpha(alpha)
+    shown.save(tmp_path / "alpha.png")
+    shown.convert("LA").save(tmp_path / "grey.png")
+    shown.save(tmp_path / "alpha.webp", lossless=True, exact=True)
+    image.quantize(64).save(tmp_path / "palette.png", transparency=0)
+    for name in ("alpha.png", "grey.png", "alpha.webp", "palette.png"):
+        segment(page, tmp_path / name)
+        rgb = to_rgb(Image.open(tmp_path / name))
+        assert (download_mask(page, tmp_path) == expected_mask(network, rgb)).mean() >= 0.999
+        page.get_by_label("Show the overlay").uncheck()
+        np.testing.assert_array_equal(picture(page, name), rgb)
+        page.get_by_label("Show the overlay").check()
+
+
 def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame, tmp_path):
     segment(page, frame)
     alert = page.get_by_role("alert")
@@ -301,6 +321,10 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame,
 
     choose_image(tmp_path / "thin.png")
     alert.get_by_text("thin.png is too large (1x16385 pixels)").wait_for()
+
+    Image.open(frame).quantize(8).save(tmp_path / "clear.gif", transparency=0)  # whose colour the browser drops
+    choose_image(tmp_path / "clear.gif")
+    alert.get_by_text("clear.gif has transparent parts, whose colours this browser cannot read.").wait_for()
 
     for number, settings in enumerate(({"peak_threshold": "<b>1</b>"}, {"presence_calibration": [1]})):
         damaged = onnx.load(site / "onnx" / "model.onnx")

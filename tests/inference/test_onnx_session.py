@@ -110,7 +110,8 @@ def test_it_describes_the_exported_network(network, predictor):
 def test_its_predictions_are_those_of_pytorch(folder, predictor):
     of_file = Predictor.from_pretrained(str(folder / "model.onnx"), device="cpu")
     images = [Image.fromarray(frame(*size)) for size in ((32, 48), (40, 56), (9, 7))] + [Image.new("L", (20, 30), 90)]
-    images.append(Image.fromarray(np.linspace(0, 255, 600, dtype=np.float32).reshape(20, 30)).convert("F"))
+    ramp = np.linspace(0, 255, 600, dtype=np.float32).reshape(20, 30)
+    images += [Image.fromarray(ramp), Image.fromarray(ramp / 255), ramp / 255]
     for tta in (False, True):
         found, expected = (one.batch(images[: None if not tta else 4], tta=tta) for one in (of_file, predictor))
         for one, other in zip(found[:4], expected[:4], strict=True):

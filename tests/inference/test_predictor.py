@@ -70,6 +70,17 @@ def test_exif_rotation_is_applied(predictor, tmp_path):
     np.testing.assert_array_equal(turned.probability, predictor(upright).probability)
 
 
+def test_floats_are_grey_levels_or_within_0_and_1(predictor):
+    grey = frame(40, 56).convert("L")
+    levels = np.asarray(grey, np.float32)
+    expected = predictor(grey).probability
+    assert predictor(Image.new("L", (56, 40))).probability.std() < expected.std()  # a black image gives another map
+    for image in (levels, levels / 255):
+        for kind in (Image.fromarray(image), image, torch.from_numpy(image)):
+            # Not rounded to whole levels after the resize, as those of 8 bits are.
+            np.testing.assert_allclose(predictor(kind).probability, expected, atol=1e-3)
+
+
 def test_arrays_and_tensors_are_images_too(predictor):
     image = frame(40, 56)
     array = np.array(image)

@@ -31,6 +31,33 @@ def test_batches_are_augmented_on_a_gpu_by_default():
         assert transform.in_batches is expected
 
 
+def test_values_that_occur_in_no_mask_are_refused_before_the_training():
+    splits = load_splits("synthetic", synthetic_rows=4, synthetic_size=32)
+    for flags, message in (
+        (["--foreground_values", "1"], "--foreground_values 1: none of the 5 masks .* they hold 0, 255"),
+        (["--mask_threshold", "254"], None),
+    ):
+        model, data, training = parse_arguments([*TINY, "--use_cpu", *flags])
+        _, processor = build_model(model)
+        if message is None:
+            build_datasets(splits, processor, data, training, minimum_size=16)
+        else:
+            with pytest.raises(UserError, match=message):
+                build_datasets(splits, processor, data, training, minimum_size=16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mask_threshold", "127", "--foreground_values", "1"], "exclude each other"),
+        (["--mask_threshold", "0.5"], "--mask_threshold 0.5 is no grey level"),
+    ],
+)
+def test_flags_of_masks_that_cannot_be_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        parse_arguments([*TINY, *flags])
+
+
 def test_negatives_join_the_training_samples(tmp_path):
     splits = load_splits("synthetic", synthetic_rows=8, synthetic_size=32)
     for level in (90, 91):
