@@ -218,7 +218,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded and cut to 0..255.
 
     Raises:
-        ValueError: For an image of mode `I` with values beyond 16 bits, or of mode `F` with others than those.
+        ValueError: For an image of mode `I` with values beyond 16 bits, of 16 bits with values of 8 bits, or of mode `F`
+            with others than those.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's `convert` would clip at 255
@@ -227,6 +228,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError(
                 f"Got an image of mode I with values from {values.min()} to {values.max()}; expected 16 bits, "
                 "0 to 65535. Scale the image to that range."
+            )
+        if 0 < values.max() <= 255:
+            raise ValueError(
+                f"Got a 16-bit image whose highest value is {values.max()}; expected 0 to 65535, of which that is "
+                "black. If its values are 0 to 255, save it with 8 bits."
             )
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 / 255 = 257; 128 rounds
     elif image.mode == "F":  # Pillow's `convert` would cut off decimals

@@ -227,6 +227,25 @@ def test_files_of_another_program_are_scored_alike(run, model, frames, tmp_path,
     assert not (tmp_path / "files" / "README.md").exists()
 
 
+def test_the_ground_truth_itself_scores_1_however_it_is_stored(run, frames, tmp_path):
+    """16 bits with 0 and 1, beside a ground truth of palette images that begin with white, drawn on stored images."""
+    folder, data = tmp_path / "predictions", tmp_path / "data"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for kind in ("images", "masks"):
+        (data / "test" / kind).mkdir(parents=True)
+    folder.mkdir()
+    for name, image, ground_truth in pairs(frames):
+        image.save(data / "test" / "images" / f"{name}.png", exif=exif)
+        mask = Image.fromarray(ground_truth).convert("RGB").quantize(2)
+        mask.save(data / "test" / "masks" / f"{name}.png")
+        Image.fromarray(ground_truth.astype(np.uint16)).save(folder / f"{name}.png")
+    arguments = ("--predictions", folder, "--dataset_name", data, "--output_dir", tmp_path / "out")
+    assert "has the EXIF orientation 3 and its mask 1" in refused(run(*arguments, check=False))
+    run(*arguments, "--ignore_exif")
+    assert {float(row["dice"]) for row in rows(tmp_path / "out")} == {1.0}
+
+
 def test_two_models_are_compared_on_the_same_images(run, model, other, frames, tmp_path):
     done = run(
         *("--model", model, "--compare_with", other, "--dataset_name", frames, "--output_dir", tmp_path / "out")
@@ -649,6 +668,9 @@ def test_a_split_without_masks_is_refused(run, model, tmp_path):
         (["--modle", "x"], "near it are --model"),
         (["--resamples", "0"], "--resamples 0 is too few"),
         (["--predictions", "nowhere"], "no folder nowhere"),
+        (["--foreground_values", "255", "7"], "none of the 13 masks that were read holds 7; they hold 0, 255."),
+        (["--foreground_values", "1", "--mask_threshold", "127"], "exclude each other"),
+        (["--mask_threshold", "nan"], "--mask_threshold nan is no grey level"),
     ],
 )
 def test_impossible_flags_are_refused(run, frames, flags, expected):

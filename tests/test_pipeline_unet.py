@@ -257,6 +257,16 @@ def test_images_of_other_modes_are_read_as_the_processor_reads_them(segment, mod
         check(segment(given), *by_hand(segment, image))
 
 
+def test_a_file_of_floats_is_read_as_one_of_bytes(segment, tmp_path):
+    grey = frame(31, 17).convert("L")
+    probability, mask = by_hand(segment, grey)
+    Image.fromarray(np.float32(grey) / 255).save(tmp_path / "floats.tif")
+    (_, polyp) = segment(str(tmp_path / "floats.tif"))
+    assert polyp["mask"].size == grey.size
+    assert polyp["score"] == pytest.approx(float(probability.max()), abs=1e-3)
+    assert (np.array(polyp["mask"]) == mask * 255).mean() > 0.99
+
+
 # --- What is refused ---
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import struct
@@ -243,6 +244,22 @@ def test_threshold_and_tta_reach_the_predictor(run, frames, predictor, tmp_path)
     expected = predictor(image, threshold=threshold, tta=True).mask
     assert 0 < expected.mean() < 0.5
     np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_picture_of_floats_gets_the_mask_of_the_same_picture_in_bytes(run, frames, predictor, tmp_path, caplog):
+    logging.Logger.warning_once.cache_clear()  # another test may have been told already
+    grey = Image.open(images_of(frames)[0]).convert("L")
+    Image.fromarray(np.float32(grey) / 255).save(tmp_path / "floats.tif")
+    Image.fromarray(np.float32(grey) * 257).save(tmp_path / "wide.tif")
+    done = run(tmp_path / "floats.tif", tmp_path / "wide.tif", "--output_dir", tmp_path / "out", status=1)
+    expected = predictor(grey).mask
+    found = np.array(Image.open(tmp_path / "out" / "masks" / "floats.png")) > 0
+    assert (found == expected).mean() > 0.99
+    assert 0 < expected.mean() < 1
+    assert "floats within [0, 1]: they are read as 0 for black" in caplog.text
+    assert "do_rescale" not in caplog.text
+    (failure,) = failures(done)
+    assert "expected grey levels 0 to 255, or 0 to 1" in failure
 
 
 def test_files_folders_and_globs_are_mixed_and_flags_may_stand_between(run, frames, tmp_path):

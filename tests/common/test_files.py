@@ -287,6 +287,14 @@ def test_black_is_black_on_either_scale():
     assert UNetImageProcessor().upright(Image.new("F", (3, 2))).max() == 0
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_8_bits_stored_in_16_are_refused_and_black_is_not(dtype):
+    for read in (to_rgb, UNetImageProcessor().upright):
+        with pytest.raises(ValueError, match="16-bit image whose highest value is 255; expected 0 to 65535"):
+            read(Image.fromarray(np.array([[0, 255]], dtype)))
+        assert np.asarray(read(Image.fromarray(np.zeros((3, 2), dtype)))).max() == 0
+
+
 @pytest.mark.parametrize("values", [(0, 65535), (-100, 200), (0, np.nan), (0, np.inf)])
 def test_floats_of_other_ranges_are_refused_as_by_the_image_processor(values):
     image = Image.fromarray(np.float32([values]))
