@@ -683,8 +683,8 @@ def _to_grey_levels(image: torch.Tensor) -> torch.Tensor:
     if image.dtype == torch.uint16:
         if 0 < values.max() <= 255:
             raise ValueError(
-                f"Got a 16-bit image whose highest value is {int(values.max())}; expected 0 to 65535, of which that is "
-                "black. If its values are 0 to 255, save it with 8 bits."
+                f"Got a 16-bit image whose highest value is {int(values.max())}; expected 0 to 65535, of which that "
+                "is black. If its values are 0 to 255, save it with 8 bits."
             )
         return ((values + 128) // 257).to(torch.uint8)  # 65535 / 255 = 257; 128 rounds
     low, high = (bound.item() for bound in values.aminmax())

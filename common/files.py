@@ -218,8 +218,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     `UNetImageProcessor.upright`, which needs torch; levels of mode `F` are rounded and cut to 0..255.
 
     Raises:
-        ValueError: For an image of mode `I` with values beyond 16 bits, of 16 bits with values of 8 bits, or of mode `F`
-            with others than those.
+        ValueError: For an image of mode `I` with values beyond 16 bits, of 16 bits with values of 8 bits, or of mode
+            `F` with others than those.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's `convert` would clip at 255
