@@ -57,11 +57,12 @@ class PredictionFiles:
         for file in self._files.values():
             array = _read(file)
             if array.dtype in FULL_SCALES:
-                levels.setdefault(array.dtype, set()).update(np.unique(array).tolist())
-        return {dtype: self._scale(dtype, found) for dtype, found in levels.items()}
+                found = np.flatnonzero(np.bincount(array.ravel()))
+                levels.setdefault(array.dtype, set()).update(found.tolist())
+        return {dtype: self._scale(dtype, values) for dtype, values in levels.items()}
 
     def _scale(self, dtype: np.dtype, levels: set[int]) -> int:
-        highest, full = max(levels), FULL_SCALES[dtype]
+        highest, full = max(levels, default=0), FULL_SCALES[dtype]
         if highest <= 1:
             return 1
         is_mask = len(levels - {0}) == 1 and highest <= full // 2
