@@ -484,13 +484,14 @@ def _palette_levels(indices: np.ndarray, mask: Image.Image, foreground_values: S
         return indices
     if foreground_values is not None:
         by_index, by_grey = (np.isin(values, list(foreground_values)) for values in (used, greys[used]))
-        if by_index.any() and by_grey.any() and (by_index != by_grey).any():
+        begins_with_white = len(used) == 2 and greys[used[0]] > greys[used[1]]
+        if by_index.any() and (by_index != by_grey).any() and (by_grey.any() or begins_with_white):
             raise ValueError(
-                f"Got a palette mask whose indices {used.tolist()} are shown as the greys {greys[used].tolist()}: the "
-                f"foreground values {list(foreground_values)} mean different pixels by index and by grey. Leave out "
-                "those that are not meant, or save the mask in grey levels."
+                f"Got a palette mask whose indices {used.tolist()} are shown as the greys {greys[used].tolist()}: by "
+                f"index the foreground values {list(foreground_values)} mean other pixels than by grey. Name the grey "
+                "alone, or save the mask in grey levels."
             )
-        return greys[indices] if by_grey.any() and not by_index.any() else indices
+        return indices if by_index.any() else greys[indices]
     if used.max() <= 1 and is_grey[:2].all() and greys[0] < greys[1]:
         return indices  # 0 and 1, whatever grey the 1 is shown as
     if len(used) > 1 and len(np.unique(greys[used])) == 1:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask, may_misalign
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor, binarize_mask, mask_levels, may_misalign
 
 SQUARE = np.zeros((16, 16), bool)
 SQUARE[4:8, 6:12] = True  # 24 of 256 pixels
@@ -87,8 +87,13 @@ def test_foreground_values_of_a_palette_are_its_indices_or_else_its_greys():
     np.testing.assert_array_equal(binarize_mask(palette_mask(1, 0, BLACK, WHITE, RED), [1, 2]), SQUARE)
     np.testing.assert_array_equal(binarize_mask(palette_mask(1, 0, BLACK, WHITE), [255]), SQUARE)
     np.testing.assert_array_equal(binarize_mask(palette_mask(1, 0, BLACK, WHITE), [1, 255]), SQUARE)
-    with pytest.raises(ValueError, match=r"indices \[0, 1\] are shown as the greys \[255, 0\].* by index and by grey"):
-        binarize_mask(palette_mask(0, 1, WHITE, BLACK), [1, 255])
+    # Pillow puts white first: whoever names the 1 that is usual for polyp would get the background.
+    for values in ([1], [0], [1, 255]):
+        with pytest.raises(
+            ValueError, match=r"indices \[0, 1\] are shown as the greys \[255, 0\]: by index .* by grey"
+        ):
+            binarize_mask(palette_mask(0, 1, WHITE, BLACK), values)
+    assert np.unique(mask_levels(palette_mask(0, 1, WHITE, BLACK), [7])).tolist() == [0, 255]
 
 
 def soft_mask() -> Image.Image:
