@@ -23,6 +23,7 @@ from unet_kvasir_seg.common.command_line import DataFlags, DeviceFlags, FlagPars
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, share_work
+from unet_kvasir_seg.data.split_names import known_split
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the
 # command line come at once.
@@ -46,7 +47,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
         "8- or 16-bit probabilities, or .npy with probabilities.",
     )
     compare_with: str | None = flag(None, "A second model, or a folder of predictions, on the same images.")
-    split: str = flag("test", "The split to score.")
+    split: str = flag("test", "The split to score, by any name that the data set has.")
     output_dir: str = flag("outputs/evaluation", "Folder of the results.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     tune_threshold_on: str | None = flag(None, "Another split, whose best threshold is taken in place of --threshold.")
@@ -71,6 +72,10 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     push_example_images: bool = flag(
         False, "Publish the pictures that show frames of the data set too; they may be patients'."
     )
+
+    def __post_init__(self):
+        for name in ("split", "tune_threshold_on", "tune_peak_on"):
+            setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
 
     @property
     def model_name(self) -> str:
@@ -211,21 +216,16 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
             scores and marked invalid.
     """
     started = time.perf_counter()
-    from unet_kvasir_seg.data.dataset import choose_split, load_splits
+    from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import check_results_folder, write_results
     from unet_kvasir_seg.scoring import peak, run, sections, sources, summary
     from unet_kvasir_seg.scoring.negatives import Negatives
 
     with processes.main_first():
-        splits = load_splits(
-            arguments.dataset_name,
-            revision=arguments.dataset_revision,
-            image_column=arguments.image_column,
-            mask_column=arguments.mask_column,
-            synthetic_rows=arguments.synthetic_rows,
-        )
-    rows = choose_split(splits, arguments.split)
+        needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
+        splits = load_splits(**arguments.source, needed_splits=needed)
+    rows = splits[arguments.split]
     source, other = open_sources(arguments)
     results = describe_run(arguments, source, rows, processes)
     folder = Path(arguments.output_dir)

@@ -60,12 +60,9 @@ def train(
     model, processor = build_model(model_arguments, resuming=checkpoint is not None)
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
-            data_arguments.dataset_name,
-            revision=data_arguments.dataset_revision,
-            image_column=data_arguments.image_column,
-            mask_column=data_arguments.mask_column,
+            **data_arguments.source,
+            needed_splits=["train"],
             streaming=data_arguments.streaming,
-            synthetic_rows=data_arguments.synthetic_rows,
             synthetic_size=processor.size["height"],
         )
         splits = with_negatives(splits, data_arguments)

@@ -68,13 +68,32 @@ class DataFlags(MaskFlags):
         "Angelou0516/kvasir-seg",
         'An id on the Hub, a local data set, a folder with images/ and masks/, or "synthetic".',
     )
+    dataset_config: str | None = flag(None, "Configuration of a data set that has several.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")
+    train_split: str | None = flag(None, "Split of the training samples; found if not given.")
+    validation_split: str | None = flag(
+        None, "Split of the validation samples; found, or held out of the training samples, if not given."
+    )
     image_column: str | None = flag(None, "Column of images; found if not given.")
     mask_column: str | None = flag(None, "Column of masks; found if not given.")
     negatives: str | None = flag(
         None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
     )
     synthetic_rows: int = flag(400, "Training samples of the synthetic data; a quarter as many to evaluate.")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Arguments of `data.dataset.load_splits`."""
+        return {
+            "name": self.dataset_name,
+            "config": self.dataset_config,
+            "revision": self.dataset_revision,
+            "image_column": self.image_column,
+            "mask_column": self.mask_column,
+            "train_split": self.train_split,
+            "validation_split": self.validation_split,
+            "synthetic_rows": self.synthetic_rows,
+        }
 
 
 @dataclass

@@ -1,63 +1,150 @@
 """Columns of a data set's table: which holds the images, and which their masks."""
 
-from collections.abc import Sequence
-from typing import TypeAlias
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import pyarrow.parquet as parquet
 from datasets import Dataset, Features, Image, IterableDataset, Value
 
+from ..common.errors import some
+from ..common.files import IMAGE_SUFFIXES
+from .locations import Locator
 from .samples import DatasetError
+from .split_names import plain
 
-IMAGE_COLUMNS = ("image", "images", "img", "frame", "picture", "pixel_values")
+# Usual names, as `plain` gives them.
+IMAGE_COLUMNS = ("image", "images", "img", "frame", "picture", "pixelvalues", "imagepath", "filename")
 MASK_COLUMNS = (
-    "mask",
-    "masks",
-    "label",
-    "labels",
-    "annotation",
-    "annotations",
-    "segmentation",
-    "segmentation_mask",
-    "segmentation_map",
-    "ground_truth",
-    "gt",
-    "target",
+    *("mask", "masks", "polypmask", "maskimage", "imagemask", "maskpath", "label", "labels", "labelimage"),
+    *("annotation", "annotations", "segmentation", "segmentations", "seg", "segmentationmask", "segmentationmap"),
+    *("groundtruth", "groundtruthmask", "gt", "gtmask", "target", "targets"),
 )
 
 # Cells stay encoded until a transform decodes them, so that an unreadable file can be named.
 ENCODED = Image(decode=False)
 PAIR_FEATURES = Features({"image": ENCODED, "mask": ENCODED})
+PEEKED_ROWS = 20  # of which at least one tells whether a column of strings holds paths of images
 
 Split: TypeAlias = Dataset | IterableDataset
 
 
-def with_pair_columns(rows: Split, image_column: str | None, mask_column: str | None) -> Split:
-    columns = image_like_columns(rows)
-    image_column = image_column or find_column(columns, IMAGE_COLUMNS)
-    mask_column = mask_column or find_column([c for c in columns if c != image_column], MASK_COLUMNS)
-    for kind, flag, column in (
-        ("image", "--image_column", image_column),
-        ("mask", "--mask_column", mask_column),
-    ):
-        if column not in columns:
+def with_pair_columns(
+    rows: Split,
+    image_column: str | None,
+    mask_column: str | None,
+    locator: Callable[[], Locator] | None = None,
+) -> Split:
+    """The columns of images and masks, encoded, as `image` and `mask`.
+
+    Args:
+        rows: A split of a data set.
+        image_column, mask_column: Their names; found if not given.
+        locator: Makes what finds the files that paths name; None: paths are used as they are.
+
+    Raises:
+        DatasetError: If there are no such columns, or several.
+    """
+    kinds = image_like_columns(rows)
+    mask = mask_column
+    image = image_column or choose_column({c: k for c, k in kinds.items() if c != mask}, "image")
+    mask = mask or choose_column({c: k for c, k in kinds.items() if c != image}, "mask")
+    for kind, column in (("image", image), ("mask", mask)):
+        if column not in kinds:
             wanted = f"no column {column!r}" if column else f"no {kind} column with one of the usual names"
+            if column in (rows.column_names or ()):
+                wanted = f"no images in its column {column!r}"
             raise DatasetError(
-                f"The data set has {wanted}; its columns that can hold images are "
-                f"{', '.join(columns) or 'none'}. Name the right one with {flag}."
+                f"The data set has {wanted} (of {', '.join(rows.column_names or kinds)}); its columns that can hold "
+                f"images are {', '.join(kinds) or 'none'}. Name the right one with --{kind}_column."
             )
-    pair = rows.select_columns([image_column, mask_column])
-    renamed = {old: new for old, new in ((image_column, "image"), (mask_column, "mask")) if old != new}
-    return (pair.rename_columns(renamed) if renamed else pair).cast(PAIR_FEATURES)
+    assert image is not None  # found, or refused above
+    assert mask is not None
+    if image == mask:
+        raise DatasetError(f"--image_column and --mask_column both name {image}: name two columns.")
+    pair = rows.select_columns([image, mask])
+    if isinstance(pair, IterableDataset):
+        pair = pair.decode(False)  # a cast alone leaves the images of remote files decoded
+    renamed = {old: new for old, new in ((image, "image"), (mask, "mask")) if old != new}
+    encoded = (pair.rename_columns(renamed) if renamed else pair).cast(PAIR_FEATURES)
+    of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
+    return locator().locate(encoded, of_paths) if locator and of_paths else encoded
 
 
-def image_like_columns(rows: Split) -> list[str]:
-    """Columns of images, or of bytes or strings, which may be encoded images or their paths."""
-    if rows.features is None:
-        return list(next(iter(rows)))
-    encoded = [Value(kind) for kind in ("binary", "large_binary", "string", "large_string")]
-    encoded.append(Value("null"))  # all cells are empty, as masks of frames without polyp may be
-    return [name for name, kind in rows.features.items() if isinstance(kind, Image) or kind in encoded]
+# How sure it is that a column holds images, the surest first: as images, bytes, structs of bytes and path, or paths.
+# Where all cells are empty, they may be the masks of frames without polyp.
+IMAGE, BYTES, PATH, EMPTY = range(4)
 
 
-def find_column(columns: Sequence[str], candidates: Sequence[str]) -> str | None:
-    by_name = {column.lower(): column for column in columns}
-    return next((by_name[name] for name in candidates if name in by_name), None)
+def image_like_columns(rows: Split) -> dict[str, int]:
+    """The columns that can hold images, and how sure that is."""
+    kinds: dict[str, int] = {}
+    unsure = []
+    for name, feature in (rows.features or dict.fromkeys(rows.column_names or next(iter(rows)))).items():
+        kind = _kind_of_feature(feature)
+        if kind is not None:
+            kinds[name] = kind
+        elif feature is None or feature in (Value("string"), Value("large_string")):
+            unsure.append(name)
+    if unsure:
+        first = list(islice(rows.select_columns(unsure), PEEKED_ROWS))
+        found = {name: _kind_of_cells([row[name] for row in first]) for name in unsure}
+        kinds |= {name: kind for name, kind in found.items() if kind is not None}
+    return {name: kinds[name] for name in (rows.column_names or kinds) if name in kinds}
+
+
+def _kind_of_feature(feature: Any) -> int | None:
+    if isinstance(feature, Image):
+        return IMAGE
+    if isinstance(feature, Mapping):  # pandas writes an image's struct without its type
+        return BYTES if feature.keys() & {"bytes", "path"} and feature.keys() <= {"bytes", "path"} else None
+    if feature in (Value("binary"), Value("large_binary")):
+        return BYTES
+    return EMPTY if feature == Value("null") else None
+
+
+def _kind_of_cells(cells: Sequence[Any]) -> int | None:
+    """That of cells whose type does not tell it."""
+    there = [cell for cell in cells if cell is not None and cell != ""]
+    if not there:
+        return EMPTY
+    if all(isinstance(cell, bytes | Mapping) for cell in there):
+        return BYTES
+    are_paths = all(isinstance(cell, str) and cell.lower().endswith(IMAGE_SUFFIXES) for cell in there)
+    return PATH if are_paths else None
+
+
+def choose_column(kinds: Mapping[str, int], kind: str) -> str | None:
+    """The column of a usual name that most surely holds images; None if there is none.
+
+    Args:
+        kinds: As `image_like_columns` gives them.
+        kind: "image" or "mask".
+
+    Raises:
+        DatasetError: If there are several.
+    """
+    usual = IMAGE_COLUMNS if kind == "image" else MASK_COLUMNS
+    named = [column for column in kinds if plain(column) in usual]
+    surest = [column for column in named if kinds[column] == min(kinds[column] for column in named)]
+    if len(surest) > 1:
+        raise DatasetError(
+            f"The columns {some(surest)} could each hold the {kind}s: name the right one with --{kind}_column."
+        )
+    return surest[0] if surest else None
+
+
+def names_masks(file: Path) -> bool:
+    """Whether a metadata file, as the `datasets` library reads it beside images, names their masks too."""
+    try:
+        if file.suffix == ".parquet":
+            columns = list(parquet.read_schema(file).names)
+        else:
+            with file.open(encoding="utf-8-sig", newline="") as lines:
+                columns = list(json.loads(next(lines, ""))) if file.suffix == ".jsonl" else next(csv.reader(lines), [])
+    except (OSError, ValueError, TypeError):
+        return False
+    return "file_name" in columns and any(plain(name.removesuffix("_file_name")) in MASK_COLUMNS for name in columns)

@@ -3,41 +3,63 @@
 `load_splits` gives the same three columns for every source; `load_sample` of samples.py reads one of its rows.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    IterableDataset,
+    concatenate_datasets,
+    get_dataset_config_names,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 from PIL import Image as PILImage
 
-from .columns import PAIR_FEATURES, Split, with_pair_columns
-from .folders import HELD_OUT_SHARE, SPLIT_NAMES, folder_splits
+from ..common.errors import describe_error, some
+from ..common.files import IMAGE_SUFFIXES
+from .columns import PAIR_FEATURES, Split, names_masks, with_pair_columns
+from .folders import HELD_OUT_SHARE, folder_splits
+from .layouts import PICTURE, describe_folder, holds_images
+from .locations import Locator
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
+from .split_names import SPLIT_NAMES, find_split, known_split
 from .synthetic import generate
 
 logger = logging.getLogger(__name__)
+
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 def load_splits(
     name: str,
     *,
+    config: str | None = None,
     revision: str | None = None,
     image_column: str | None = None,
     mask_column: str | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    needed_splits: Sequence[str | None] = (),
     streaming: bool = False,
     seed: int = 42,
     synthetic_rows: int = 400,
     synthetic_size: int = 256,
 ) -> dict[str, Split]:
-    """Load the splits "train", "validation" and, where there is one, "test".
+    """Load the splits "train" and "validation", "test" where there is one, and others that are needed.
 
     Every split has the columns `image` and `mask`, still encoded (`load_sample` reads them), and `index`, an
     integer that identifies the sample: its place in the split or, in a stream, the CRC-32 of its image, since the
@@ -45,12 +67,15 @@ def load_splits(
     train by `seed`, and a warning says so.
 
     Args:
-        name: "synthetic"; a folder with `images/` and `masks/`, paired by file stem, either directly or in one
-            folder for each split; another local data set (parquet files, `save_to_disk`, ...); or an id on the Hub.
-            If `train.txt`, `val.txt` and `test.txt` lie beside `images/`, with one stem a line, they define the
-            splits; otherwise the folder is split 80/10/10 by `seed`.
+        name: "synthetic"; a folder of images and masks in one of the layouts of `layouts.py`; another local data set
+            (parquet files, `save_to_disk`, ...); or an id on the Hub. If `train.txt`, `val.txt` and `test.txt` lie
+            beside `images/`, with one stem a line, they define the splits; otherwise a folder without splits is split
+            80/10/10 by `seed`.
+        config: The configuration of a data set that has several.
         revision: Branch, tag or commit of the data set on the Hub.
         image_column, mask_column: Names of the columns; found by name if not given.
+        train_split, validation_split: The splits to take for "train" and "validation"; found by name if not given.
+        needed_splits: Splits that there have to be, also of other names; None stands for none.
         streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
             Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
         seed: Seed of random splits and of the synthetic frames.
@@ -60,29 +85,57 @@ def load_splits(
     Raises:
         DatasetError: If the data does not exist or cannot be used.
     """
-    path = Path(name).expanduser()
-    found: dict[str, Split]
     if name == "synthetic":
-        found = _synthetic_splits(synthetic_rows, synthetic_size, seed)
-    elif path.is_dir():
-        found = folder_splits(path, seed) or library_splits(path, streaming, revision=None)
-    elif is_hub_id(name):
-        found = hub_splits(name, streaming, revision)
+        source = Source(_synthetic_splits(synthetic_rows, synthetic_size, seed))
     else:
-        raise DatasetError(
-            f"No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, or "
-            '"synthetic".'
-        )
-
-    splits = {
-        split: with_pair_columns(found[alias], image_column, mask_column)
-        for split, aliases in SPLIT_NAMES.items()
-        for alias in aliases
-        if alias in found
-    }
+        source = open_source(name, config, revision, streaming, seed)
+    if config is not None and not source.has_configs:
+        raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
+    chosen = _chosen_splits(source.splits, train_split, validation_split, needed_splits)
+    with source.explained():
+        splits = {
+            split: with_pair_columns(source.splits[there], image_column, mask_column, source.locator)
+            for split, there in chosen.items()
+        }
     if "train" in splits and "validation" not in splits:
         splits["train"], splits["validation"] = _cut_validation(splits["train"], seed)
+    for split in needed_splits:
+        if split is not None and split not in splits:
+            remedy = "" if split not in ("train", "validation") else f" Name the one to take with --{split}_split."
+            raise DatasetError(f'The data set has no split "{split}"; it has {_listed(source.splits)}.{remedy}')
     return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
+
+
+def _chosen_splits(
+    there: Mapping[str, Split], train: str | None, validation: str | None, needed: Sequence[str | None]
+) -> dict[str, str]:
+    """The split of the data set that each split of a run is."""
+    chosen: dict[str, str] = {}
+    for split, wanted in (("train", train), ("validation", validation)):
+        if wanted is None:
+            continue
+        found = find_split(wanted, there)
+        if found is None:
+            raise DatasetError(f"--{split}_split {wanted}: the data set has the splits {_listed(there)}; name one.")
+        chosen[split] = found
+    if len(set(chosen.values())) < len(chosen):
+        raise DatasetError(f"--train_split and --validation_split both name {train}: name two splits, or the first.")
+    for split in SPLIT_NAMES:
+        named = [name for name in there if known_split(name) == split and name not in chosen.values()]
+        if split not in chosen and len(named) > 1:
+            remedy = "remove or rename one" if split == "test" else f"choose with --{split}_split"
+            raise DatasetError(f"The splits {some(named)} could each be the {split} split: {remedy}.")
+        if split not in chosen and named:
+            chosen[split] = named[0]
+    for split in needed:
+        if split is not None and split not in chosen and (meant := find_split(split, there)):
+            chosen[split] = meant
+    order = [*SPLIT_NAMES, *chosen]
+    return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
+
+
+def _listed(splits: Iterable[str]) -> str:
+    return some(list(splits), most=12) or "none"
 
 
 def choose_split(splits: dict[str, Split], split: str) -> Split:
@@ -127,9 +180,18 @@ def _fingerprint(splits: Iterable[Dataset]) -> str:
     for rows in splits:
         for row in rows:
             for cell in (row["image"], row["mask"]):
-                content = b"" if is_empty(cell) else encoded_bytes(cell)
+                content = b"" if is_empty(cell) else _content(cell, row["index"])
                 digest.update(hashlib.sha256(content).digest())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _content(cell: Cell, index: int | None = None) -> bytes:
+    """The bytes of an encoded image; `index` names it in an error where it has no path."""
+    try:
+        return encoded_bytes(cell)
+    except (OSError, ValueError) as error:
+        name = cell["path"] or f"the image or mask of row {index}"
+        raise DatasetError(f"{name} cannot be read ({error}). Replace or remove the pair.") from error
 
 
 def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
@@ -160,7 +222,125 @@ def _encode(image: PILImage.Image, image_format: str) -> Cell:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def library_splits(path: Path | str, streaming: bool, revision: str | None) -> dict[str, Split]:
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Attributes:
+        splits: Its splits, by the names that they have there.
+        has_configs: Whether it can have configurations, as data sets of the `datasets` library can.
+        locator: Makes what finds the files that its cells name; None: they name none.
+        folder: The folder or, as far as it was downloaded, the copy of the data set on the Hub that may have masks in
+            a layout that is not known; None: it is a table, which says itself what there is.
+    """
+
+    splits: dict[str, Split]
+    has_configs: bool = False
+    locator: Callable[[], Locator] | None = None
+    folder: Path | None = None
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Where images are there, but no masks, say what the folder holds and which layout is expected."""
+        try:
+            yield
+        except DatasetError as error:
+            if self.folder is None:
+                raise
+            raise unknown_layout(self.folder) from error
+
+
+def unknown_layout(folder: Path) -> DatasetError:
+    """That a folder's images have no masks that are found."""
+    return DatasetError(
+        f"{folder}: no pairs of image and mask are found there. It holds {describe_folder(folder)}. Expected such "
+        "folders, unpacked, or a metadata.jsonl with file_name and mask_file_name:",
+        details=PICTURE,
+    )
+
+
+def open_source(name: str, config: str | None, revision: str | None, streaming: bool, seed: int) -> Source:
+    """A folder or a data set on the Hub; arguments as for `load_splits`.
+
+    Raises:
+        DatasetError: If there is none, or it cannot be loaded.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _open_folder(path, config, streaming, seed)
+    if is_hub_id(name):
+        return _open_on_hub(name, config, revision, streaming, seed)
+    if path.is_file():
+        raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
+    raise DatasetError(
+        f'No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, or "synthetic".'
+    )
+
+
+def _open_folder(path: Path, config: str | None, streaming: bool, seed: int) -> Source:
+    if not any(map(names_masks, sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")}))):
+        splits = folder_splits(path, seed)
+        if splits:
+            return Source(splits)
+    has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
+    is_of_images = not has_table and holds_images(path)
+    try:
+        splits = library_splits(path, streaming, revision=None, config=config)
+    except DatasetError as error:
+        if is_of_images:
+            raise unknown_layout(path) from error
+        raise
+    is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    locator = partial(Locator.of_folder, str(path))
+    return Source(splits, has_configs=not is_saved, locator=locator, folder=None if has_table else path)
+
+
+def _open_on_hub(name: str, config: str | None, revision: str | None, streaming: bool, seed: int) -> Source:
+    sha, files = _files_on_hub(name, revision)
+    images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    tables = [file for file in files if file.lower().endswith((".parquet", ".arrow", ".csv", ".jsonl", *ARCHIVES))]
+    folder = None
+    if images and not tables and config is None:
+        if streaming:
+            logger.warning("%s holds files, no table: they are downloaded, not streamed.", name)
+        folder = Path(_download_images(name, sha))
+        if splits := folder_splits(folder, seed):
+            return Source(splits)
+    splits = hub_splits(name, streaming, revision, config=config)
+    if streaming:
+        locator = partial(Locator.of_hub, f"hf://datasets/{name}@{sha}", files)
+    else:
+        locator = partial(_downloaded, name, sha or revision)
+    return Source(splits, has_configs=True, locator=locator, folder=folder)
+
+
+def _files_on_hub(name: str, revision: str | None) -> tuple[str | None, list[str]]:
+    """The commit of a data set on the Hub and the names of its files; nothing if they cannot be had."""
+    try:
+        info = HfApi().dataset_info(name, revision=revision)
+    except Exception:  # of the HTTP client and the Hub: loading the data set then says what is wrong
+        return None, []
+    return info.sha, [file.rfilename for file in info.siblings or []]
+
+
+def _download_images(name: str, revision: str | None) -> str:
+    """The folder of this machine that holds the images of a data set on the Hub, and the lists of its splits."""
+    wanted = [f"*{ending}" for suffix in (*IMAGE_SUFFIXES, ".txt") for ending in (suffix, suffix.upper())]
+    try:
+        return snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted)
+    except Exception as error:  # of the HTTP client and the Hub
+        raise DatasetError(
+            f"The files of {name} cannot be downloaded ({describe_error(error)}). Try again."
+        ) from error
+
+
+def _downloaded(name: str, revision: str | None) -> Locator:
+    return Locator.of_folder(_download_images(name, revision))
+
+
+def library_splits(
+    path: Path | str, streaming: bool, revision: str | None, config: str | None = None
+) -> dict[str, Split]:
     """Splits of a data set that the `datasets` library can load.
 
     Raises:
@@ -170,15 +350,28 @@ def library_splits(path: Path | str, streaming: bool, revision: str | None) -> d
         if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
             loaded = load_from_disk(str(path))
         else:
-            loaded = load_dataset(str(path), streaming=streaming, revision=revision)
+            loaded = load_dataset(str(path), config, streaming=streaming, revision=revision)
     except (ConnectionError, DatasetNotFoundError):
         raise
     except Exception as error:  # each file format's reader raises errors of its own
+        _refuse_config(path, revision, config, error)
         raise DatasetError(
-            f"{path} cannot be loaded as a data set ({error}). Expected parquet files, a `save_to_disk` "
-            "folder, or a folder with images/ and masks/."
+            f"{path} cannot be loaded as a data set ({describe_error(error)}). Expected parquet files, a "
+            "`save_to_disk` folder, or a folder with images/ and masks/."
         ) from error
-    return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    return {"train": loaded} if isinstance(loaded, Dataset | IterableDataset) else dict(loaded)
+
+
+def _refuse_config(path: Path | str, revision: str | None, config: str | None, error: Exception) -> None:
+    """Say which configurations a data set has, if an error comes from the choice of one."""
+    if not isinstance(error, ValueError) or "onfig" not in str(error):
+        return
+    configs = get_dataset_config_names(str(path), revision=revision)
+    if config not in configs:
+        wrong = "several configurations" if config is None else f"no configuration {config}"
+        raise DatasetError(
+            f"{path} has {wrong}; it has {_listed(configs)}. Choose one with --dataset_config."
+        ) from error
 
 
 def is_hub_id(name: str) -> bool:
@@ -191,18 +384,19 @@ def hub_splits(
     streaming: bool,
     revision: str | None,
     remedy: str = "Give a local folder, or `--dataset_name synthetic` for generated frames.",
+    config: str | None = None,
 ) -> dict[str, Split]:
     """Splits of a data set on the Hub.
 
     Args:
-        name, streaming, revision: As for `load_splits`.
+        name, streaming, revision, config: As for `load_splits`.
         remedy: What the message tells to do.
 
     Raises:
         DatasetError: If there is none, or the Hub cannot be reached.
     """
     try:
-        return library_splits(name, streaming, revision)
+        return library_splits(name, streaming, revision, config)
     except ConnectionError as error:
         raise DatasetError(f"The Hub cannot be reached, so {name} cannot be loaded. {remedy}") from error
     except DatasetNotFoundError as error:
@@ -233,8 +427,16 @@ def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
 def _with_index(rows: Split, keep_stream: bool) -> Split:
     if isinstance(rows, IterableDataset):
         if keep_stream:
-            return rows.reshard().map(lambda image: {"index": zlib.crc32(encoded_bytes(image))}, input_columns="image")
-        rows = Dataset.from_list(list(rows), features=PAIR_FEATURES)
+            return rows.reshard().map(lambda image: {"index": zlib.crc32(_content(image))}, input_columns="image")
+        cells = [{kind: _loaded(cell) for kind, cell in row.items()} for row in rows]
+        rows = Dataset.from_list(cells, features=PAIR_FEATURES)
     if len(rows) == 0:
         raise DatasetError("A split of the data set has no rows.")
     return rows.add_column("index", np.arange(len(rows)))
+
+
+def _loaded(cell: Cell | None) -> Cell | None:
+    """A cell with its bytes, if it names a file that is not on this machine."""
+    if is_empty(cell) or cell is None or "://" not in (cell["path"] or "") or cell["bytes"] is not None:
+        return cell
+    return {"bytes": _content(cell), "path": cell["path"]}

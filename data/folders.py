@@ -1,99 +1,143 @@
-"""Folders of image files and mask files: which two are a pair, and which split a pair belongs to."""
+"""Folders of image files and mask files: the pairs of each split, by names of folders, by lists or by a seed."""
 
 import logging
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from datasets import Dataset
 
 from ..common.errors import printable, some
-from ..common.files import IMAGE_SUFFIXES
 from .columns import PAIR_FEATURES, Split
+from .layouts import Layout, Match, find_layouts, holds_images, subfolders
 from .samples import DatasetError
+from .split_names import SPLIT_NAMES, known_split
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 HELD_OUT_SHARE = 0.1
+# Of lists, in the order in which they are tried: what editors and shells write. UTF-16 is PowerShell's; the last ones
+# are those of older systems. Names of files tell which one a list is in.
+ENCODINGS = ("utf-8-sig", "utf-16", "cp1252", "mac_roman", "cp850", "cp1251", "gb18030", "cp932")
 
 
 def folder_splits(path: Path, seed: int) -> dict[str, Split]:
-    """Splits of a folder with `images/` and `masks/`; empty if it has another layout."""
-    if (path / "images").is_dir() and (path / "masks").is_dir():
-        pairs = pairs_by_stem(path)
-        stems = _listed_stems(path, pairs) or _random_stems(list(pairs), seed)
-        return {split: _pairs_dataset(pairs[stem] for stem in chosen) for split, chosen in stems.items()}
-    return {
-        folder.name: _pairs_dataset(pairs_by_stem(folder).values())
-        for folder in sorted(path.iterdir())
-        if (folder / "images").is_dir() and (folder / "masks").is_dir()
-    }
+    """Splits of a folder with images and masks, by the names that they have there; empty if it has no known layout.
+
+    Raises:
+        DatasetError: If images and masks do not fit together, or a list names what is not there.
+    """
+    layouts = find_layouts(path)
+    _name_unused_folders(layouts)
+    splits: dict[str, Split] = {}
+    for layout in layouts:
+        match = layout.match()
+        # The folders of images/train/ and masks/train/ decide already.
+        names = {} if known_split(layout.name) in SPLIT_NAMES else _listed_names(layout, match)
+        if not names:
+            match.check_complete()
+            one_of_several = layout.name or len(layouts) > 1
+            names = {"": list(match.pairs)} if one_of_several else _random_names(list(match.pairs), seed)
+        for split, chosen in names.items():
+            name = "/".join(filter(None, (layout.name, split)))
+            splits[name] = _pairs_dataset(match.pairs[stem] for stem in chosen)
+    return splits
 
 
-def pairs_by_stem(folder: Path) -> dict[str, tuple[Path, Path]]:
-    images, masks = _files_by_stem(folder / "images"), _files_by_stem(folder / "masks")
-    for kind, missing in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
-        if missing:
-            raise DatasetError(
-                f"{folder}: {len(missing)} files have no {kind} of the same name: {some(sorted(missing))}. "
-                "images/ and masks/ must hold the same file names, their endings apart."
-            )
-    if not images:
-        raise DatasetError(f"{folder}: images/ and masks/ hold no file that ends in {', '.join(IMAGE_SUFFIXES)}.")
-    return {stem: (images[stem], masks[stem]) for stem in sorted(images)}
+def _name_unused_folders(layouts: Iterable[Layout]) -> None:
+    used = {folder for layout in layouts for folder in (layout.images, layout.masks)}
+    for above in {layout.folder for layout in layouts}:
+        unused = [
+            folder.name
+            for folder in subfolders(above)
+            if not any(folder in (part, *part.parents) for part in used) and holds_images(folder)
+        ]
+        if unused:
+            logger.warning("%s: ignored folders of other images: %s", printable(str(above)), some(unused))
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    ignored = []
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
-            ignored.append(file.name)
-        elif file.stem in files:
-            raise DatasetError(
-                f"{folder} holds both {files[file.stem].name} and {file.name}; pairs are found by the name "
-                "without its ending, so remove or rename one."
-            )
-        else:
-            files[file.stem] = file
-    if ignored:
-        logger.warning("%s: ignored files that are no images: %s", printable(str(folder)), some(ignored))
-    return files
-
-
-def _listed_stems(path: Path, pairs: Iterable[str]) -> dict[str, list[str]]:
-    """The stems of each split, from lists beside `images/` such as Kvasir-SEG's official train.txt and val.txt."""
-    known = set(pairs)
+def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
+    """The names of each split, from lists such as Kvasir-SEG's official train.txt and val.txt; empty without lists."""
+    folder = layout.folder
     listed: dict[str, list[str]] = {}
-    for split, aliases in SPLIT_NAMES.items():
-        for file in (path / f"{alias}.txt" for alias in aliases):
-            if file.is_file():
-                lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-                names = [line for line in lines if line]
-                listed[split] = [name.removesuffix(Path(name).suffix) if name not in known else name for name in names]
-                unknown = [name for name in listed[split] if name not in known]
-                if unknown:
-                    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {some(unknown)}.")
-    counts = Counter(stem for stems in listed.values() for stem in stems)
-    twice = sorted(stem for stem, count in counts.items() if count > 1)
+    for place in (folder, folder / "ImageSets" / "Segmentation"):  # the latter is that of Pascal VOC
+        for file in sorted(place.glob("*.[tT][xX][tT]")):
+            split = known_split(file.stem)
+            if split not in SPLIT_NAMES or not file.is_file():
+                continue
+            if split in listed:
+                raise DatasetError(f"{folder} has several lists of the split {split}: {file.name} is one. Keep one.")
+            listed[split] = _read_list(file, match)
+    counts = Counter(name for names in listed.values() for name in names)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise DatasetError(f"{path}: the lists name {some(twice)} more than once. Keep each in one split, once.")
-    if listed and (unlisted := sorted(known - counts.keys())):
-        logger.warning("%s: left out %d pairs that no list names: %s", path, len(unlisted), some(unlisted))
-    return listed
+        raise DatasetError(f"{folder}: the lists name {some(twice)} more than once. Keep each in one split, once.")
+    unlisted = sorted({*match.pairs, *match.without_mask, *match.without_image} - counts.keys())
+    if listed and unlisted:
+        logger.warning("%s: left out %d pairs that no list names: %s", folder, len(unlisted), some(unlisted))
+    return {split: listed[split] for split in SPLIT_NAMES if split in listed}
 
 
-def _random_stems(stems: list[str], seed: int) -> dict[str, list[str]]:
-    if len(stems) < 3:
-        raise DatasetError(f"{len(stems)} pairs cannot be split into train, validation and test: at least 3 needed.")
-    order = np.random.default_rng(seed).permutation(len(stems))
-    held_out = max(round(len(stems) * HELD_OUT_SHARE), 1)
+def _read_list(file: Path, match: Match) -> list[str]:
+    """The names of pairs that a list has, one a line: a name, a file or its path, also with its mask after it.
+
+    Raises:
+        DatasetError: If there is no such pair.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error.strerror}.") from error
+    unknown: list[str] = []
+    for encoding in ENCODINGS:
+        try:
+            lines = [line for line in map(str.strip, content.decode(encoding).splitlines()) if line]
+        except UnicodeDecodeError:
+            continue
+        names = [_pair_of_line(line, match) for line in lines]
+        if None not in names:
+            return [name for name in names if name is not None]
+        unknown = unknown or [line for line, name in zip(lines, names, strict=True) if name is None]
+    without_mask = [line for line in unknown if _known_name(line, match.without_mask)]
+    if without_mask:
+        raise DatasetError(f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}.")
+    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {some(unknown)}.")
+
+
+def _pair_of_line(line: str, match: Match) -> str | None:
+    if name := _known_name(line, match.pairs):
+        return name
+    image, *rest = re.split(r"[\s,;]+", line)
+    name = _known_name(image, match.pairs)
+    if name is None or len(rest) != 1:
+        return None
+    mask = _bare(rest[0])
+    return name if match.pairs[name][1].as_posix().endswith((f"/{mask}", f"/{PurePosixPath(mask).name}")) else None
+
+
+def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | None:
+    """The name that an entry of a list has: with or without its ending, and folders above it."""
+    path = PurePosixPath(_bare(entry))
+    for start in range(len(path.parts)):
+        inner = PurePosixPath(*path.parts[start:])
+        for name in (str(inner), str(inner).removesuffix(inner.suffix)):
+            if name in names:
+                return name
+    return None
+
+
+def _bare(entry: str) -> str:
+    return unicodedata.normalize("NFC", entry.strip("\"'")).replace("\\", "/")
+
+
+def _random_names(names: list[str], seed: int) -> dict[str, list[str]]:
+    if len(names) < 3:
+        raise DatasetError(f"{len(names)} pairs cannot be split into train, validation and test: at least 3 needed.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    held_out = max(round(len(names) * HELD_OUT_SHARE), 1)
     validation, test, train = np.split(order, [held_out, 2 * held_out])
     logger.warning(
         "Split by seed %d: %d train, %d validation, %d test pairs.",
@@ -103,7 +147,7 @@ def _random_stems(stems: list[str], seed: int) -> dict[str, list[str]]:
         len(test),
     )
     chosen = {"train": train, "validation": validation, "test": test}
-    return {split: [stems[i] for i in sorted(indices)] for split, indices in chosen.items()}
+    return {split: [names[i] for i in sorted(indices)] for split, indices in chosen.items()}
 
 
 def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:

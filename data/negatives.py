@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from PIL import Image as PILImage
 
 from ..common.errors import some
-from ..common.files import IMAGE_SUFFIXES
 from ..common.mask_rules import USUAL_MASKS, MaskRules
-from .columns import IMAGE_COLUMNS, MASK_COLUMNS, PAIR_FEATURES, find_column, image_like_columns, with_pair_columns
+from .columns import PAIR_FEATURES, choose_column, image_like_columns, with_pair_columns
 from .dataset import hub_splits, is_hub_id, library_splits
-from .folders import pairs_by_stem
+from .layouts import entries, is_image, layouts_here
 from .samples import DatasetError, decode_image, is_empty, load_sample, sample_name
 
 # Mean difference of two frames' thumbnails in grey levels, up to which they are one frame. Of the 900 frames of
@@ -110,17 +109,17 @@ def _folder_cells(folder: Path, above: frozenset[str] = frozenset()) -> list[dic
     real = os.path.realpath(folder)
     if real in above:
         raise DatasetError(f"{folder} is a link to a folder above it: remove the link.")
-    if (folder / "images").is_dir() and (folder / "masks").is_dir():
-        return [{"image": _cell(image), "mask": _cell(mask)} for image, mask in pairs_by_stem(folder).values()]
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
-    cells = []
-    for entry in entries:
+    cells: list[dict[str, Any]] = []
+    for layout in layouts_here(folder):
+        match = layout.match()
+        match.check_complete()
+        cells += [{"image": _cell(image), "mask": _cell(mask)} for image, mask in match.pairs.values()]
+    if cells:
+        return cells
+    for entry in entries(folder):
         if entry.is_dir():
             cells += _folder_cells(entry, above | {real})
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+        elif is_image(entry):
             cells.append({"image": _cell(entry), "mask": None})
     return cells
 
@@ -139,12 +138,10 @@ def _cell(file: Path) -> dict[str, Any]:
 
 def _with_masks_or_none(rows: Dataset, image_column: str | None) -> Dataset:
     """The columns `image` and `mask` of a data set; the masks are empty if it has none."""
-    columns = image_like_columns(rows)
-    image_column = image_column or find_column(columns, IMAGE_COLUMNS)
-    # A column of words, as "normal", may be called "label" too.
-    images = [name for name in columns if name != image_column and isinstance(rows.features[name], Image)]
-    mask_column = find_column(images, MASK_COLUMNS)
-    if mask_column is None and image_column in columns:
+    kinds = image_like_columns(rows)
+    image_column = image_column or choose_column(kinds, "image")
+    mask_column = choose_column({name: kind for name, kind in kinds.items() if name != image_column}, "mask")
+    if mask_column is None and image_column in kinds:
         mask_column = "no mask"
         rows = rows.select_columns([image_column]).add_column(mask_column, [None] * len(rows))
     return with_pair_columns(rows, image_column, mask_column)

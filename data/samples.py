@@ -15,9 +15,10 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from ..common.errors import UserError
-from ..common.files import open_image, read_file, to_rgb
+from ..common.files import open_image, to_rgb
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..image_processing_unet import binarize_mask, may_misalign, orientation_of
+from .locations import file_of, read_location
 
 Cell: TypeAlias = dict[str, Any]
 
@@ -154,7 +155,7 @@ def cell_name(cell: Cell, index: int) -> str:
 
 def sample_name(image: Cell, index: int) -> str:
     """Name of a sample in results: its image's file name without suffix, or "row_7" where none is stored."""
-    return Path(image["path"]).stem if image.get("path") else f"row_{index}"
+    return Path(file_of(image["path"])).stem if image.get("path") else f"row_{index}"
 
 
 def _decode(
@@ -199,4 +200,4 @@ def _reduce(image: PILImage.Image, smallest_side: int) -> tuple[int, int] | None
 
 
 def encoded_bytes(cell: Cell) -> bytes:
-    return cell["bytes"] if cell["bytes"] is not None else read_file(cell["path"])
+    return cell["bytes"] if cell["bytes"] is not None else read_location(cell["path"])

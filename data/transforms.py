@@ -233,9 +233,10 @@ class TrainingStream(IterableDataset):
 
     def __len__(self) -> int:
         splits = self.rows.info.splits
-        if not splits or not splits["train"].num_examples:
+        split = (splits or {}).get(str(self.rows.split))
+        if not split or not split.num_examples:
             raise TypeError("The data set does not say how many samples its training split has.")
-        return splits["train"].num_examples
+        return split.num_examples
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
