@@ -99,8 +99,8 @@ def load_splits(
         }
     if "train" in splits and "validation" not in splits:
         splits["train"], splits["validation"] = _cut_validation(splits["train"], seed)
-    for split in needed_splits:
-        if split is not None and split not in splits:
+    for split in filter(None, needed_splits):
+        if split not in splits:
             remedy = "" if split not in ("train", "validation") else f" Name the one to take with --{split}_split."
             raise DatasetError(f'The data set has no split "{split}"; it has {_listed(source.splits)}.{remedy}')
     return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
@@ -127,9 +127,9 @@ def _chosen_splits(
             raise DatasetError(f"The splits {some(named)} could each be the {split} split: {remedy}.")
         if split not in chosen and named:
             chosen[split] = named[0]
-    for split in needed:
-        if split is not None and split not in chosen and (meant := find_split(split, there)):
-            chosen[split] = meant
+    for name in filter(None, needed):
+        if name not in chosen and (meant := find_split(name, there)):
+            chosen[name] = meant
     order = [*SPLIT_NAMES, *chosen]
     return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
 
@@ -278,19 +278,20 @@ def open_source(name: str, config: str | None, revision: str | None, streaming: 
 
 
 def _open_folder(path: Path, config: str | None, streaming: bool, seed: int) -> Source:
-    if not any(map(names_masks, sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")}))):
+    is_saved = is_saved_to_disk(path)
+    metadata = [] if is_saved else sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")})
+    if not is_saved and not any(map(names_masks, metadata)):
         splits = folder_splits(path, seed)
         if splits:
             return Source(splits)
     has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
-    is_of_images = not has_table and holds_images(path)
+    has_archive = any(file.suffix in ARCHIVES for file in path.rglob("*"))
     try:
         splits = library_splits(path, streaming, revision=None, config=config)
     except DatasetError as error:
-        if is_of_images:
+        if not metadata and not has_table and not has_archive and holds_images(path):
             raise unknown_layout(path) from error
         raise
-    is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     locator = partial(Locator.of_folder, str(path))
     return Source(splits, has_configs=not is_saved, locator=locator, folder=None if has_table else path)
 
@@ -347,7 +348,7 @@ def library_splits(
         DatasetError: If it cannot.
     """
     try:
-        if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file():
+        if is_saved_to_disk(path):
             loaded = load_from_disk(str(path))
         else:
             loaded = load_dataset(str(path), config, streaming=streaming, revision=revision)
@@ -356,10 +357,20 @@ def library_splits(
     except Exception as error:  # each file format's reader raises errors of its own
         _refuse_config(path, revision, config, error)
         raise DatasetError(
-            f"{path} cannot be loaded as a data set ({describe_error(error)}). Expected parquet files, a "
-            "`save_to_disk` folder, or a folder with images/ and masks/."
+            f"{path} cannot be loaded as a data set ({describe_error(_cause(error))}). Expected parquet files, a "
+            "`save_to_disk` folder, or a folder with images/ and masks/, unpacked."
         ) from error
     return {"train": loaded} if isinstance(loaded, Dataset | IterableDataset) else dict(loaded)
+
+
+def _cause(error: Exception) -> Exception:
+    """What an error of the `datasets` library, which says that one occurred, comes from."""
+    return error.__cause__ if isinstance(error.__cause__, Exception) else error
+
+
+def is_saved_to_disk(path: Path | str) -> bool:
+    """Whether `save_to_disk` of the `datasets` library wrote a folder."""
+    return (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file()
 
 
 def _refuse_config(path: Path | str, revision: str | None, config: str | None, error: Exception) -> None:

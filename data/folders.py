@@ -11,8 +11,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..common.errors import printable, some
+from ..common.files import IMAGE_SUFFIXES
 from .columns import PAIR_FEATURES, Split
-from .layouts import Layout, Match, find_layouts, holds_images, subfolders
+from .layouts import DEEPEST, Layout, Match, find_layouts, holds_images, subfolders
 from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split
 
@@ -30,7 +31,9 @@ def folder_splits(path: Path, seed: int) -> dict[str, Split]:
     Raises:
         DatasetError: If images and masks do not fit together, or a list names what is not there.
     """
-    layouts = find_layouts(path)
+    # Beside tables, only folders of splits are looked for: others belong to their documentation.
+    has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
+    layouts = find_layouts(path, deepest=1 if has_table else DEEPEST)
     _name_unused_folders(layouts)
     splits: dict[str, Split] = {}
     for layout in layouts:
@@ -98,6 +101,10 @@ def _read_list(file: Path, match: Match) -> list[str]:
         except UnicodeDecodeError:
             continue
         names = [_pair_of_line(line, match) for line in lines]
+        if not names:
+            raise DatasetError(
+                f"{file} is empty: expected the name of an image in each line. Write them or remove it."
+            )
         if None not in names:
             return [name for name in names if name is not None]
         unknown = unknown or [line for line, name in zip(lines, names, strict=True) if name is None]
@@ -108,14 +115,13 @@ def _read_list(file: Path, match: Match) -> list[str]:
 
 
 def _pair_of_line(line: str, match: Match) -> str | None:
-    if name := _known_name(line, match.pairs):
-        return name
-    image, *rest = re.split(r"[\s,;]+", line)
-    name = _known_name(image, match.pairs)
-    if name is None or len(rest) != 1:
-        return None
-    mask = _bare(rest[0])
-    return name if match.pairs[name][1].as_posix().endswith((f"/{mask}", f"/{PurePosixPath(mask).name}")) else None
+    """The name of a line's pair: the line is an image, or an image and its mask; None if there is no such pair."""
+    fields = [field for field in re.split(r"[\s,;]+", line) if field]
+    if len(fields) != 2 or not all(field.strip("\"'").lower().endswith(IMAGE_SUFFIXES) for field in fields):
+        return _known_name(line, match.pairs)
+    name = _known_name(fields[0], match.pairs)
+    is_its_mask = name is not None and match.pairs[name][1].name == PurePosixPath(_bare(fields[1])).name
+    return name if is_its_mask else None
 
 
 def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | None:

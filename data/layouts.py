@@ -391,7 +391,7 @@ def _images_of_tasks(folder: Path, masks: Iterable[str]) -> dict[str, str]:
     """The image of each of Label Studio's tasks, from its JSON export in the folder; none if no mask is named so."""
     if not any(map(LABEL_STUDIO_MASK.match, masks)):
         return {}
-    images = {}
+    images: dict[str, str] = {}
     for file in folder.glob("*.json"):
         try:
             tasks = json.loads(file.read_bytes())
