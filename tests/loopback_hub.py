@@ -16,8 +16,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 USER = "loopback-user"
 
@@ -114,7 +115,7 @@ class LoopbackHub:
                     return Reply(status, error="Refused")
             for pattern, answer in _ROUTES:
                 if match := re.fullmatch(pattern, request):
-                    if method == "POST" and token != self.token:
+                    if method == "POST" and token != self.token and "/paths-info/" not in path:
                         return Reply(401, error="InvalidToken")
                     return answer(self, body, **match.groupdict())
             return Reply(404, error="NoSuchRoute")
@@ -182,16 +183,31 @@ class LoopbackHub:
         private = self.repos[_key(kind, repo_id)].private
         return Reply(body={"id": repo_id, "sha": commit.sha, "private": private, "tags": [], "siblings": siblings})
 
-    def _tree(self, body: bytes, kind: str, repo_id: str, revision: str, folder: str | None = None) -> Reply:
+    def _tree(
+        self,
+        body: bytes,
+        kind: str,
+        repo_id: str,
+        revision: str,
+        folder: str | None = None,
+        recursive: str | None = None,
+    ) -> Reply:
         commit, failure = self._find(kind, repo_id, revision)
         if commit is None:
             return failure
-        files = [
-            {"type": "file", "path": path, "size": len(content), "oid": _blob_id(content)}
-            for path, content in sorted(commit.files.items())
-            if folder is None or path.startswith(folder + "/")
-        ]
-        return Reply(body=files) if files or folder is None else Reply(404, error="EntryNotFound")
+        start = f"{folder}/" if folder else ""
+        paths = {path for path in commit.files if path.startswith(start)}
+        if not recursive:  # what the folder holds, with the folders in it
+            paths = {start + path.removeprefix(start).split("/")[0] for path in paths}
+        found = [_entry(commit, path) for path in sorted(paths)]
+        return Reply(body=found) if found or folder is None else Reply(404, error="EntryNotFound")
+
+    def _paths_info(self, body: bytes, kind: str, repo_id: str, revision: str) -> Reply:
+        commit, failure = self._find(kind, repo_id, revision)
+        if commit is None:
+            return failure
+        there = commit.files.keys() | {str(above) for path in commit.files for above in PurePosixPath(path).parents}
+        return Reply(body=[_entry(commit, path) for path in parse_qs(body.decode())["paths"] if path in there])
 
     def _resolve(self, body: bytes, kind: str | None, repo_id: str, revision: str, path: str) -> Reply:
         commit, failure = self._find(kind or "models", repo_id, revision)
@@ -220,7 +236,8 @@ _ROUTES = (
     (rf"POST {_REPO}/preupload/(?P<revision>[^/]+)", LoopbackHub._preupload),
     (rf"POST {_REPO}/commit/(?P<revision>[^/]+)", LoopbackHub._commit),
     (rf"GET {_REPO}(?:/revision/(?P<revision>[^/]+))?", LoopbackHub._info),
-    (rf"GET {_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", LoopbackHub._tree),
+    (rf"GET {_REPO}/tree/(?P<revision>[^/?]+)(?:/(?P<folder>[^?]+))?(?P<recursive>[?]recursive)?", LoopbackHub._tree),
+    (rf"POST {_REPO}/paths-info/(?P<revision>[^/]+)", LoopbackHub._paths_info),
     (rf"(?:GET|HEAD) {_FILE}", LoopbackHub._resolve),
 )
 
@@ -234,8 +251,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        reply = self.hub.reply(self.command, unquote(urlsplit(self.path).path), token, body)
+        url = urlsplit(self.path)
+        mark = "?recursive" if "recursive=true" in url.query.lower() else ""
+        reply = self.hub.reply(self.command, unquote(url.path) + mark, token, body)
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part and self.command == "GET" and content is reply.body:
+            first, last = int(part[1]), min(int(part[2]), len(content) - 1)
+            reply.status = 206
+            reply.headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            content = reply.body = content[first : last + 1]
         if reply.error is not None:
             content = json.dumps({"error": reply.error}).encode()
             self.send_response(reply.status)
@@ -259,6 +284,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _key(kind: str, repo_id: str) -> str:
     return repo_id if kind == "models" else f"{kind}/{repo_id}"
+
+
+def _entry(commit: Commit, path: str) -> dict[str, Any]:
+    """What the Hub says of a file or a folder of a commit."""
+    if path not in commit.files:
+        return {"type": "directory", "path": path, "oid": _sha(path)}
+    content = commit.files[path]
+    return {"type": "file", "path": path, "size": len(content), "oid": _blob_id(content)}
 
 
 def _sha(*parts: str) -> str:
