@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 from ..common.errors import some
 from ..common.files import IMAGE_SUFFIXES
 from .locations import Locator
-from .samples import DatasetError
+from .samples import Cell, DatasetError
 from .split_names import plain
 
 # Usual names, as `plain` gives them.
@@ -58,20 +58,36 @@ def with_pair_columns(
             if column in (rows.column_names or ()):
                 wanted = f"no images in its column {column!r}"
             raise DatasetError(
-                f"The data set has {wanted} (of {', '.join(rows.column_names or kinds)}); its columns that can hold "
-                f"images are {', '.join(kinds) or 'none'}. Name the right one with --{kind}_column."
+                f"The data set has {wanted}; its columns that can hold images are {', '.join(kinds) or 'none'}. Name "
+                f"the right one with --{kind}_column. It has the columns {', '.join(rows.column_names or kinds)}."
             )
     assert image is not None  # found, or refused above
     assert mask is not None
     if image == mask:
         raise DatasetError(f"--image_column and --mask_column both name {image}: name two columns.")
+    if isinstance(rows, IterableDataset) and rows.features:
+        rows = rows.decode(False)  # before the columns are selected: later, the images of remote files stay decoded
     pair = rows.select_columns([image, mask])
-    if isinstance(pair, IterableDataset):
-        pair = pair.decode(False)  # a cast alone leaves the images of remote files decoded
     renamed = {old: new for old, new in ((image, "image"), (mask, "mask")) if old != new}
-    encoded = (pair.rename_columns(renamed) if renamed else pair).cast(PAIR_FEATURES)
+    pair = pair.rename_columns(renamed) if renamed else pair
+    # A stream's cast changes only what its columns are said to be.
+    is_stream = isinstance(pair, IterableDataset)
+    encoded = pair.map(_encoded_row, features=PAIR_FEATURES) if is_stream else pair.cast(PAIR_FEATURES)
     of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
     return locator().locate(encoded, of_paths) if locator and of_paths else encoded
+
+
+def _encoded_row(row: Mapping[str, Any]) -> dict[str, Cell | None]:
+    return {kind: _encoded_cell(row[kind]) for kind in ("image", "mask")}
+
+
+def _encoded_cell(cell: Any) -> Cell | None:
+    """An encoded image as bytes and path, from either alone or a struct of them."""
+    if isinstance(cell, Mapping):
+        return {"bytes": cell.get("bytes"), "path": cell.get("path")}
+    if cell is None:
+        return None
+    return {"bytes": cell, "path": None} if isinstance(cell, bytes) else {"bytes": None, "path": cell}
 
 
 # How sure it is that a column holds images, the surest first: as images, bytes, structs of bytes and path, or paths.
