@@ -61,6 +61,7 @@ class ExportArguments(MaskFlags, ModelFlags):
         "fp32 and fp16 are verified on synthetic frames.",
     )
     calibration_images: int = flag(100, "Most images to calibrate int8 on.")
+    dataset_config: str | None = flag(None, "Configuration of a --calibration_dataset that has several.")
     push_to_hub: str | None = flag(
         None,
         "Id of a repo on the Hub to upload the file and its numbers to, under onnx/; where there is a results.json of "
@@ -116,6 +117,7 @@ def export(arguments: ExportArguments) -> "Export":
         arguments.calibration_dataset,
         processor,
         calibration_images=arguments.calibration_images if arguments.precision == "int8" else 0,
+        config=arguments.dataset_config,
         mask_rules=arguments.mask_rules,
     )
 

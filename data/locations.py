@@ -35,8 +35,11 @@ def read_location(path: str) -> bytes:
         raise ValueError(
             f"is at an address of the kind {other[0]}://, from which nothing is loaded: download it first"
         )
+    inside, mark, archive = path.partition("::")
+    kind, name = inside.split("://", maxsplit=1)
     try:
-        with fsspec.open(path, "rb") as file:
+        opened = _archive(kind, archive, os.getpid()).open(name) if mark else fsspec.open(path)
+        with opened as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError:
         raise
@@ -140,9 +143,14 @@ class Locator:
 
 
 @lru_cache(maxsize=8)
+def _archive(kind: str, archive: str, process: int) -> fsspec.AbstractFileSystem:
+    """An opened archive. Each process has its own: forked ones would share the place that is read at."""
+    return fsspec.url_to_fs(f"{kind}://::{archive}")[0]
+
+
+@lru_cache(maxsize=8)
 def _names_in_archive(kind: str, archive: str) -> frozenset[str]:
-    files, _ = fsspec.url_to_fs(f"{kind}://::{archive}")
-    return frozenset(files.find(""))
+    return frozenset(_archive(kind, archive, os.getpid()).find(""))
 
 
 def _folders_of_tables(names: Iterable[str]) -> list[str]:

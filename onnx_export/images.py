@@ -13,6 +13,7 @@ from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file, to_rgb
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..data.columns import Split
 from ..data.dataset import load_splits
+from ..data.layouts import layouts_here
 from ..data.mask_values import check_mask_rules
 from ..data.samples import load_sample
 from ..data.synthetic import MIN_SIZE, generate
@@ -57,6 +58,7 @@ def load_frames(
     processor: UNetImageProcessor,
     *,
     calibration_images: int,
+    config: str | None = None,
     mask_rules: MaskRules = USUAL_MASKS,
 ) -> FrameSets:
     """Load frames, so that none is used for both calibration and verification.
@@ -65,6 +67,7 @@ def load_frames(
         name: A folder of images, a data set as `load_splits` takes it, or None for synthetic frames.
         processor: Turns images upright and converts them to RGB.
         calibration_images: Number of frames to calibrate on, at most; 0 for none.
+        config: The configuration of a data set that has several.
         mask_rules: How masks are read.
 
     Raises:
@@ -74,7 +77,7 @@ def load_frames(
         return FrameSets(f"{SYNTHETIC_FRAMES} synthetic frames", [], synthetic_frames())
     if files := images_of_folder(Path(name).expanduser()):
         return frames_of_folder(name, files, processor, calibration_images)
-    return frames_of_dataset(name, processor, calibration_images, mask_rules)
+    return frames_of_dataset(name, config, processor, calibration_images, mask_rules)
 
 
 def synthetic_frames() -> list[Frame]:
@@ -93,8 +96,8 @@ def frames_of_unusual_sizes() -> list[Frame]:
 
 
 def images_of_folder(path: Path) -> list[Path]:
-    """The images of a folder; empty for a data set, whose images have a metadata file or are in subfolders."""
-    if not path.is_dir() or any(path.glob("metadata.*")):
+    """The images of a folder; empty for a data set, whose images have masks, a metadata file or are in subfolders."""
+    if not path.is_dir() or any(path.glob("metadata.*")) or layouts_here(path):
         return []
     return sorted(
         file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
@@ -123,14 +126,16 @@ def frames_of_folder(
 
 
 def frames_of_dataset(
-    name: str, processor: UNetImageProcessor, calibration_images: int, mask_rules: MaskRules
+    name: str, config: str | None, processor: UNetImageProcessor, calibration_images: int, mask_rules: MaskRules
 ) -> FrameSets:
     """Frames of a data set: of its training split to calibrate on; of validation, or else test, to verify on.
 
     Raises:
         UserError: If it cannot be loaded, or there are too few samples to calibrate on.
     """
-    splits = load_splits(name)
+    splits = load_splits(name, config=config)
+    if not splits:
+        raise UserError(f"{name} has no split for training, validation or test: name its folders or splits so.")
     check_mask_rules(splits, mask_rules)
     calibration: list[Frame] = []
     if calibration_images:

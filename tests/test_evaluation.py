@@ -633,6 +633,12 @@ def test_images_of_one_name_cannot_be_compared(run, model, frames, tmp_path):
     assert "same" in message
 
 
+def test_splits_are_known_by_their_usual_names():
+    arguments = evaluation.EvaluationArguments(split="Val", tune_threshold_on="TRAINING", tune_peak_on="CVC-300")
+    assert (arguments.split, arguments.tune_threshold_on) == ("validation", "train")
+    assert arguments.tune_peak_on == "CVC-300"
+
+
 def test_a_split_without_masks_is_refused(run, model, tmp_path):
     frame = {"image": Image.new("RGB", (40, 30))}
     data = datasets.Dataset.from_list([frame, frame])

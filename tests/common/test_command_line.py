@@ -1,6 +1,7 @@
 """Flags made from dataclasses: their types, what is refused, and values of a recipe."""
 
 import argparse
+import inspect
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -136,3 +137,20 @@ def test_neither_torch_nor_transformers_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_data_flags_are_the_arguments_of_load_splits():
+    from unet_kvasir_seg.data.dataset import load_splits
+
+    parser = FlagParser([DataFlags], program="", description=None)
+    flags = "--dataset_name me/polyps --dataset_config b --train_split all --validation_split Dev --mask_column gt"
+    (data,) = parser.parse(flags.split())
+    given = {name: value for name, value in data.source.items() if value is not None and name != "synthetic_rows"}
+    assert given == {
+        "name": "me/polyps",
+        "config": "b",
+        "mask_column": "gt",
+        "train_split": "all",
+        "validation_split": "Dev",
+    }
+    assert data.source.keys() <= inspect.signature(load_splits).parameters.keys()

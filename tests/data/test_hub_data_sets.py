@@ -12,6 +12,11 @@ import pytest
 from loopback_hub import LoopbackHub, Repo
 from PIL import Image
 
+DOWNLOADED_AND_STREAMED = [
+    *(("pairs", False), ("named", False), ("paths", False), ("zipped", False)),
+    *(("named", True), ("paths", True), ("zipped", True)),
+]
+
 # Loads each data set of its argument, and prints the grey levels of the images whose masks fit, or the error.
 SCRIPT = """
 import json, sys
@@ -80,11 +85,8 @@ def repos() -> dict[str, dict[str, bytes]]:
     """Files of each data set."""
     pairs = {f"images/f{i}.png": image(i) for i in (1, 2, 3)} | {f"masks/f{i}.png": mask(i) for i in (1, 2, 3)}
     archives = {
-        column: {
-            "train.zip": zipped(image_folder(column, 1, 2)),
-            "validation.zip": zipped(image_folder(column, 3)),
-        }
-        for column in ("mask_file_name", "mask")
+        "train.zip": zipped(image_folder("mask_file_name", 1, 2)),
+        "validation.zip": zipped(image_folder("mask_file_name", 3)),
     }
     files = in_splits("mask_file_name")
     cards = "---\nconfigs:\n- config_name: one\n  data_files: one/**\n- config_name: two\n  data_files: two/**\n---\n"
@@ -92,8 +94,7 @@ def repos() -> dict[str, dict[str, bytes]]:
         "pairs": pairs | {"train.txt": b"f1\nf2", "val.txt": b"f3", "boxes.json": b"{}"},
         "named": files,
         "paths": in_splits("mask"),
-        "zipped": archives["mask_file_name"],
-        "zipped-paths": archives["mask"],
+        "zipped": archives,
         "configs": {"README.md": cards.encode()}
         | {f"two/{name}": content for name, content in files.items()}
         | {f"one/{name}": content for name, content in files.items() if "train" in name},
@@ -104,8 +105,7 @@ def repos() -> dict[str, dict[str, bytes]]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[tuple[str, bool], object]:
     """What is found in each data set, and whether it was streamed."""
-    names = [name for name in repos() if name not in ("configs", "words")]
-    asked = [{"name": f"team/{name}", "streaming": streaming} for name in names for streaming in (False, True)]
+    asked = [{"name": f"team/{name}", "streaming": streaming} for name, streaming in DOWNLOADED_AND_STREAMED]
     asked += [{"name": "team/configs", "config": config} for config in (None, "two", "three")]
     asked += [{"name": "team/words"}]
     with LoopbackHub() as hub:
@@ -127,8 +127,7 @@ def found(tmp_path_factory) -> dict[tuple[str, bool], object]:
     return dict(zip(keys, results, strict=True))
 
 
-@pytest.mark.parametrize("name", ["pairs", "named", "paths", "zipped", "zipped-paths"])
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("name", "streaming"), DOWNLOADED_AND_STREAMED)
 def test_each_image_comes_with_its_mask(found, name, streaming):
     assert found[name, streaming] == {"train": [["f1", 1], ["f2", 2]], "validation": [["f3", 3]]}
 
