@@ -359,7 +359,7 @@ def _pairs(folder: Path, images: Iterable[str], masks: Iterable[str]) -> dict[st
         free_images = _by_key([name for name in images if name not in pairs], image_key)
         taken = set(pairs.values())
         free_masks = _by_key([name for name in masks if name not in taken], mask_key)
-        for key in free_images.keys() & free_masks.keys():
+        for key in sorted(free_images.keys() & free_masks.keys()):
             for kind, others, names in (("masks", "image", free_masks[key]), ("images", "mask", free_images[key])):
                 if len(names) > 1:
                     raise DatasetError(

@@ -89,15 +89,18 @@ def repos() -> dict[str, dict[str, bytes]]:
         "validation.zip": zipped(image_folder("mask_file_name", 3)),
     }
     files = in_splits("mask_file_name")
-    cards = "---\nconfigs:\n- config_name: one\n  data_files: one/**\n- config_name: two\n  data_files: two/**\n---\n"
+    configs = "".join(
+        f"- config_name: {config}\n  data_files:\n  - split: Train\n    path: {config}/train/**\n"
+        f"  - split: Val\n    path: {config}/validation/**\n"
+        for config in ("one", "two")
+    )
     return {
         "pairs": pairs | {"train.txt": b"f1\nf2", "val.txt": b"f3", "boxes.json": b"{}"},
         "named": files,
         "paths": in_splits("mask"),
         "zipped": archives,
-        "configs": {"README.md": cards.encode()}
-        | {f"two/{name}": content for name, content in files.items()}
-        | {f"one/{name}": content for name, content in files.items() if "train" in name},
+        "configs": {"README.md": f"---\nconfigs:\n{configs}---\n".encode()}
+        | {f"{config}/{name}": content for config in ("one", "two") for name, content in files.items()},
         "words": {"images/f1.png": image(1), "images/f2.png": image(2)},
     }
 
