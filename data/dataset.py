@@ -25,6 +25,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi, snapshot_download
 from PIL import Image as PILImage
@@ -351,7 +352,8 @@ def library_splits(
         if is_saved_to_disk(path):
             loaded = load_from_disk(str(path))
         else:
-            loaded = load_dataset(str(path), config, streaming=streaming, revision=revision)
+            cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else None
+            loaded = load_dataset(str(path), config, streaming=streaming, revision=revision, cache_dir=cache)
     except (ConnectionError, DatasetNotFoundError):
         raise
     except Exception as error:  # each file format's reader raises errors of its own
@@ -361,6 +363,17 @@ def library_splits(
             "`save_to_disk` folder, or a folder with images/ and masks/, unpacked."
         ) from error
     return {"train": loaded} if isinstance(loaded, Dataset | IterableDataset) else dict(loaded)
+
+
+def _cache_of(folder: Path) -> str:
+    """A cache for a folder as it is now.
+
+    Where a README names configurations, the `datasets` library takes a changed folder, or another one of the same
+    name, for the one that it has cached.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return str(HF_DATASETS_CACHE / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}")
 
 
 def _cause(error: Exception) -> Exception:

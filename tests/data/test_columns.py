@@ -189,6 +189,19 @@ def test_configurations(tmp_path, pairs):
         load_splits(str(plant(pairs, "images/f3.png", "masks/f3.png")), config="one")
 
 
+def test_a_changed_folder_with_a_readme_is_read_anew(tmp_path, pairs):
+    """The `datasets` library alone would give what it has cached."""
+    files = [sorted(map(str, (pairs / folder).iterdir())) for folder in ("images", "masks")]
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: a.parquet\n---\n"
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "README.md").write_text(card)
+    for count in (1, 2):
+        columns = {"image": files[0][:count], "mask": files[1][:count]}
+        rows = Dataset.from_dict(columns, features=Features({"image": Image(), "mask": Image()}))
+        rows.to_parquet(str(tmp_path / "set" / "a.parquet"))
+        assert len(load_splits(str(tmp_path / "set"))["test"]) == count
+
+
 def test_negatives_with_masks_of_other_layouts(tmp_path):
     """Masks of images without polyp are no images without polyp."""
     plant(tmp_path, "Original/1.png", "Original/2.png", "Ground Truth/1.png", "Ground Truth/2.png")
