@@ -27,7 +27,7 @@ def describe_divergence(what: str, step: int, epoch: float, learning_rate: float
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     left = "no checkpoint was written before"
     if checkpoint is not None:
-        left = f"{checkpoint} is from before: --model_name_or_path {checkpoint} and another --output_dir start from it"
+        left = f"the last checkpoint before is {checkpoint}: to start from it, give it as --model_name_or_path"
     precision = ", or compute in float32 (--bf16 False)" if is_half else ""
     return (
         f"{what} at step {step} (epoch {epoch:.2f}, learning rate {learning_rate:.3g}): the training diverged and was "

@@ -59,7 +59,6 @@ REFUSED = {
     "label_smoothing_factor": "it is for losses of classes; the losses here take masks of 0 and 1",
     "length_column_name": ONE_SIZE,
     "liger_kernel_config": TEXT,
-    "local_rank": "torchrun and accelerate launch set it",
     "mp_parameters": SHARDING,
     "neftune_noise_alpha": TEXT,
     "parallelism_config": SHARDING,
@@ -116,8 +115,10 @@ def check_values(values: argparse.Namespace, defaults: Mapping[str, Any]) -> Non
     if "tpu_metrics_debug" in str(values.debug):
         raise UserError(f"--debug tpu_metrics_debug is refused: {TPU}.")
     _check_ranges(vars(values))
-    if values.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
-        raise UserError(f"--ddp_backend {values.ddp_backend} needs several processes: use torchrun, or leave it out.")
+    for name in ("ddp_backend", "local_rank"):
+        value = getattr(values, name, None)
+        if value not in (None, -1) and "LOCAL_RANK" not in os.environ:
+            raise UserError(f"--{name} {value} needs several processes: start them with torchrun, or leave it out.")
     if not str(values.output_dir).strip():
         raise UserError("--output_dir is empty: name the folder of the run.")
     evaluates, saves = (str(getattr(values, f"{when}_strategy")).lower() for when in ("eval", "save"))
