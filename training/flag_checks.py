@@ -5,17 +5,15 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy
 
 from ..common.errors import UserError, describe_error
-
-if TYPE_CHECKING:
-    from .arguments import UNetTrainingArguments
 
 SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")  # of the validation split
 
@@ -87,8 +85,9 @@ POSITIVE = (
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("warmup_steps", "warmup_ratio", "eval_delay", "dataloader_num_workers", "cache_megabytes"),
+    *("encoder_learning_rate_scale", "ema_decay"),
 )
-BELOW_ONE = ("adam_beta1", "adam_beta2", "warmup_ratio")
+BELOW_ONE = ("adam_beta1", "adam_beta2", "warmup_ratio", "ema_decay")
 # Optimisers that `Trainer` gives no further arguments.
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 CHECKPOINTING_OPTIONS = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
@@ -151,7 +150,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             raise UserError(f"--{name} must be from 0 to {2**32 - 1}, got {values[name]}.")
 
 
-def check_arguments(arguments: "UNetTrainingArguments") -> None:
+def check_arguments(arguments: TrainingArguments) -> None:
     """Check what depends on several flags, or on what transformers made of them.
 
     Raises:
@@ -166,15 +165,9 @@ def check_arguments(arguments: "UNetTrainingArguments") -> None:
     _check_libraries(arguments)
     _check_processes(arguments)
     _check_optimizer(arguments)
-    scale = arguments.encoder_learning_rate_scale
-    if not 0.0 <= scale < math.inf:
-        raise UserError(f"--encoder_learning_rate_scale must be a number of at least 0, got {scale}.")
-    decay = arguments.ema_decay
-    if decay is not None and not 0.0 <= decay < 1.0:
-        raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")
 
 
-def _check_choice_of_checkpoint(arguments: "UNetTrainingArguments") -> None:
+def _check_choice_of_checkpoint(arguments: TrainingArguments) -> None:
     if arguments.metric_for_best_model is None:
         return
     score = arguments.metric_for_best_model.removeprefix("eval_")
@@ -187,7 +180,7 @@ def _check_choice_of_checkpoint(arguments: "UNetTrainingArguments") -> None:
         )
 
 
-def _check_libraries(arguments: "UNetTrainingArguments") -> None:
+def _check_libraries(arguments: TrainingArguments) -> None:
     available = get_available_reporting_integrations()
     for tracker in arguments.report_to:
         if tracker not in available:
@@ -205,7 +198,7 @@ def _check_libraries(arguments: "UNetTrainingArguments") -> None:
             )
 
 
-def _check_processes(arguments: "UNetTrainingArguments") -> None:
+def _check_processes(arguments: TrainingArguments) -> None:
     workers = arguments.dataloader_num_workers
     for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
         if getattr(arguments, name, None) and not workers:
@@ -219,7 +212,7 @@ def _check_processes(arguments: "UNetTrainingArguments") -> None:
         raise UserError("--accelerator_config num_steps is refused: use --gradient_accumulation_steps.")
 
 
-def _check_optimizer(arguments: "UNetTrainingArguments") -> None:
+def _check_optimizer(arguments: TrainingArguments) -> None:
     optimizer = getattr(arguments.optim, "value", str(arguments.optim))
     for name in ("optim_args", "optim_target_modules"):
         if getattr(arguments, name) and optimizer in PLAIN_OPTIMIZERS:
