@@ -182,7 +182,7 @@ def _check_choice_of_checkpoint(arguments: TrainingArguments) -> None:
 
 def _check_libraries(arguments: TrainingArguments) -> None:
     available = get_available_reporting_integrations()
-    for tracker in arguments.report_to:
+    for tracker in cast("list[str]", arguments.report_to):
         if tracker not in available:
             installed = f"installed: {', '.join(available)}" if available else "none is installed"
             raise UserError(f"--report_to {tracker}: no such tracker here ({installed}). Install it, or say none.")
