@@ -98,12 +98,11 @@ def test_what_a_training_does_anyway_may_be_said(flags):
     parse_arguments([*SHORT, *flags.split()])
 
 
-def test_every_refused_flag_exists_or_existed_and_is_documented():
+def test_every_refused_flag_is_documented():
     documentation = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert [name for name in REFUSED if f"`--{name}`" not in documentation] == []
-    # All that this version of transformers lacks belong to version 4 or 5.
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    assert len(REFUSED.keys() & known) > len(REFUSED) / 2
+    assert {"label_smoothing_factor", "fsdp", "bf16_full_eval", "prediction_loss_only"} <= REFUSED.keys() & known
     assert known <= default_values().keys()
 
 
