@@ -37,17 +37,18 @@ def check_batches(
         )
     if not transform.processor.do_resize:
         return  # images keep sizes that are not known here
-    sides = [*transform.processor.size.values(), *(side for side, _ in transform.progressive_sizes)]
+    size = transform.processor.size
+    sides = [size["height"], size["width"], *(side for side, _ in transform.progressive_sizes)]
     smallest, side = smallest_batch(samples, arguments), min(sides)
     if can_train_on(model, smallest, side):
         return
-    size = arguments.per_device_train_batch_size
-    if smallest == size:
+    batch_size = arguments.per_device_train_batch_size
+    if smallest == batch_size:
         remedy = "raise --per_device_train_batch_size"
     elif samples is None:
         remedy = "remove --streaming"
     else:
-        remedy = f"give --dataloader_drop_last, or another --per_device_train_batch_size than {size}"
+        remedy = f"give --dataloader_drop_last, or another --per_device_train_batch_size than {batch_size}"
     raise UserError(
         f"A batch of {smallest} at {side}x{side} pixels leaves the network's normalisation one value per channel: "
         f"{remedy}, use larger images, a lower --depth or another --norm."
