@@ -161,9 +161,11 @@ class UNetConfig(PretrainedConfig):
     def minimum_size(self) -> int:
         """Smallest height and width in pixels that the network takes.
 
-        Twice as large with instance norm, which needs more than one value per channel in the bottleneck.
+        Twice as large with instance norm, and with group norm of one channel a group: they need more than one value
+        per channel in the bottleneck.
         """
-        return self.size_multiple * (2 if self.norm == "instance" else 1)
+        is_single = self.norm == "group" and self.encoder is None and self.level_channels[-1] == self.num_groups
+        return self.size_multiple * (2 if self.norm == "instance" or is_single else 1)
 
     def check(self) -> None:
         """Check that the fields give a working network.

@@ -38,6 +38,7 @@ def train(
     from transformers import set_seed
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
+    from unet_kvasir_seg.training.batch_sizes import check_batches
     from unet_kvasir_seg.training.building import build_datasets, build_model, print_cache_size, with_negatives
     from unet_kvasir_seg.training.outcome import describe_run, print_scores, print_usage, record_outcome
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
@@ -70,6 +71,7 @@ def train(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
     is_stream = isinstance(train_set, TrainingStream)
+    check_batches(model, transform, None if is_stream else len(train_set), training_arguments)
     if is_main and data_arguments.cache_megabytes and not is_stream:
         print_cache_size(transform, len(train_set), data_arguments.cache_megabytes)
 
@@ -118,26 +120,27 @@ def build_trainer(
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
+    from unet_kvasir_seg.training.flag_checks import flags_explained
     from unet_kvasir_seg.training.trainer import EpochScores, SetEpoch, UNetTrainer
 
     decay = training_arguments.ema_decay
     scores = EpochScores()
-    training_arguments.batch_eval_metrics = True
-    return UNetTrainer(
-        model=model,
-        args=training_arguments,
-        data_collator=SegmentationCollator(),
-        train_dataset=train_set,
-        eval_dataset=validation_set,
-        processing_class=processor,
-        compute_metrics=scores,
-        preprocess_logits_for_metrics=scores.count,
-        # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
-        callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
-        ema=None if decay is None else ExponentialMovingAverage(decay, checkpoint),
-        transform=transform,
-        results=results,
-    )
+    with flags_explained("These flags"):
+        return UNetTrainer(
+            model=model,
+            args=training_arguments,
+            data_collator=SegmentationCollator(),
+            train_dataset=train_set,
+            eval_dataset=validation_set,
+            processing_class=processor,
+            compute_metrics=scores,
+            preprocess_logits_for_metrics=scores.count,
+            # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
+            callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
+            ema=None if decay is None else ExponentialMovingAverage(decay, checkpoint),
+            transform=transform,
+            results=results,
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

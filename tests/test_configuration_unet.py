@@ -62,6 +62,8 @@ def test_defaults_are_the_card():
         ({"depth": 1}, 2),
         ({"depth": 5, "norm": "batch"}, 32),
         ({"norm": "group"}, 16),
+        ({"norm": "group", "depth": 1, "channels": [4, 8], "num_groups": 4}, 2),
+        ({"norm": "group", "depth": 1, "channels": [8, 4], "num_groups": 4}, 4),
         ({"norm": "instance"}, 32),
         ({"norm": "instance", "depth": 2}, 8),
         ({"stem_stride": 2}, 32),

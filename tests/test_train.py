@@ -98,7 +98,7 @@ def test_an_encoder_starts_from_a_file_and_has_its_own_learning_rate(run_train, 
         (["--encoder", "resnet10t"], "--encoder_weights path/to/weights.safetensors"),
         (["--encoder", "efficientnet_lite0", "--encoder_weights", "ImageNet"], "must be imagenet, none or a file"),
         (["--encoder_weights", "none"], "--encoder_weights none needs an --encoder"),
-        (["--encoder_learning_rate_scale", -1], "must be a number of at least 0, got -1.0"),
+        (["--encoder_learning_rate_scale", -1], "must be at least 0, got -1.0"),
         (["--encoder_learning_rate_scale", 0.5], "has no effect: the network has no --encoder"),
     ],
 )

@@ -4,8 +4,8 @@ Imports only what `TrainingArguments` needs from transformers, so that --help is
 """
 
 import argparse
+import dataclasses
 import inspect
-import math
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +18,16 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.trainer_utils import HubStrategy
 
 from ..common.command_line import DataFlags, FlagParser, flag, unknown
 from ..common.device import Runtime, choose_runtime
 from ..common.errors import UserError
 from ..common.paths import PACKAGE, RECIPES
 from ..configuration_unet import UNetConfig
+from .flag_checks import check_arguments, check_values, flags_explained
 
 # Fields of UNetConfig that a training cannot choose: images are RGB, and there is one foreground class.
 FIXED_FIELDS = ("num_channels", "id2label", "kwargs")
-SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")  # of the validation split
 RENAMED_FLAGS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
 
 
@@ -83,7 +82,7 @@ class DataArguments(DataFlags):
 
 @dataclass
 class UNetTrainingArguments(TrainingArguments):
-    """All flags of `transformers.TrainingArguments`, with the card's values as defaults."""
+    """The flags of `transformers.TrainingArguments`, with the card's values as defaults; some are `REFUSED`."""
 
     output_dir: str = flag("outputs/unet-kvasir-seg", "Folder of the run.")
     num_train_epochs: float = flag(50, "Epochs to train.")
@@ -101,6 +100,11 @@ class UNetTrainingArguments(TrainingArguments):
         default=None,
         metadata={"nargs": "?", "const": True, "help": "bfloat16 autocast; by default if the hardware supports it."},
     )
+    # What a training does here anyway: other values are refused.
+    do_train: bool = flag(True, "Always.")
+    do_eval: bool = flag(True, "Always, at the end of the training.")
+    batch_eval_metrics: bool = flag(True, "Always.")
+    remove_unused_columns: bool = flag(False, "Never: the augmentation reads columns that the model does not.")
     ema_decay: float | None = flag(
         None,
         "Evaluate and save an exponential moving average (EMA) of the weights with this decay, such as 0.998.",
@@ -122,8 +126,6 @@ class UNetTrainingArguments(TrainingArguments):
         runtime = choose_runtime("cpu" if self.use_cpu else "auto", dtype)
         self.use_cpu = runtime.device.type == "cpu"
         self.bf16 = runtime.dtype == torch.bfloat16
-        # The transforms need columns that the model does not take.
-        self.remove_unused_columns = False
         super().__post_init__()
         assert isinstance(self.accelerator_config, AcceleratorConfig)  # by now
         if self.accelerator_config.dispatch_batches is None:
@@ -140,6 +142,15 @@ class UNetTrainingArguments(TrainingArguments):
         """Device and precision of this run."""
         dtype = "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
         return choose_runtime(self.device.type, dtype)
+
+
+def default_values() -> dict[str, Any]:
+    """The defaults of the flags of `UNetTrainingArguments`."""
+    fields = {field.name: field for field in dataclasses.fields(UNetTrainingArguments)}
+    return {
+        name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for name, field in fields.items()
+    }
 
 
 def config_fields() -> dict[str, inspect.Parameter]:
@@ -190,16 +201,17 @@ def parse_arguments(
     if recipe is not None:
         parser.set_values(read_recipe(Path(recipe)), source=recipe)
     values, _ = parser.parse_known_args(flags)
-    _refuse_tokens(values)
+    check_values(values, default_values())
 
-    start, data_arguments, training_arguments = parser.parse(flags)
+    with flags_explained("These flags"):
+        start, data_arguments, training_arguments = parser.parse(flags)
     given = [name for name in config_fields() if hasattr(values, name)]
     model_arguments = ModelArguments(
         **vars(start),
         config_fields={name: getattr(values, name) for name in given},
         image_size_is_the_recipes=start.image_size is not None and on_the_command_line.image_size is None,
     )
-    _check_training_arguments(training_arguments)
+    check_arguments(training_arguments)
     return model_arguments, data_arguments, training_arguments
 
 
@@ -251,30 +263,3 @@ def _refuse_renamed(names: Iterable[str], source: str) -> None:
         plain = str(name).removeprefix("--").replace("-", "_")
         if plain in RENAMED_FLAGS:
             raise UserError(f"{source} gives {name}, which is now called {RENAMED_FLAGS[plain]}: rename it.")
-
-
-def _refuse_tokens(values: argparse.Namespace) -> None:
-    # Trainer writes the token in plain text into training_args.bin. The second name exists in transformers 4 only.
-    if any(getattr(values, name, None) is not None for name in ("hub_token", "push_to_hub_token")):
-        raise UserError(
-            "--hub_token is refused: it would be written into files of the run, and stays in your shell's "
-            "history. Run `hf auth login`, or set the environment variable HF_TOKEN."
-        )
-
-
-def _check_training_arguments(arguments: UNetTrainingArguments) -> None:
-    if arguments.push_to_hub and arguments.hub_strategy != "end":
-        raise UserError(
-            f"--hub_strategy {HubStrategy(arguments.hub_strategy).value} is refused: pushes in the middle of a run "
-            "leave out the model's code. Leave it at end."
-        )
-    if arguments.load_best_model_at_end:
-        chosen = str(arguments.metric_for_best_model).removeprefix("eval_")
-        if chosen not in ("loss", *SCORE_NAMES):
-            raise UserError("--metric_for_best_model: " + unknown("score", chosen, ("loss", *SCORE_NAMES)))
-    scale = arguments.encoder_learning_rate_scale
-    if not 0.0 <= scale < math.inf:
-        raise UserError(f"--encoder_learning_rate_scale must be a number of at least 0, got {scale}.")
-    decay = arguments.ema_decay
-    if decay is not None and not 0.0 <= decay < 1.0:
-        raise UserError(f"--ema_decay must be at least 0 and below 1, got {decay}.")

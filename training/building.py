@@ -18,6 +18,7 @@ from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import load_checkpoint
 from ..modeling_unet import UNetForSemanticSegmentation
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
+from .divergence import first_not_finite
 from .encoder_weights import IMAGENET, NONE, load_encoder_weights, normalisation_of
 
 
@@ -76,6 +77,9 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
             "or train from scratch without --model_name_or_path."
         )
     model, processor = load_checkpoint(name, arguments.model_revision)
+    broken = first_not_finite(model.state_dict())
+    if broken is not None:
+        raise UserError(f"The checkpoint {name} is broken: {broken} holds NaN or infinity. Start from another one.")
     size, checkpoint_size = arguments.image_size, (processor.size["height"], processor.size["width"])
     if arguments.image_size_is_the_recipes and (size, size) != checkpoint_size:
         raise UserError(

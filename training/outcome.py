@@ -14,8 +14,9 @@ from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation
 from ..reporting.results import RESULTS_SCHEMA, describe_environment
-from .arguments import SCORE_NAMES, DataArguments, ModelArguments, UNetTrainingArguments
+from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
 from .encoder_weights import describe_weights
+from .flag_checks import SCORE_NAMES
 
 
 def describe_run(

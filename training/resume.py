@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
+from .divergence import first_not_finite
 from .ema import TRAINING_WEIGHTS
 
 # Saved in each checkpoint: its architecture and data. Resuming with different ones is refused.
@@ -56,6 +58,9 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
         checkpoint = wanted
     else:
         raise UserError(f"{wanted} is no checkpoint, or is incomplete. Resume from another one, or start anew.")
+    broken = first_not_finite(load_file(Path(checkpoint) / "model.safetensors"))
+    if broken is not None:
+        raise UserError(f"{checkpoint} is broken: {broken} holds NaN or infinity. Resume from an earlier one.")
     had_ema = (Path(checkpoint) / TRAINING_WEIGHTS).is_file()
     if had_ema != with_ema:
         raise UserError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import safetensors
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from ..common.errors import UserError, first_line
@@ -19,7 +20,9 @@ from ..reporting.model_card import fill_card
 from ..reporting.results import write_results
 from ..scoring.metrics import PolypSegmentation
 from ..scoring.overlap import pixel_counts
+from .divergence import describe_divergence, first_not_finite
 from .ema import ExponentialMovingAverage
+from .flag_checks import flags_explained
 from .resume import RUN_FILE
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ class UNetTrainer(Trainer):
         self.transform = transform
         self.results = results
         self.started = time.perf_counter()
+        self.step_rate = 0.0  # learning rate of the last step
         self.ema = ema
         if ema is not None:
             self.add_callback(ema)
@@ -83,9 +87,10 @@ class UNetTrainer(Trainer):
         """The optimiser of `Trainer`; a pretrained encoder gets its own learning rate.
 
         Raises:
-            UserError: If the network has no such encoder.
+            UserError: If the network has no such encoder, or --optim cannot be used.
         """
-        optimizer = super().create_optimizer(*args, **kwargs)
+        with flags_explained(f"--optim {_name(self.args.optim)}"):
+            optimizer = super().create_optimizer(*args, **kwargs)
         scale = cast("UNetTrainingArguments", self.args).encoder_learning_rate_scale
         if scale == 1:
             return optimizer
@@ -101,11 +106,63 @@ class UNetTrainer(Trainer):
             optimizer.add_param_group({**group, "params": encoders, "lr": group["lr"] * scale})
         return optimizer
 
+    def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of `Trainer`.
+
+        Raises:
+            UserError: If --lr_scheduler_kwargs do not fit it.
+        """
+        with flags_explained(f"--lr_scheduler_type {_name(self.args.lr_scheduler_type)} with these kwargs"):
+            return super().create_scheduler(*args, **kwargs)
+
+    def get_eval_dataloader(self, *args, **kwargs) -> DataLoader:
+        """All validation samples: --dataloader_drop_last is for the training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args, **kwargs) -> Tensor:
-        """One step, on a batch that is on the device already."""
+        """One step, on a batch that is on the device already.
+
+        Raises:
+            UserError: In every process, if the loss is not finite; `Trainer` would log the mean of earlier ones.
+        """
         if "augmentation_parameters" in inputs:
             inputs = self.transform.augment(**inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+        self.step_rate = self._get_learning_rate()
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._check_loss(loss, "training", step=self.state.global_step + 1)
+        return loss
+
+    def prediction_step(self, *args, **kwargs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, pixel counts and labels of a batch of an evaluation.
+
+        Raises:
+            UserError: In every process, if the loss is not finite: a pixel of NaN would be scored as background.
+        """
+        loss, counts, labels = super().prediction_step(*args, **kwargs)
+        assert loss is not None  # every sample has a mask
+        self._check_loss(loss, "validation", step=self.state.global_step)
+        return loss, counts, labels
+
+    def _check_loss(self, loss: Tensor, kind: str, step: int) -> None:
+        # Every process stops at the same step: one that went on could save a checkpoint of broken weights.
+        losses = self.accelerator.gather(loss.detach().reshape(1))
+        broken = losses[~losses.isfinite()]
+        if len(broken):
+            raise self._divergence(f"The {kind} loss is {broken[0].item()}", step)
+
+    def _check_weights(self) -> None:
+        name = first_not_finite(cast("torch.nn.Module", self.model).state_dict())
+        if name is not None:
+            raise self._divergence(f"{name} holds numbers that are not finite", self.state.global_step)
+
+    def _divergence(self, what: str, step: int) -> UserError:
+        folder = Path(str(self.args.output_dir))
+        is_half = self.args.bf16 or self.args.fp16
+        return UserError(describe_divergence(what, step, self.state.epoch or 0.0, self.step_rate, is_half, folder))
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate the model; during a training with EMA, its averaged weights."""
@@ -113,8 +170,13 @@ class UNetTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, with EMA its averaged weights. A checkpoint also gets what resuming needs."""
+        """Save the model, with EMA its averaged weights. A checkpoint also gets what resuming needs.
+
+        Raises:
+            UserError: If weights are not finite. Earlier checkpoints are left as they are.
+        """
         with self._ema_in_place():
+            self._check_weights()
             super().save_model(output_dir, _internal_call)
         folder = Path(output_dir or str(self.args.output_dir))
         if self.ema is not None and self.args.should_save:
@@ -173,6 +235,11 @@ def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
     loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])
     return ["loss_curve.png"]
+
+
+def _name(choice: Any) -> str:
+    """A choice of transformers, an enumeration's or plain, as the command line gives it."""
+    return str(getattr(choice, "value", choice))
 
 
 class SetEpoch(TrainerCallback):

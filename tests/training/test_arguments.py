@@ -75,12 +75,6 @@ def test_an_unknown_flag_names_near_ones():
         parse("--base_chanels", "8")
 
 
-def test_an_unknown_score_to_choose_the_checkpoint_by_names_near_ones():
-    with pytest.raises(UserError, match=r"--metric_for_best_model: unknown score 'dice'; near it are .*dice_pooled"):
-        parse_arguments(["--metric_for_best_model", "eval_dice"])
-    parse_arguments(["--metric_for_best_model", "eval_loss"])
-
-
 def test_precision_follows_the_hardware_and_can_be_chosen():
     assert parse("--bf16", "False")[2].runtime.dtype == torch.float32
     assert parse("--bf16")[2].runtime.dtype == torch.bfloat16
