@@ -168,7 +168,7 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
 
     predictor = source.predictor if isinstance(source, ModelSource) else None
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
-    data = describe_data(arguments.dataset_name, arguments.dataset_revision, {arguments.split: rows}, arguments.split)
+    data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
     known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
     repo = arguments.target_repo if arguments.push_to_hub else None
     pushed = known_results(repo, None) if repo else None
@@ -232,7 +232,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     check_results_folder(folder, results)
     negatives = None
     if arguments.negatives is not None:
-        negatives = Negatives.load(arguments.negatives, splits, arguments.mask_rules)
+        negatives = Negatives.load(arguments.negatives, splits, arguments.mask_rules, arguments.negatives_config)
 
     protocol = run.Protocol(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(run.Protocol)})
     try:

@@ -79,6 +79,7 @@ class DataFlags(MaskFlags):
     negatives: str | None = flag(
         None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
     )
+    negatives_config: str | None = flag(None, "Configuration of --negatives, if that is a data set with several.")
     synthetic_rows: int = flag(400, "Training samples of the synthetic data; a quarter as many to evaluate.")
 
     @property
@@ -93,6 +94,16 @@ class DataFlags(MaskFlags):
             "train_split": self.train_split,
             "validation_split": self.validation_split,
             "synthetic_rows": self.synthetic_rows,
+        }
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Arguments of `data.dataset.describe_data`, besides the samples."""
+        return {
+            "name": self.dataset_name,
+            "revision": self.dataset_revision,
+            "config": self.dataset_config,
+            "mask_rules": self.mask_rules,
         }
 
 

@@ -32,6 +32,10 @@ PEEKED_ROWS = 20  # of which at least one tells whether a column of strings hold
 Split: TypeAlias = Dataset | IterableDataset
 
 
+class NoMasksError(DatasetError):
+    """A table of images has no column that could hold their masks."""
+
+
 def with_pair_columns(
     rows: Split,
     image_column: str | None,
@@ -46,6 +50,7 @@ def with_pair_columns(
         locator: Makes what finds the files that paths name; None: paths are used as they are.
 
     Raises:
+        NoMasksError: If there are images, but nothing that could be their masks.
         DatasetError: If there are no such columns, or several.
     """
     kinds = image_like_columns(rows)
@@ -57,7 +62,8 @@ def with_pair_columns(
             wanted = f"no column {column!r}" if column else f"no {kind} column with one of the usual names"
             if column in (rows.column_names or ()):
                 wanted = f"no images in its column {column!r}"
-            raise DatasetError(
+            kind_of_error = NoMasksError if column is None and list(kinds) == [image] else DatasetError
+            raise kind_of_error(
                 f"The data set has {wanted}; its columns that can hold images are {', '.join(kinds) or 'none'}. Name "
                 f"the right one with --{kind}_column. It has the columns {', '.join(rows.column_names or kinds)}."
             )
@@ -153,8 +159,13 @@ def choose_column(kinds: Mapping[str, int], kind: str) -> str | None:
     return surest[0] if surest else None
 
 
-def names_masks(file: Path) -> bool:
-    """Whether a metadata file, as the `datasets` library reads it beside images, names their masks too."""
+def names_masks(file: Path, mask_column: str | None) -> bool:
+    """Whether a metadata file, as the `datasets` library reads it beside images, names their masks too.
+
+    Args:
+        file: The metadata file.
+        mask_column: Of the masks, as the user names it; None: it has one of the usual names.
+    """
     try:
         if file.suffix == ".parquet":
             columns = list(parquet.read_schema(file).names)
@@ -163,4 +174,6 @@ def names_masks(file: Path) -> bool:
                 columns = list(json.loads(next(lines, ""))) if file.suffix == ".jsonl" else next(csv.reader(lines), [])
     except (OSError, ValueError, TypeError):
         return False
-    return "file_name" in columns and any(plain(name.removesuffix("_file_name")) in MASK_COLUMNS for name in columns)
+    named = [name.removesuffix("_file_name") for name in columns]
+    is_there = any(plain(name) in MASK_COLUMNS for name in named) if mask_column is None else mask_column in named
+    return "file_name" in columns and is_there

@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ from datasets import (
 )
 from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, metadata_load, snapshot_download
 from PIL import Image as PILImage
 
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
-from .columns import PAIR_FEATURES, Split, names_masks, with_pair_columns
+from ..common.mask_rules import USUAL_MASKS, MaskRules
+from .columns import PAIR_FEATURES, NoMasksError, Split, names_masks, with_pair_columns
+from .data_files import ARCHIVES, TABLES, files_by_split, in_fixed_order
 from .folders import HELD_OUT_SHARE, folder_splits
 from .layouts import PICTURE, describe_folder, holds_images
 from .locations import Locator
@@ -42,7 +45,7 @@ from .synthetic import generate
 
 logger = logging.getLogger(__name__)
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
 
 
 def load_splits(
@@ -89,7 +92,7 @@ def load_splits(
     if name == "synthetic":
         source = Source(_synthetic_splits(synthetic_rows, synthetic_size, seed))
     else:
-        source = open_source(name, config, revision, streaming, seed)
+        source = open_source(name, config, revision, mask_column, streaming, seed)
     if config is not None and not source.has_configs:
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
     chosen = _chosen_splits(source.splits, train_split, validation_split, needed_splits)
@@ -99,7 +102,8 @@ def load_splits(
             for split, there in chosen.items()
         }
     if "train" in splits and "validation" not in splits:
-        splits["train"], splits["validation"] = _cut_validation(splits["train"], seed)
+        unused = [there for there in source.splits if there not in chosen.values()]
+        splits["train"], splits["validation"] = _cut_validation(splits["train"], seed, unused)
     for split in filter(None, needed_splits):
         if split not in splits:
             remedy = "" if split not in ("train", "validation") else f" Name the one to take with --{split}_split."
@@ -153,13 +157,23 @@ def choose_split(splits: dict[str, Split], split: str) -> Split:
     return splits[split]
 
 
-def describe_data(name: str, revision: str | None, rows: dict[str, Split], split: str | None = None) -> dict[str, Any]:
+def describe_data(
+    name: str,
+    revision: str | None,
+    rows: dict[str, Split],
+    split: str | None = None,
+    *,
+    config: str | None = None,
+    mask_rules: MaskRules = USUAL_MASKS,
+) -> dict[str, Any]:
     """The section "data" of `results.json`. It contains no paths: a local data set has no name there.
 
     Args:
         name, revision: As given to `load_splits`.
         rows: The splits that a run used.
         split: The split that was scored, if one was.
+        config: As given to `load_splits`.
+        mask_rules: How its masks are read.
 
     Returns:
         "fingerprint" is a hash of all encoded images and masks in order, or None if a split is a stream.
@@ -170,9 +184,15 @@ def describe_data(name: str, revision: str | None, rows: dict[str, Split], split
         "name": "a local data set" if is_local else name,
         "on_the_hub": not is_local and name != "synthetic",
         "revision": revision,
+        "config": None if is_local else config,
         "split": split,
         "rows": {part: None if isinstance(found, IterableDataset) else len(found) for part, found in rows.items()},
         "fingerprint": None if is_streamed else _fingerprint(rows.values()),
+        "masks": {
+            "foreground_values": sorted(set(mask_rules.foreground_values)) if mask_rules.foreground_values else None,
+            "threshold": mask_rules.threshold,
+            "ignore_exif": bool(mask_rules.ignore_exif),
+        },
     }
 
 
@@ -233,19 +253,23 @@ class Source:
         locator: Makes what finds the files that its cells name; None: they name none.
         folder: The folder or, as far as it was downloaded, the copy of the data set on the Hub that may have masks in
             a layout that is not known; None: it is a table, which says itself what there is.
+        archives: Names of its archives, which may hold masks in any layout.
     """
 
     splits: dict[str, Split]
     has_configs: bool = False
     locator: Callable[[], Locator] | None = None
     folder: Path | None = None
+    archives: Sequence[str] = ()
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
         """Where images are there, but no masks, say what the folder holds and which layout is expected."""
         try:
             yield
-        except DatasetError as error:
+        except NoMasksError as error:
+            if self.archives:
+                raise packed_files(self.archives) from error
             if self.folder is None:
                 raise
             raise unknown_layout(self.folder) from error
@@ -260,7 +284,23 @@ def unknown_layout(folder: Path) -> DatasetError:
     )
 
 
-def open_source(name: str, config: str | None, revision: str | None, streaming: bool, seed: int) -> Source:
+def packed_files(archives: Sequence[str]) -> DatasetError:
+    """That archives hold no pairs that are found."""
+    return DatasetError(
+        f"No pairs of image and mask are found in the archives {some(archives)}: an archive is read only if it has a "
+        "metadata.jsonl with file_name and mask_file_name. Unpack them, download them first if they are on the Hub, "
+        "and give the folder. Expected in it:",
+        details=PICTURE,
+    )
+
+
+def _archives(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lower().endswith(PACKED))
+
+
+def open_source(
+    name: str, config: str | None, revision: str | None, mask_column: str | None, streaming: bool, seed: int
+) -> Source:
     """A folder or a data set on the Hub; arguments as for `load_splits`.
 
     Raises:
@@ -268,7 +308,7 @@ def open_source(name: str, config: str | None, revision: str | None, streaming: 
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _open_folder(path, config, streaming, seed)
+        return _open_folder(path, config, mask_column, streaming, seed)
     if is_hub_id(name):
         return _open_on_hub(name, config, revision, streaming, seed)
     if path.is_file():
@@ -278,29 +318,42 @@ def open_source(name: str, config: str | None, revision: str | None, streaming: 
     )
 
 
-def _open_folder(path: Path, config: str | None, streaming: bool, seed: int) -> Source:
+def _open_folder(path: Path, config: str | None, mask_column: str | None, streaming: bool, seed: int) -> Source:
     is_saved = is_saved_to_disk(path)
     metadata = [] if is_saved else sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")})
-    if not is_saved and not any(map(names_masks, metadata)):
+    if not is_saved and not any(names_masks(file, mask_column) for file in metadata):
         splits = folder_splits(path, seed)
         if splits:
             return Source(splits)
-    has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
-    has_archive = any(file.suffix in ARCHIVES for file in path.rglob("*"))
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*")]
+    has_table = any(name.endswith((".parquet", ".arrow")) for name in names)
+    archives = [] if has_table else _archives(names)
+    data_files = None if config or is_saved or _names_configs(path / "README.md") else files_by_split(names)
     try:
-        splits = library_splits(path, streaming, revision=None, config=config)
+        splits = library_splits(path, streaming, revision=None, config=config, data_files=data_files)
     except DatasetError as error:
-        if not metadata and not has_table and not has_archive and holds_images(path):
+        if archives and all(map(zipfile.is_zipfile, (path / name for name in archives))):
+            raise packed_files(archives) from error
+        if not metadata and not has_table and not archives and holds_images(path):
             raise unknown_layout(path) from error
         raise
     locator = partial(Locator.of_folder, str(path))
-    return Source(splits, has_configs=not is_saved, locator=locator, folder=None if has_table else path)
+    folder = None if has_table else path
+    return Source(splits, has_configs=not is_saved, locator=locator, folder=folder, archives=archives)
+
+
+def _names_configs(readme: Path) -> bool:
+    """Whether the README of a data set says which files its configurations are."""
+    try:
+        return "configs" in (metadata_load(readme) or {})
+    except (OSError, ValueError):  # there is none, or the `datasets` library says what is wrong with it
+        return False
 
 
 def _open_on_hub(name: str, config: str | None, revision: str | None, streaming: bool, seed: int) -> Source:
-    sha, files = _files_on_hub(name, revision)
+    sha, files, names_configs = _files_on_hub(name, revision)
     images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-    tables = [file for file in files if file.lower().endswith((".parquet", ".arrow", ".csv", ".jsonl", *ARCHIVES))]
+    tables = [file for file in files if file.lower().endswith((*TABLES, *ARCHIVES))]
     folder = None
     if images and not tables and config is None:
         if streaming:
@@ -308,21 +361,27 @@ def _open_on_hub(name: str, config: str | None, revision: str | None, streaming:
         folder = Path(_download_images(name, sha))
         if splits := folder_splits(folder, seed):
             return Source(splits)
-    splits = hub_splits(name, streaming, revision, config=config)
+    data_files = None if config or names_configs else files_by_split(files)
+    splits = hub_splits(name, streaming, revision, config=config, data_files=data_files)
     if streaming:
         locator = partial(Locator.of_hub, f"hf://datasets/{name}@{sha}", files)
     else:
         locator = partial(_downloaded, name, sha or revision)
-    return Source(splits, has_configs=True, locator=locator, folder=folder)
+    archives = [] if any(file.lower().endswith(TABLES) for file in tables) else _archives(files)
+    return Source(splits, has_configs=True, locator=locator, folder=folder, archives=archives)
 
 
-def _files_on_hub(name: str, revision: str | None) -> tuple[str | None, list[str]]:
-    """The commit of a data set on the Hub and the names of its files; nothing if they cannot be had."""
+def _files_on_hub(name: str, revision: str | None) -> tuple[str | None, list[str], bool]:
+    """The commit of a data set on the Hub, the names of its files, and whether its README names configurations.
+
+    Where they cannot be had, there is nothing.
+    """
     try:
         info = HfApi().dataset_info(name, revision=revision)
     except Exception:  # of the HTTP client and the Hub: loading the data set then says what is wrong
-        return None, []
-    return info.sha, [file.rfilename for file in info.siblings or []]
+        return None, [], False
+    names_configs = bool(info.card_data and info.card_data.get("configs"))
+    return info.sha, [file.rfilename for file in info.siblings or []], names_configs
 
 
 def _download_images(name: str, revision: str | None) -> str:
@@ -341,9 +400,20 @@ def _downloaded(name: str, revision: str | None) -> Locator:
 
 
 def library_splits(
-    path: Path | str, streaming: bool, revision: str | None, config: str | None = None
+    path: Path | str,
+    streaming: bool,
+    revision: str | None,
+    config: str | None = None,
+    config_flag: str = "--dataset_config",
+    data_files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Split]:
     """Splits of a data set that the `datasets` library can load.
+
+    Args:
+        path: Its folder, or its id on the Hub.
+        streaming, revision, config: As for `load_splits`.
+        config_flag: What chooses a configuration, for a message.
+        data_files: Of each split, as `files_by_split` gives them; None: the library finds them.
 
     Raises:
         DatasetError: If it cannot.
@@ -353,16 +423,19 @@ def library_splits(
             loaded = load_from_disk(str(path))
         else:
             cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else None
-            loaded = load_dataset(str(path), config, streaming=streaming, revision=revision, cache_dir=cache)
+            loaded = load_dataset(
+                str(path), config, data_files=data_files, streaming=streaming, revision=revision, cache_dir=cache
+            )
     except (ConnectionError, DatasetNotFoundError):
         raise
     except Exception as error:  # each file format's reader raises errors of its own
-        _refuse_config(path, revision, config, error)
+        _refuse_config(path, revision, config, config_flag, error)
         raise DatasetError(
             f"{path} cannot be loaded as a data set ({describe_error(_cause(error))}). Expected parquet files, a "
             "`save_to_disk` folder, or a folder with images/ and masks/, unpacked."
         ) from error
-    return {"train": loaded} if isinstance(loaded, Dataset | IterableDataset) else dict(loaded)
+    splits = {"train": loaded} if isinstance(loaded, Dataset | IterableDataset) else dict(loaded)
+    return {name: in_fixed_order(rows) if isinstance(rows, Dataset) else rows for name, rows in splits.items()}
 
 
 def _cache_of(folder: Path) -> str:
@@ -386,16 +459,16 @@ def is_saved_to_disk(path: Path | str) -> bool:
     return (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "state.json").is_file()
 
 
-def _refuse_config(path: Path | str, revision: str | None, config: str | None, error: Exception) -> None:
+def _refuse_config(
+    path: Path | str, revision: str | None, config: str | None, config_flag: str, error: Exception
+) -> None:
     """Say which configurations a data set has, if an error comes from the choice of one."""
     if not isinstance(error, ValueError) or "onfig" not in str(error):
         return
     configs = get_dataset_config_names(str(path), revision=revision)
     if config not in configs:
         wrong = "several configurations" if config is None else f"no configuration {config}"
-        raise DatasetError(
-            f"{path} has {wrong}; it has {_listed(configs)}. Choose one with --dataset_config."
-        ) from error
+        raise DatasetError(f"{path} has {wrong}; it has {_listed(configs)}. Choose one with {config_flag}.") from error
 
 
 def is_hub_id(name: str) -> bool:
@@ -409,18 +482,20 @@ def hub_splits(
     revision: str | None,
     remedy: str = "Give a local folder, or `--dataset_name synthetic` for generated frames.",
     config: str | None = None,
+    config_flag: str = "--dataset_config",
+    data_files: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Split]:
     """Splits of a data set on the Hub.
 
     Args:
-        name, streaming, revision, config: As for `load_splits`.
+        name, streaming, revision, config, config_flag, data_files: As for `library_splits`.
         remedy: What the message tells to do.
 
     Raises:
         DatasetError: If there is none, or the Hub cannot be reached.
     """
     try:
-        return library_splits(name, streaming, revision, config)
+        return library_splits(name, streaming, revision, config, config_flag, data_files)
     except ConnectionError as error:
         raise DatasetError(f"The Hub cannot be reached, so {name} cannot be loaded. {remedy}") from error
     except DatasetNotFoundError as error:
@@ -431,7 +506,7 @@ def hub_splits(
         ) from error
 
 
-def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
+def _cut_validation(train: Split, seed: int, unused: Sequence[str]) -> tuple[Split, Split]:
     if isinstance(train, IterableDataset):
         raise DatasetError(
             "The data set has no validation split, and a stream cannot be cut by a seed. Run without --streaming."
@@ -440,7 +515,8 @@ def _cut_validation(train: Split, seed: int) -> tuple[Split, Split]:
         raise DatasetError(f"{len(train)} training rows cannot be split into train and validation.")
     cut = train.train_test_split(test_size=max(round(len(train) * HELD_OUT_SHARE), 1), seed=seed)
     logger.warning(
-        "No validation split: %d of %d training rows are held out by seed %d.",
+        "No validation split%s: %d of %d training rows are held out by seed %d.",
+        f" among {_listed(unused)} (to take one: --validation_split)" if unused else "",
         len(cut["test"]),
         len(train),
         seed,

@@ -20,6 +20,8 @@ from .split_names import SPLIT_NAMES, known_split
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE = 0.1
+# Endings of lists: tables count only where there is no list as text.
+LISTS = ("*.[tT][xX][tT]", "*.[cCtT][sS][vV]")
 # Of lists, in the order in which they are tried: what editors and shells write. UTF-16 is PowerShell's; the last ones
 # are those of older systems. Names of files tell which one a list is in.
 ENCODINGS = ("utf-8-sig", "utf-16", "cp1252", "mac_roman", "cp850", "cp1251", "gb18030", "cp932")
@@ -65,15 +67,10 @@ def _name_unused_folders(layouts: Iterable[Layout]) -> None:
 def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
     """The names of each split, from lists such as Kvasir-SEG's official train.txt and val.txt; empty without lists."""
     folder = layout.folder
+    places = (folder, folder / "ImageSets" / "Segmentation")  # the latter is that of Pascal VOC
     listed: dict[str, list[str]] = {}
-    for place in (folder, folder / "ImageSets" / "Segmentation"):  # the latter is that of Pascal VOC
-        for file in sorted(place.glob("*.[tT][xX][tT]")):
-            split = known_split(file.stem)
-            if split not in SPLIT_NAMES or not file.is_file():
-                continue
-            if split in listed:
-                raise DatasetError(f"{folder} has several lists of the split {split}: {file.name} is one. Keep one.")
-            listed[split] = _read_list(file, match)
+    for pattern in LISTS:
+        listed = listed or _read_lists([file for place in places for file in sorted(place.glob(pattern))], match)
     counts = Counter(name for names in listed.values() for name in names)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
@@ -84,8 +81,22 @@ def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
     return {split: listed[split] for split in SPLIT_NAMES if split in listed}
 
 
+def _read_lists(files: Iterable[Path], match: Match) -> dict[str, list[str]]:
+    listed: dict[str, list[str]] = {}
+    for file in files:
+        split = known_split(file.stem)
+        if split not in SPLIT_NAMES or not file.is_file():
+            continue
+        if split in listed:
+            raise DatasetError(f"{file.parent} has several lists of the split {split}: {file.name} is one. Keep one.")
+        listed[split] = _read_list(file, match)
+    return listed
+
+
 def _read_list(file: Path, match: Match) -> list[str]:
     """The names of pairs that a list has, one a line: a name, a file or its path, also with its mask after it.
+
+    A table may have a heading and further columns.
 
     Raises:
         DatasetError: If there is no such pair.
@@ -94,17 +105,21 @@ def _read_list(file: Path, match: Match) -> list[str]:
         content = file.read_bytes()
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}.") from error
+    is_table = file.suffix.lower() != ".txt"
+    pair_of = _pair_of_row if is_table else _pair_of_line
     unknown: list[str] = []
     for encoding in ENCODINGS:
         try:
             lines = [line for line in map(str.strip, content.decode(encoding).splitlines()) if line]
         except UnicodeDecodeError:
             continue
-        names = [_pair_of_line(line, match) for line in lines]
-        if not names:
+        if not lines:
             raise DatasetError(
                 f"{file} is empty: expected the name of an image in each line. Write them or remove it."
             )
+        names = [pair_of(line, match) for line in lines]
+        if is_table and names[0] is None and len(names) > 1:  # its heading
+            lines, names = lines[1:], names[1:]
         if None not in names:
             return [name for name in names if name is not None]
         unknown = unknown or [line for line, name in zip(lines, names, strict=True) if name is None]
@@ -122,6 +137,17 @@ def _pair_of_line(line: str, match: Match) -> str | None:
     name = _known_name(fields[0], match.pairs)
     is_its_mask = name is not None and match.pairs[name][1].name == PurePosixPath(_bare(fields[1])).name
     return name if is_its_mask else None
+
+
+def _pair_of_row(line: str, match: Match) -> str | None:
+    """The name of the pair that a table's row is of, by its image, its mask or both; None if there is no such pair."""
+    fields = [field.strip() for field in re.split(r"[,;\t]", line)]
+    files = [field for field in fields if field.strip("\"'").lower().endswith(IMAGE_SUFFIXES)]
+    names = [name for field in files or fields if (name := _known_name(field, match.pairs))]
+    if not names:
+        return None
+    stems = {file.stem for file in match.pairs[names[0]]}
+    return names[0] if all(PurePosixPath(_bare(file)).stem in stems for file in files) else None
 
 
 def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | None:

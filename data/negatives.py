@@ -23,11 +23,13 @@ from .samples import DatasetError, decode_image, is_empty, load_sample, sample_n
 # Kvasir-SEG, a copy in JPEG of quality 30 to 90, or of half or double size, differs by 1.2 at most; unrelated frames
 # differ by 8.9 or more, three pairs taken within a second by 0.2 to 0.3, and one by 3.4.
 SAME_FRAME = 2.0
+CONFIG_FLAG = "--negatives_config"
 
 
 def load_negatives(
     name: str,
     *,
+    config: str | None = None,
     revision: str | None = None,
     image_column: str | None = None,
     mask_rules: MaskRules = USUAL_MASKS,
@@ -37,6 +39,7 @@ def load_negatives(
     Args:
         name: A folder with images, in folders or not; another local data set; or an id on the Hub. All splits of a
             data set are taken. Masks are not needed; where there are any, they must be black.
+        config: The configuration of a data set that has several.
         revision: Branch, tag or commit of the data set on the Hub.
         image_column: Its column of images; found by name if not given.
         mask_rules: How masks are read.
@@ -50,11 +53,12 @@ def load_negatives(
     path = Path(name).expanduser()
     if path.is_dir():
         # Beside a data set's own files, images are those of its README.
-        cells = [] if any(path.rglob("*.parquet")) or any(path.rglob("*.arrow")) else _folder_cells(path)
-        found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else _data_set_of(path)
+        is_table = config is not None or any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
+        cells = [] if is_table else _folder_cells(path)
+        found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else _data_set_of(path, config)
     elif is_hub_id(name):
         remedy = "If it is to be a local folder of images, check the path."
-        found = hub_splits(name, streaming=False, revision=revision, remedy=remedy)
+        found = hub_splits(name, False, revision, remedy, config, config_flag=CONFIG_FLAG)
     else:
         raise DatasetError(f"No negatives at {name}: expected a folder of images, or the id of a data set on the Hub.")
     negatives = concatenate_datasets([_with_masks_or_none(rows, image_column) for rows in found.values()])
@@ -124,10 +128,10 @@ def _folder_cells(folder: Path, above: frozenset[str] = frozenset()) -> list[dic
     return cells
 
 
-def _data_set_of(folder: Path) -> dict[str, Dataset]:
+def _data_set_of(folder: Path, config: str | None) -> dict[str, Dataset]:
     """Splits of a data set in a folder without image files."""
     try:
-        return library_splits(folder, streaming=False, revision=None)
+        return library_splits(folder, streaming=False, revision=None, config=config, config_flag=CONFIG_FLAG)
     except DatasetError as error:
         raise DatasetError(f"{folder} holds no image file, as negatives are. {error}") from error
 

@@ -59,15 +59,28 @@ class Model(_ModelOfAnyKind, total=False):
     precision: str
 
 
-class Data(TypedDict):
-    """The images and masks of a run, as `data.dataset.describe_data` gives them."""
+class MaskReading(TypedDict):
+    """How masks were read, as `common.mask_rules.MaskRules` says."""
 
+    foreground_values: list[int] | None
+    threshold: float | None
+    ignore_exif: bool
+
+
+class _DataOfAnyVersion(TypedDict):
     name: str
     on_the_hub: bool
     revision: str | None
     split: str | None
     rows: dict[str, int | None]  # samples of each split; None for a stream
     fingerprint: str | None
+
+
+class Data(_DataOfAnyVersion, total=False):
+    """The images and masks of a run, as `data.dataset.describe_data` gives them."""
+
+    config: str | None  # None for a local data set
+    masks: MaskReading
 
 
 class _Versions(TypedDict):

@@ -36,6 +36,7 @@ class Negatives:
         name: str,
         splits: Mapping[str, Dataset],
         mask_rules: MaskRules = USUAL_MASKS,
+        config: str | None = None,
     ) -> "Negatives":
         """Frames that the user knows to show no polyp.
 
@@ -43,11 +44,12 @@ class Negatives:
             name: As `load_negatives` takes it.
             splits: Those of the data set that is scored.
             mask_rules: How masks are read.
+            config: The configuration of a data set that has several.
 
         Raises:
             DatasetError: If they cannot be read, show a polyp, or are frames of a split.
         """
-        rows = load_negatives(name, mask_rules=mask_rules)
+        rows = load_negatives(name, config=config, mask_rules=mask_rules)
         for split, others in splits.items():
             refuse_shared_frames(rows, others, split)
         shown = "a local data set" if Path(name).expanduser().exists() else name

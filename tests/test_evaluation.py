@@ -121,9 +121,11 @@ def test_scores_are_those_of_the_models_masks_at_original_size(run, model, frame
         "name": "a local data set",
         "on_the_hub": False,
         "revision": None,
+        "config": None,
         "split": "test",
         "rows": {"test": len(ground_truths)},
         "fingerprint": "",
+        "masks": {"foreground_values": None, "threshold": None, "ignore_exif": False},
     }
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", results["data"]["fingerprint"])
     assert results["model"]["image_size"] == [32, 32]

@@ -130,7 +130,7 @@ def with_negatives(splits: Mapping[str, Split], arguments: DataArguments) -> dic
         return dict(splits)
     if isinstance(train, IterableDataset):
         raise UserError("--negatives cannot be mixed into a stream: remove --streaming.")
-    negatives = load_negatives(arguments.negatives, mask_rules=arguments.mask_rules)
+    negatives = load_negatives(arguments.negatives, config=arguments.negatives_config, mask_rules=arguments.mask_rules)
     for name, rows in splits.items():
         refuse_shared_frames(negatives, rows, name)
     rows = concatenate_datasets([part.remove_columns("index") for part in (train, negatives)])

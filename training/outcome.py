@@ -32,7 +32,7 @@ def describe_run(
     `record_outcome` and the trainer complete it to the `Results` of `results.json`.
     """
     name = training_arguments.hub_model_id or Path(str(training_arguments.output_dir)).resolve().name
-    data = describe_data(data_arguments.dataset_name, data_arguments.dataset_revision, splits)
+    data = describe_data(**data_arguments.described, rows=splits)
     environment = describe_environment(training_arguments.runtime, training_arguments.world_size)
     return {
         "schema_version": RESULTS_SCHEMA,

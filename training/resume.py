@@ -18,6 +18,11 @@ from .ema import TRAINING_WEIGHTS
 
 # Saved in each checkpoint: its architecture and data. Resuming with different ones is refused.
 RUN_FILE = "run.json"
+FLAGS_OF_MASKS = {
+    "foreground_values": "--foreground_values",
+    "threshold": "--mask_threshold",
+    "ignore_exif": "--ignore_exif",
+}
 
 
 def check_output_folder(folder: Path, resuming: bool) -> None:
@@ -102,8 +107,8 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
         Seconds that the training had taken when the checkpoint was written.
 
     Raises:
-        UserError: If architecture, image size or samples differ. The path of the data may differ. For a stream, only
-            name and revision are compared.
+        UserError: If architecture, image size, samples or the reading of masks differ. The path of the data may
+            differ. For a stream, name, revision and configuration are compared.
     """
     try:
         before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
@@ -136,11 +141,23 @@ def _check_same_network(checkpoint: str, there: Mapping[str, Any], here: Mapping
 
 def _check_same_data(checkpoint: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     is_streamed = None in (there["fingerprint"], here["fingerprint"])
-    compared = ("name", "revision") if is_streamed else ("fingerprint",)
-    if any(there[field] != here[field] for field in compared):
+    compared = ("name", "revision", "config") if is_streamed else ("fingerprint",)
+    if any(there.get(field, here[field]) != here[field] for field in compared):
         counts = [", ".join(f"{count} {split}" for split, count in data["rows"].items()) for data in (there, here)]
         raise UserError(
             f"{checkpoint} was trained on other data ({counts[0]} samples there, {counts[1]} here). Give the "
             "--dataset_name, and the other flags of the data, that it was started with; or fine-tune on these data "
             "with --model_name_or_path."
+        )
+    # Earlier versions did not record how masks are read.
+    masks_there, masks_here = there.get("masks", here["masks"]), here["masks"]
+    differences = [
+        f"{flag} {masks_there[field]} there, {masks_here[field]} here"
+        for field, flag in FLAGS_OF_MASKS.items()
+        if masks_there[field] != masks_here[field]
+    ]
+    if differences:
+        raise UserError(
+            f"{checkpoint} was trained on masks that were read differently ({'; '.join(differences)}; None: not "
+            "given). Give the flags that it was started with, or choose another --output_dir to start anew."
         )

@@ -1,6 +1,9 @@
 """Tables: which columns are taken, structs of pandas, paths in tables and archives, and configurations."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pandas
 import pyarrow
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
 from pyarrow import parquet
 from test_layouts import plant, splits_of
 from unet_kvasir_seg.data.dataset import load_splits
@@ -207,3 +211,68 @@ def test_negatives_with_masks_of_other_layouts(tmp_path):
     plant(tmp_path, "Original/1.png", "Original/2.png", "Ground Truth/1.png", "Ground Truth/2.png")
     with pytest.raises(DatasetError, match=r"masks of 2 of 2 negatives show a polyp: 1, 2\."):
         load_negatives(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [("Train.parquet", "Val.parquet"), ("TRAIN/a.parquet", "valset/a.parquet")])
+def test_splits_of_tables_are_known_in_any_case(tmp_path, pairs, names):
+    for number, name in enumerate(names, 1):
+        cells = {"image": [str(pairs / f"images/f{number}.png")], "mask": [str(pairs / f"masks/f{number}.png")]}
+        features = Features({"image": Image(), "mask": Image()})
+        Dataset.from_dict(cells, features=features).to_parquet(str(tmp_path / "set" / name))
+    assert splits_of(tmp_path / "set") == {"train": [1], "validation": [2]}
+
+
+def test_splits_of_image_folders_are_known_in_any_case(tmp_path):
+    image_folder(tmp_path, "mask_file_name", "masks/m{n}.png")
+    (tmp_path / "train").rename(tmp_path / "Train")
+    (tmp_path / "validation").rename(tmp_path / "Val")
+    assert splits_of(tmp_path) == ALL
+
+
+ORDER_SCRIPT = """
+import sys
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import sample_name
+print([sample_name(row["image"], 0) for row in load_splits(sys.argv[1])["validation"]])
+"""
+
+
+def test_several_metadata_files_give_one_order(tmp_path):
+    """The `datasets` library takes them in the order of hashes of strings, which each process draws anew."""
+    for folder in "abcdef":
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for kind in ("image", "mask"):
+            PILImage.new("L", (4, 4)).save(tmp_path / "set" / folder / f"{folder}_{kind}.png")
+        row = f"file_name,mask_file_name\n{folder}_image.png,{folder}_mask.png\n"
+        (tmp_path / "set" / folder / "metadata.csv").write_text(row)
+    found = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "HF_HOME": str(tmp_path / seed), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", ORDER_SCRIPT, str(tmp_path / "set")]
+        found.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1
+
+
+def test_masks_in_archives_alone_are_answered_with_what_to_do(tmp_path):
+    with zipfile.ZipFile(tmp_path / "polyps.zip", "w") as archive:
+        for folder in ("images", "masks"):
+            PILImage.new("L", (4, 4)).save(tmp_path / "one.png")
+            archive.write(tmp_path / "one.png", f"{folder}/f1.png")
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(DatasetError, match=r"archives polyps\.zip: .* Unpack them"):
+        load_splits(str(tmp_path))
+
+
+def test_a_named_column_of_metadata_goes_before_names_of_folders(tmp_path):
+    plant(tmp_path, *(f"{folder}/f{n}.png" for folder in ("images", "masks", "other_mask") for n in (1, 2)))
+    rows = "\n".join(f"images/f{n}.png,other_mask/f{n}.png" for n in (1, 2))
+    (tmp_path / "metadata.csv").write_text(f"file_name,outline_file_name\n{rows}")
+    found = load_splits(str(tmp_path), mask_column="outline")
+    assert {Path(row["mask"]["path"]).parent.name for rows in found.values() for row in rows} == {"other_mask"}
+
+
+def test_the_columns_of_metadata_are_named_where_none_is_of_masks(tmp_path):
+    plant(tmp_path, "scans/f1.png", "outlines_mask/f1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,outline_file_name\nscans/f1.png,outlines_mask/f1.png")
+    with pytest.raises(DatasetError, match=r"can hold images are image, outline\. .*--mask_column"):
+        load_splits(str(tmp_path))

@@ -34,6 +34,34 @@ def test_lists_of_common_editors_are_read(tmp_path, train, validation):
     assert splits_of(tmp_path) == {"train": [1, 3], "validation": [2]}
 
 
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        (
+            "image,mask\nimages/f1.jpg,masks/f1.png\nimages/f3.jpg,masks/f3.png",
+            "image,mask\nimages/f2.jpg,masks/f2.png",
+        ),
+        ("f1.jpg;2\nf3.jpg;1", '"id";"class"\n"f2";"flat"'),
+        ("\tmask\n0\tmasks/f1.png\n1\tmasks/f3.png", "f2.jpg"),
+    ],
+)
+def test_tables_are_lists_too(tmp_path, train, validation):
+    plant(tmp_path, *PAIRS)
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "Val.csv").write_text(validation)
+    assert splits_of(tmp_path) == {"train": [1, 3], "validation": [2]}
+    (tmp_path / "train.txt").write_text("f1\nf2")  # goes before tables
+    (tmp_path / "val.txt").write_text("f3")
+    assert splits_of(tmp_path) == {"train": [1, 2], "validation": [3]}
+
+
+def test_a_table_that_names_other_pairs_is_refused(tmp_path):
+    plant(tmp_path, *PAIRS)
+    (tmp_path / "train.csv").write_text("image,mask\nimages/f1.jpg,masks/f2.png\nimages/f3.jpg,masks/f3.png")
+    with pytest.raises(DatasetError, match=r"train\.csv names 1 files that images/ lacks: images/f1\.jpg,masks/f2"):
+        load_splits(str(tmp_path))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252", "mac_roman", "cp850"])
 @pytest.mark.parametrize(("form", "file_form"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_accents_are_the_same_in_lists_and_names(tmp_path, encoding, form, file_form):

@@ -168,3 +168,16 @@ def test_negatives_that_are_frames_of_a_split_are_named(tmp_path):
     refuse_shared_frames(negatives.select([3]), train, "train")
     # A frame that has no mask is known to show no polyp: it may be given twice.
     refuse_shared_frames(negatives, negatives, "train")
+
+
+def test_a_configuration_of_negatives_is_chosen(tmp_path):
+    features = datasets.Features({"image": datasets.Image()})
+    configs = []
+    for level, config in ((7, "one"), (8, "two")):
+        rows = datasets.Dataset.from_dict({"image": [encoded(frame(level))]}, features=features)
+        rows.to_parquet(str(tmp_path / config / "train.parquet"))
+        configs.append(f"- config_name: {config}\n  data_files: {config}/train.parquet")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n" + "\n".join(configs) + "\n---\n")
+    assert levels(load_negatives(str(tmp_path), config="two")) == [8]
+    with pytest.raises(DatasetError, match=r"it has one, two\. Choose one with --negatives_config"):
+        load_negatives(str(tmp_path))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from unet_kvasir_seg.common.mask_rules import USUAL_MASKS
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.samples import DatasetError, load_sample
 from unet_kvasir_seg.scoring.negatives import Negatives
@@ -28,7 +29,7 @@ def splits(tmp_path):
 
 
 def test_windows_are_parts_of_the_frames_without_polyp(splits):
-    windows = Negatives.windows_of(splits["test"], "test", 30, 0, None)
+    windows = Negatives.windows_of(splits["test"], "test", 30, 0, USUAL_MASKS)
     assert (len(windows), windows.kind, windows.name) == (30, "windows", "test")
     assert set(windows.frames) == {0, 1, 2, 3}
     for index, frame in enumerate(windows.frames):

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 from conftest import ROOT
 from training_runs import FP32, TINY, error_of, largest_difference, weights
-from unet_kvasir_seg.training.resume import is_complete
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.common.mask_rules import MaskRules
+from unet_kvasir_seg.data.dataset import describe_data, load_splits
+from unet_kvasir_seg.training.resume import RUN_FILE, check_same_run, is_complete
 
 
 def test_resuming_skips_an_incomplete_checkpoint(run_train, tmp_path):
@@ -42,13 +46,15 @@ def test_resuming_with_another_network_or_other_data_is_refused(run_train, tmp_p
     samples = "(8 train, 2 validation, 2 test samples there, 12 train, 3 validation, 3 test here)"
     assert f"checkpoint-2 was trained on other data {samples}" in message
     assert "--dataset_name" in message
+    message = error_of(run_train(*TINY, "--mask_threshold", 100, *resume, check=False))
+    assert "masks that were read differently (--mask_threshold None there, 100.0 here" in message
     after = weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
     seconds = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["seconds"]
     run_file = tmp_path / "run" / "checkpoint-2" / "run.json"
     earlier = json.loads(run_file.read_text())
     # As earlier versions wrote it.
-    del earlier["model"]["loss"]
+    del earlier["model"]["loss"], earlier["data"]["config"], earlier["data"]["masks"]
     for old, new in (("smaller_sizes", "progressive_sizes"), ("smaller_until", "progressive_epochs")):
         earlier["training"][old] = earlier["training"].pop(new)
     run_file.write_text(json.dumps(earlier))
@@ -77,3 +83,34 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
 
     run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint", fresh_process=True)
     assert largest_difference(tmp_path / "uninterrupted" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "difference"),
+    [
+        (MaskRules(), MaskRules(foreground_values=[1, 255]), r"--foreground_values None there, \[1, 255\] here"),
+        (MaskRules(threshold=127), MaskRules(), r"--mask_threshold 127 there, None here"),
+        (MaskRules(ignore_exif=True), MaskRules(ignore_exif=False), "--ignore_exif True there, False here"),
+        (MaskRules(foreground_values=[255, 1]), MaskRules(foreground_values=[1, 255]), None),
+        (MaskRules(), MaskRules(ignore_exif=False), None),  # no pair is then read in another way
+    ],
+)
+def test_masks_are_read_in_one_way_in_the_whole_training(tmp_path, before, now, difference):
+    rows = {"test": load_splits("synthetic", synthetic_rows=4, synthetic_size=32)["test"]}
+    data = describe_data("synthetic", None, rows, mask_rules=before)
+    (tmp_path / RUN_FILE).write_text(json.dumps({"model": {}, "data": data, "training": {"seconds": 5.0}}))
+    results = {"model": {}, "data": describe_data("synthetic", None, rows, mask_rules=now)}
+    if difference is None:
+        assert check_same_run(str(tmp_path), results) == 5
+        return
+    with pytest.raises(UserError, match=difference):
+        check_same_run(str(tmp_path), results)
+
+
+def test_a_stream_is_of_one_configuration(tmp_path):
+    data = {"name": "me/polyps", "revision": None, "config": "one", "rows": {"train": None}, "fingerprint": None}
+    data["masks"] = {"foreground_values": None, "threshold": None, "ignore_exif": False}
+    (tmp_path / RUN_FILE).write_text(json.dumps({"model": {}, "data": data, "training": {"seconds": 5.0}}))
+    with pytest.raises(UserError, match="other data"):
+        check_same_run(str(tmp_path), {"model": {}, "data": data | {"config": "two"}})
+    assert check_same_run(str(tmp_path), {"model": {}, "data": data}) == 5
