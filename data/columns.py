@@ -32,8 +32,8 @@ PEEKED_ROWS = 20  # of which at least one tells whether a column of strings hold
 Split: TypeAlias = Dataset | IterableDataset
 
 
-class NoMasksError(DatasetError):
-    """A table of images has no column that could hold their masks."""
+class NoPairsError(DatasetError):
+    """A table has not two columns that could hold images and their masks."""
 
 
 def with_pair_columns(
@@ -50,7 +50,7 @@ def with_pair_columns(
         locator: Makes what finds the files that paths name; None: paths are used as they are.
 
     Raises:
-        NoMasksError: If there are images, but nothing that could be their masks.
+        NoPairsError: If there are not two columns that could hold images and masks.
         DatasetError: If there are no such columns, or several.
     """
     kinds = image_like_columns(rows)
@@ -62,7 +62,7 @@ def with_pair_columns(
             wanted = f"no column {column!r}" if column else f"no {kind} column with one of the usual names"
             if column in (rows.column_names or ()):
                 wanted = f"no images in its column {column!r}"
-            kind_of_error = NoMasksError if column is None and list(kinds) == [image] else DatasetError
+            kind_of_error = NoPairsError if column is None and len(kinds) < 2 else DatasetError
             raise kind_of_error(
                 f"The data set has {wanted}; its columns that can hold images are {', '.join(kinds) or 'none'}. Name "
                 f"the right one with --{kind}_column. It has the columns {', '.join(rows.column_names or kinds)}."

@@ -34,7 +34,7 @@ from PIL import Image as PILImage
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.mask_rules import USUAL_MASKS, MaskRules
-from .columns import PAIR_FEATURES, NoMasksError, Split, names_masks, with_pair_columns
+from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, with_pair_columns
 from .data_files import ARCHIVES, TABLES, files_by_split, in_fixed_order
 from .folders import HELD_OUT_SHARE, folder_splits
 from .layouts import PICTURE, describe_folder, holds_images
@@ -267,7 +267,7 @@ class Source:
         """Where images are there, but no masks, say what the folder holds and which layout is expected."""
         try:
             yield
-        except NoMasksError as error:
+        except NoPairsError as error:
             if self.archives:
                 raise packed_files(self.archives) from error
             if self.folder is None:

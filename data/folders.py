@@ -85,7 +85,7 @@ def _read_lists(files: Iterable[Path], match: Match) -> dict[str, list[str]]:
     listed: dict[str, list[str]] = {}
     for file in files:
         split = known_split(file.stem)
-        if split not in SPLIT_NAMES or not file.is_file():
+        if split not in SPLIT_NAMES or file.is_dir():
             continue
         if split in listed:
             raise DatasetError(f"{file.parent} has several lists of the split {split}: {file.name} is one. Keep one.")

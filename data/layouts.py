@@ -189,28 +189,24 @@ def entries(folder: Path) -> list[Path]:
     """What a folder holds, in order of the names; hidden entries are left out.
 
     Raises:
-        DatasetError: If it cannot be listed.
+        DatasetError: If it cannot be listed, or holds a link to what is not there.
     """
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
-    return [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
+    found = [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
+    for path in found:
+        if path.is_symlink() and not os.path.exists(path):
+            raise DatasetError(
+                f"{path} is a link to {os.readlink(path)}, which is not there. Restore that or remove the link."
+            )
+    return found
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name has an image's ending.
-
-    Raises:
-        DatasetError: If it is a link to a file that is not there.
-    """
-    if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
-        return False
-    if path.is_symlink() and not os.path.exists(path):
-        raise DatasetError(
-            f"{path} is a link to {os.readlink(path)}, which is not there. Restore that file or remove the link."
-        )
-    return True
+    """Whether a file's name has an image's ending."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
 
 
 def holds_images(folder: Path) -> bool:
@@ -254,8 +250,6 @@ def describe_folder(folder: Path) -> str:
         if entry.is_dir():
             inside = Counter("folders" if part.is_dir() else part.suffix or "files" for part in entries(entry))
             name += f" ({', '.join(f'{count} {kind}' for kind, count in inside.most_common(3)) or 'empty'})"
-        elif not os.path.exists(entry):
-            name += " (a broken link)"
         described.append(name)
     return some(described, most=8) or "nothing"
 

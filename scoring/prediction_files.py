@@ -2,6 +2,7 @@
 
 import io
 import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,13 @@ class PredictionFiles:
         for file in sorted(folder.iterdir()):
             if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
                 continue
-            if file.stem in self._files:
+            name = unicodedata.normalize("NFC", file.stem)
+            if name in self._files:
                 raise UserError(
-                    f"{folder} holds both {self._files[file.stem].name} and {file.name}; a prediction is found by its "
+                    f"{folder} holds both {self._files[name].name} and {file.name}; a prediction is found by its "
                     "name without ending, so remove or rename one."
                 )
-            self._files[file.stem] = file
+            self._files[name] = file
         if not self._files:
             raise UserError(f"{folder} holds no file that ends in {', '.join(SUFFIXES)}.")
         self._scales = self._scales_of_types()
@@ -85,6 +87,7 @@ class PredictionFiles:
         Raises:
             UserError: If it is missing, has another size, or holds no probabilities.
         """
+        name = unicodedata.normalize("NFC", name)
         if name not in self._files:
             raise UserError(
                 f"{self.folder} has no prediction for the image {name}: expected {name} with one of the "

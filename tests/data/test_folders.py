@@ -140,10 +140,18 @@ def test_a_broken_link_is_named(tmp_path, name):
         load_splits(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["Val", "val.txt", "metadata.csv", "val.parquet"])
+def test_a_broken_link_to_what_says_the_splits_is_named(tmp_path, name):
+    plant(tmp_path, *(f"Train/{pair}" for pair in PAIRS))
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(DatasetError, match=f"{name} is a link to nowhere, which is not there"):
+        load_splits(str(tmp_path))
+
+
 def test_links_of_folders(tmp_path):
     plant(tmp_path, *(name.replace("images", "stored") for name in PAIRS))
     (tmp_path / "images").symlink_to("nowhere")
-    with pytest.raises(DatasetError, match=r"It holds images \(a broken link\), masks/ \(3 \.png\)"):
+    with pytest.raises(DatasetError, match=r"images is a link to nowhere, which is not there"):
         load_splits(str(tmp_path))
     (tmp_path / "images").unlink()
     (tmp_path / "images").symlink_to("stored")
@@ -165,6 +173,7 @@ def test_a_file_that_vanished_is_named(tmp_path):
     [
         (["images/f1.jpg"], r"images/ \(1 \.jpg\)"),
         (["images/f1.jpg", "labels/f1.txt"], r"images/ \(1 \.jpg\), labels/ \(1 \.txt\)"),
+        (["images/f1.jpg", "labels/f1.txt", "labels/f2.txt"], r"images/ \(1 \.jpg\), labels/ \(2 \.txt\)"),
         (["f1.jpg", "f2.jpg"], r"f1\.jpg, f2\.jpg"),
         (["images/f1.jpg", "masks/f1.npy"], r"images/ \(1 \.jpg\), masks/ \(1 \.npy\)"),
     ],

@@ -1,5 +1,6 @@
 """The scale of another program's masks and probabilities: 8 and 16 bits, palettes, colours."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,10 @@ def test_probabilities_that_nowhere_reach_one_half_are_read_with_a_word(tmp_path
     Image.fromarray(levels).save(tmp_path / "a.png")
     np.testing.assert_allclose(read(tmp_path), levels / 255, rtol=1e-6)
     assert "the highest value in its files of 8 bits is 100 of 255, a probability of 0.392" in caplog.text
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_of_names_may_be_written_in_two_ways(tmp_path, stored, asked):
+    Image.fromarray(np.eye(2, dtype=np.uint8)).save(tmp_path / f"{unicodedata.normalize(stored, 'polype é')}.png")
+    name = unicodedata.normalize(asked, "polype é")
+    assert PredictionFiles(tmp_path).probability(name, (2, 2)).tolist() == [[1, 0], [0, 1]]
