@@ -197,7 +197,11 @@ class LoopbackHub:
             return failure
         start = f"{folder}/" if folder else ""
         paths = {path for path in commit.files if path.startswith(start)}
-        if not recursive:  # what the folder holds, with the folders in it
+        paths |= {
+            str(above) for path in paths for above in PurePosixPath(path).parents if str(above).startswith(start)
+        }
+        paths -= {".", folder}
+        if not recursive:
             paths = {start + path.removeprefix(start).split("/")[0] for path in paths}
         found = [_entry(commit, path) for path in sorted(paths)]
         return Reply(body=found) if found or folder is None else Reply(404, error="EntryNotFound")

@@ -14,7 +14,7 @@ from PIL import Image
 
 DOWNLOADED_AND_STREAMED = [
     *(("pairs", False), ("named", False), ("paths", False), ("zipped", False)),
-    *(("named", True), ("paths", True), ("zipped", True)),
+    *(("named", True), ("paths", True), ("zipped", True), ("capitals", False), ("capitals", True)),
 ]
 
 # Loads each data set of its argument, and prints the grey levels of the images whose masks fit, or the error.
@@ -101,6 +101,10 @@ def repos() -> dict[str, dict[str, bytes]]:
         "zipped": archives,
         "configs": {"README.md": f"---\nconfigs:\n{configs}---\n".encode()}
         | {f"{config}/{name}": content for config in ("one", "two") for name, content in files.items()},
+        "capitals": {
+            name.replace("train/", "Train/").replace("validation/", "VAL/"): content for name, content in files.items()
+        },
+        "packed": {"images.zip": zipped({"f1.png": image(1)}), "masks.zip": zipped({"f1.png": mask(1)})},
         "words": {"images/f1.png": image(1), "images/f2.png": image(2)},
     }
 
@@ -110,7 +114,7 @@ def found(tmp_path_factory) -> dict[tuple[str, bool], object]:
     """What is found in each data set, and whether it was streamed."""
     asked = [{"name": f"team/{name}", "streaming": streaming} for name, streaming in DOWNLOADED_AND_STREAMED]
     asked += [{"name": "team/configs", "config": config} for config in (None, "two", "three")]
-    asked += [{"name": "team/words"}]
+    asked += [{"name": "team/words"}, {"name": "team/packed"}]
     with LoopbackHub() as hub:
         for name, files in repos().items():
             hub.repos[f"datasets/team/{name}"] = Repo()
@@ -144,3 +148,8 @@ def test_a_configuration_is_chosen_by_its_name(found):
 def test_images_without_masks_are_answered_with_the_expected_layout(found):
     assert "It holds images/ (2 .png)." in found["words", None]
     assert "masks/frame1.png" in found["words", None]
+
+
+def test_archives_without_metadata_are_to_be_unpacked(found):
+    assert "archives images.zip, masks.zip: " in found["packed", None]
+    assert "download them first" in found["packed", None]
