@@ -264,7 +264,7 @@ def flag_values(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _refuse_old_names(names: Iterable[str], source: str) -> None:
-    """Refuse what another version of this project or of transformers had, and say why; other versions' guides use it."""
+    """Refuse, with the reason, flags that other versions of this project or of transformers have."""
     known = default_values()
     for name in names:
         plain = str(name).removeprefix("--").replace("-", "_")
