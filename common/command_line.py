@@ -280,7 +280,9 @@ def _checked_value(action: argparse.Action, value: Any, source: str) -> Any:
         raise UserError(f"{source}: {action.dest} takes one value, got the list {value}.")
     convert = typing.cast("typing.Callable[[str], Any]", action.type or str)
     try:
-        converted = [convert(str(item)) for item in (value if is_list else [value])]
+        # YAML takes the word `no`, as of `eval_strategy: no`, for false.
+        words = ["no" if item is False else str(item) for item in (value if is_list else [value])]
+        converted = [convert(word) for word in words]
     except (ValueError, argparse.ArgumentTypeError) as error:
         is_bool = isinstance(error, argparse.ArgumentTypeError)
         expected = "true or false" if is_bool else f"of type {getattr(action.type, '__name__', 'str')}"

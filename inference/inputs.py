@@ -32,6 +32,8 @@ UNREAD_SUFFIXES = (
     *(".dv", ".flv", ".h264", ".h265", ".hevc", ".mjpeg", ".mjpg", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb"),
     *(".wtv", ".y4m"),
 )
+# Of sound and subtitles, in the containers of videos.
+SOUND_SUFFIXES = (".f4a", ".m4a", ".m4b", ".mka", ".mks", ".weba", ".wma")
 
 # Folders in the output folder, one for each kind of output.
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "videos")
@@ -283,6 +285,8 @@ def _holds(outer: str, inner: str) -> bool:
 def _problem(path: str) -> Failure | Ignored | None:
     """Why a file without an ending of images or videos is not used; None if it is one without any ending."""
     suffix = _suffix(path)
+    if suffix in SOUND_SUFFIXES:
+        return Ignored(path)
     try:
         kind = recognise_file(path)
     except ValueError:  # a device, a pipe or a socket

@@ -313,7 +313,7 @@ class VideoReader:
         self.raw_frames = self._decode()
         first = next(self.raw_frames, None)
         if first is None:
-            raise VideoError(f"has no frame that can be read ({self.problem or 'it is empty'})")
+            raise VideoError(f"has no frame that can be read ({self.problem or 'it is empty or cut off'})")
         self.first_frame = first
         # Later frames of another size are scaled to this one, if they are not too large.
         self.raw_size = (first.width, first.height)
@@ -435,6 +435,8 @@ def _open_container(path: str | Path) -> InputContainer:
             kind = recognise_file(path)
         if kind and not kind.is_video:
             raise VideoError(f"holds {kind}: expected a video. {kind.renaming}") from error
+        if kind and kind.suffix:
+            raise VideoError(f"begins as {kind}, but is damaged or cut off ({describe(error)})") from error
         raise VideoError(
             f"is no video that can be read ({describe(error)}), or of another format than {', '.join(DEMUXERS)}"
         ) from error
@@ -452,7 +454,9 @@ def _films(container: InputContainer) -> list[VideoStream]:
     if films and not decodable:
         raise VideoError("holds a video in a codec that is not known here. Convert it to H.264 in MP4")
     if not films:
-        raise VideoError("holds no video" + (" but a still picture, such as a cover" if streams else ""))
+        if streams:
+            raise VideoError("holds no video but a still picture, such as a cover")
+        raise VideoError("holds no video but sound" if container.streams.audio else "holds no video, or is cut off")
     return decodable
 
 

@@ -86,8 +86,9 @@ def run_train(run_command, tmp_path, monkeypatch):
     from unet_kvasir_seg.train import main
 
     def run(*arguments: object, check: bool = True, fresh_process: bool = False) -> subprocess.CompletedProcess:
-        # transformers 4.57 leaves the precision of one run to the next.
-        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+        # transformers 4.57 leaves the precision and the compiler of one run to the next.
+        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+            monkeypatch.delenv(name)
         if not fresh_process:
             return run_command(main, *arguments, status=0 if check else None)
         command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]

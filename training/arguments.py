@@ -24,11 +24,16 @@ from ..common.device import Runtime, choose_runtime
 from ..common.errors import UserError
 from ..common.paths import PACKAGE, RECIPES
 from ..configuration_unet import UNetConfig
-from .flag_checks import check_arguments, check_values, flags_explained
+from .flag_checks import REFUSED, check_arguments, check_values, flags_explained
 
 # Fields of UNetConfig that a training cannot choose: images are RGB, and there is one foreground class.
 FIXED_FIELDS = ("num_channels", "id2label", "kwargs")
-RENAMED_FLAGS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
+RENAMED_FLAGS = {
+    "evaluation_strategy": "eval_strategy",
+    "smaller_sizes": "progressive_sizes",
+    "smaller_until": "progressive_epochs",
+    "warmup_ratio": "warmup_steps",  # in transformers 5, which takes a value below 1 for a share of the steps
+}
 
 
 @dataclass
@@ -196,7 +201,7 @@ def parse_arguments(
     parser = flag_parser(description)
     flags = list(argv)
     recipe = flags.pop(0) if flags and flags[0].endswith((".yaml", ".yml")) else None
-    _refuse_renamed([word.split("=")[0] for word in flags if word.startswith("--")], source="The command line")
+    _refuse_old_names([word.split("=")[0] for word in flags if word.startswith("--")], source="The command line")
     on_the_command_line, _ = parser.parse_known_args(flags)
     if recipe is not None:
         parser.set_values(read_recipe(Path(recipe)), source=recipe)
@@ -254,12 +259,18 @@ def flag_values(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
             raise UserError(f"{source}: `model` has an " + unknown("field", str(name), known))
         if name in flags:
             raise UserError(f"{source} gives {name} twice, in `model` and outside of it: remove one of them.")
-    _refuse_renamed(flags, source)
+    _refuse_old_names(flags, source)
     return flags | model
 
 
-def _refuse_renamed(names: Iterable[str], source: str) -> None:
+def _refuse_old_names(names: Iterable[str], source: str) -> None:
+    """Refuse, with the reason, flags that other versions of this project or of transformers have."""
+    known = default_values()
     for name in names:
         plain = str(name).removeprefix("--").replace("-", "_")
+        if plain in known:
+            continue
         if plain in RENAMED_FLAGS:
             raise UserError(f"{source} gives {name}, which is now called {RENAMED_FLAGS[plain]}: rename it.")
+        if plain in REFUSED:
+            raise UserError(f"{source} gives {name}, which is refused: {REFUSED[plain]}.")

@@ -47,6 +47,8 @@ def check_batches(
         remedy = "raise --per_device_train_batch_size"
     elif samples is None:
         remedy = "remove --streaming"
+    elif samples < step:
+        remedy = "train on more samples"
     else:
         remedy = f"give --dataloader_drop_last, or another --per_device_train_batch_size than {batch_size}"
     raise UserError(

@@ -11,6 +11,7 @@ import safetensors
 from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..common.command_line import NO
 from ..common.errors import UserError
 from ..configuration_unet import UNetConfig
 from .divergence import first_not_finite
@@ -47,7 +48,8 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
     """The checkpoint to resume from.
 
     Args:
-        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`; None: do not resume.
+        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`; None or a word for
+            no: do not resume.
         folder: Of the run.
         with_ema: Whether the run that is to go on has an EMA of the weights.
 
@@ -55,7 +57,7 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
         UserError: If there is none, it is not complete, or it was trained with an EMA and this run has none, or the
             other way round.
     """
-    if wanted is None:
+    if wanted is None or wanted.lower() in NO:
         return None
     if wanted.lower() in ("auto", "true"):
         checkpoint = _last_complete_checkpoint(folder)

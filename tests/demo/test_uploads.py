@@ -175,7 +175,7 @@ def test_long_videos_are_refused_before_they_are_segmented(predictor, clip, tmp_
 def test_a_video_damaged_from_the_start_is_refused(predictor, clip, tmp_path):
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(clip.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"^damaged\.mp4 is no video that can be read"):
+    with pytest.raises(UserError, match=r"^damaged\.mp4 begins as a video in MP4, but is damaged or cut off"):
         uploads.segment_clip(damaged, predictor, tmp_path, 0.5, 0.0, lambda share: None)
     assert not (tmp_path / "damaged-overlay.mp4").exists()
 

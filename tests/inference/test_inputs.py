@@ -119,6 +119,13 @@ def test_the_documents_list_these_endings():
         assert listed == " ".join(suffixes)
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.mka", b"\x1aE\xdf\xa3"), ("A.M4A", b"\0\0\0\x18ftypisom")])
+def test_sound_in_the_container_of_a_video_is_ignored(folder, name, content):
+    (folder / name).write_bytes(content)
+    assert f"in/{name}" in find_inputs(["in"], Path("out")).ignored
+    assert reasons("in") == {}
+
+
 def test_images_without_an_ending_are_taken_and_other_files_counted(folder):
     (folder / "IMG0001").write_bytes(encoded(PICTURE, "JPEG"))
     (folder / "IMG0002").write_bytes(encoded(PICTURE, "TIFF"))

@@ -473,7 +473,9 @@ def test_videos_without_frames_are_named(run, clip, tmp_path):
     done = run(*names, clip, "--output_dir", "out", status=1)
     lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
     assert [line.split(":")[0] for line in lines] == names
-    assert any("holds no video" in line for line in lines)
+    assert "headless.mp4: begins as a video in MP4, but is damaged or cut off (" in lines[1]
+    assert lines[3] == "sound.mp4: holds no video but sound"
+    assert "text.mp4: is no video that can be read (" in lines[4]
     assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
 
 

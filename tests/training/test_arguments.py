@@ -8,6 +8,7 @@ from training_runs import TINY
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.training.arguments import described_arguments, flag_parser, parse_arguments
+from unet_kvasir_seg.training.resume import checkpoint_to_resume
 
 
 def parse(*arguments: str):
@@ -141,6 +142,8 @@ def test_a_recipe_can_switch_a_flag_off(tmp_path):
         ("model: {depth: [3]}", r"depth takes one value, got the list \[3\]"),
         ("smaller_sizes: [128]", r"gives smaller_sizes, which is now called progressive_sizes"),
         ("smaller_until: [10]", r"gives smaller_until, which is now called progressive_epochs"),
+        ("evaluation_strategy: epoch", r"gives evaluation_strategy, which is now called eval_strategy"),
+        ("per_gpu_train_batch_size: 8", r"it is now called --per_device_train_batch_size"),
     ],
 )
 def test_recipes_whose_keys_do_not_fit(tmp_path, content, message):
@@ -156,8 +159,18 @@ def test_recipes_whose_keys_do_not_fit(tmp_path, content, message):
         (["--smaller_sizes", "128"], "progressive_sizes"),
         (["--smaller-sizes=128"], "progressive_sizes"),
         (["--smaller_until", "10"], "progressive_epochs"),
+        (["--evaluation-strategy", "no"], "eval_strategy"),
+        (["--no_cuda"], "--use_cpu"),  # gone in transformers 5, and refused with 4
     ],
 )
 def test_flags_that_were_renamed_are_answered_with_the_new_name(flags, new):
-    with pytest.raises(UserError, match=f"which is now called {new}"):
+    with pytest.raises(UserError, match=f"is now called {new}"):
         parse(*flags)
+
+
+def test_no_in_a_recipe_is_a_word_for_flags_of_words(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: no\nresume_from_checkpoint: no\n")
+    arguments = parse(str(recipe))[2]
+    assert (arguments.eval_strategy, arguments.save_strategy, arguments.load_best_model_at_end) == ("no", "no", False)
+    assert checkpoint_to_resume(arguments.resume_from_checkpoint, tmp_path, with_ema=False) is None

@@ -71,6 +71,7 @@ def test_shapes_say_what_the_network_itself_says(fields, samples, side, expected
     [
         (("--per_device_train_batch_size", 7), "give --dataloader_drop_last, or another --per_device_train_batch"),
         (("--per_device_train_batch_size", 1), "raise --per_device_train_batch_size"),
+        (("--synthetic_rows", 1), "train on more samples, use larger images"),  # dropping it would leave none
         (
             ("--per_device_train_batch_size", 7, "--image_size", 64, *PROGRESSIVE),
             "A batch of 1 at 32x32 pixels",
