@@ -74,6 +74,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("split", "tune_threshold_on", "tune_peak_on"):
             setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
 
@@ -225,9 +226,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     with processes.main_first():
         needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
         splits = load_splits(**arguments.source, needed_splits=needed)
-    rows = splits[arguments.split]
     source, other = open_sources(arguments)
-    results = describe_run(arguments, source, rows, processes)
+    results = describe_run(arguments, source, splits[arguments.split], processes)
     folder = Path(arguments.output_dir)
     check_results_folder(folder, results)
     negatives = None
