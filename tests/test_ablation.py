@@ -58,6 +58,7 @@ def plan(tmp_path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     arguments = ["--dataset_name", str(frames), "--plan", str(plan), "--output_dir", str(tmp_path / "out")]
     screen.main([*arguments, "--at_once", "2"])

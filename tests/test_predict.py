@@ -336,6 +336,7 @@ def test_a_killed_run_continues_where_it_stopped(run, model, tmp_path):
         assert path.read_bytes() == (tmp_path / "whole" / "masks" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(model, tmp_path):
     flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "3", "--overlay")
     peaks = []

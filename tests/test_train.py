@@ -321,6 +321,7 @@ def test_two_processes_score_as_one(run_train, tmp_path):
         assert two["validation"][score] == pytest.approx(one["validation"][score]), score
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
 def test_evaluating_ten_times_as_many_images_takes_no_more_memory(tmp_path):
     """600 float32 maps of 256x256 in memory would take 157 MB."""

@@ -479,6 +479,7 @@ def test_videos_without_frames_are_named(run, clip, tmp_path):
     assert {path.name for path in (tmp_path / "out" / "videos").iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(model, tmp_path):
     size = (512, 384)
     flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "5")
