@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch and the Hugging Face libraries are imported. No test looks for the network; the tests' networks are so
@@ -22,6 +23,19 @@ def kvasir_seg() -> str:
     if not folder:
         pytest.skip("KVASIR_SEG_DIR names no folder of real frames")
     return folder
+
+
+def forget_training() -> None:
+    """transformers 4.57 leaves the precision and the compiler of a training to the next, also in other processes."""
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def no_trace_of_a_training() -> Iterator[None]:
+    """What a test's trainings leave does not reach the next test."""
+    yield
+    forget_training()
 
 
 def save_tiny_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
@@ -81,14 +95,12 @@ def run_command(tmp_path, monkeypatch, capfd):
 
 
 @pytest.fixture
-def run_train(run_command, tmp_path, monkeypatch):
+def run_train(run_command, tmp_path):
     """Run `train.py` as `run_command` does, or in a process of its own if `fresh_process` is asked for."""
     from unet_kvasir_seg.train import main
 
     def run(*arguments: object, check: bool = True, fresh_process: bool = False) -> subprocess.CompletedProcess:
-        # transformers 4.57 leaves the precision and the compiler of one run to the next.
-        for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
-            monkeypatch.delenv(name)
+        forget_training()
         if not fresh_process:
             return run_command(main, *arguments, status=0 if check else None)
         command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
