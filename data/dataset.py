@@ -104,10 +104,7 @@ def load_splits(
     if "train" in splits and "validation" not in splits:
         unused = [there for there in source.splits if there not in chosen.values()]
         splits["train"], splits["validation"] = _cut_validation(splits["train"], seed, unused)
-    for split in filter(None, needed_splits):
-        if split not in splits:
-            remedy = "" if split not in ("train", "validation") else f" Name the one to take with --{split}_split."
-            raise DatasetError(f'The data set has no split "{split}"; it has {_listed(source.splits)}.{remedy}')
+    _refuse_missing(needed_splits, splits, source.splits)
     return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
 
 
@@ -137,6 +134,13 @@ def _chosen_splits(
             chosen[name] = meant
     order = [*SPLIT_NAMES, *chosen]
     return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
+
+
+def _refuse_missing(needed: Sequence[str | None], splits: Iterable[str], there: Iterable[str]) -> None:
+    for split in filter(None, needed):
+        if split not in splits:
+            remedy = f" Name the one to take with --{split}_split." if split in ("train", "validation") else ""
+            raise DatasetError(f'The data set has no split "{split}"; it has {_listed(there)}.{remedy}')
 
 
 def _listed(splits: Iterable[str]) -> str:
