@@ -28,7 +28,7 @@ except ImportError:  # on Windows, where only SECONDS holds
 MAX_PIXELS = 2**24  # of an image: two 4K frames; a phone's photograph has 12 million
 CPU_SECONDS = 4  # the slowest honest images of MAX_PIXELS take one
 SECONDS = 8.0  # for those on a busy machine, and for all on Windows
-MEMORY_BYTES = 896 * 2**20  # a file of 100 MiB, its pixels and two copies; 200 for Python's own, and 4K video
+MEMORY_BYTES = 800 * 2**20  # a file of 100 MiB, its pixels and two copies; 100 for libraries, and 4K video
 
 # Pillow loads its readers when they are first needed, and leaves out in silence one that fails to load, as it may in a
 # process whose memory is bounded.
@@ -134,8 +134,21 @@ def _as_answer(error: Exception) -> dict[str, Any]:
 
 
 def bound_process() -> None:
-    """End this process after `CPU_SECONDS`, let allocations beyond `MEMORY_BYTES` fail, and never dump its memory."""
+    """End this process after `CPU_SECONDS`, let it take at most `MEMORY_BYTES` more, and never dump its memory."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+        most_bytes = _data_bytes() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _data_bytes() -> int:
+    """Memory that counts for RLIMIT_DATA and that this process has from the server, which other code may have filled.
+
+    A process has one server of clean processes, and code beside this may have let it import torch.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:
+        return 100 * 2**20  # elsewhere than on Linux; of this module's own imports
+    return pages * resource.getpagesize()

@@ -1,6 +1,8 @@
 """Decoding in a process of its own: the same pixels, and an end to what takes too long or too much."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -62,6 +64,26 @@ def readers(path: Path) -> list[str]:
 
 def test_readers_are_loaded_before_memory_is_bounded(tmp_path):
     assert set(decoder.ask(readers, tmp_path)) >= {"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}
+
+
+def test_memory_that_a_process_has_from_its_server_does_not_count(tmp_path):
+    Image.new("RGB", (2600, 100)).save(tmp_path / "frame.jpg")
+    program = (
+        "import sys, multiprocessing\n"
+        "from pathlib import Path\n"
+        "from unet_kvasir_seg.demo import decoder\n"
+        "multiprocessing.get_context('forkserver').set_forkserver_preload(['gibibyte'])\n"
+        "print(decoder.decode(Path(sys.argv[1])).size)\n"
+    )
+    (tmp_path / "gibibyte.py").write_text("ballast = bytearray(2**30)\n")
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "frame.jpg")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.stdout == "(2600, 100)\n", answer.stderr
 
 
 @pytest.mark.parametrize("behaviour", [compute, wait, fill_memory, crash, attack])
