@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from tqdm.auto import tqdm
 
+from .interruptions import interruptions
+
 
 class UserError(ValueError):
     """A user's mistake: the message says what was got, what was expected and the remedy.
@@ -22,10 +24,17 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def user_errors(program: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn a `UserError`, or an error of `kinds`, into a line on stderr, its details below, and exit status 2."""
+def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was lost.") -> Iterator[None]:
+    """Turn a `UserError`, or an error of `kinds`, into a line on stderr, its details below, and exit status 2.
+
+    Args:
+        program: Name of the command.
+        *kinds: Further errors that are a user's mistakes.
+        kept: As for `interruptions`, which end the block with a line too.
+    """
     try:
-        yield
+        with interruptions(program, kept):
+            yield
     except Exception as error:
         if not isinstance(error, (UserError, *kinds)):
             raise

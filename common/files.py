@@ -10,8 +10,9 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,7 @@ MAX_SCANS = 100  # of a JPEG; each goes over the whole image, and progressive fi
 SCAN_HEADER = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")  # with its length and number of components
 MAX_READING_SECONDS = 30.0  # of computation between the first and the last read: a GIF's long comment takes hours
 MAX_OVERSHOOT = 16  # of floats beyond 0 to 255, as resizing with a sharp filter leaves them
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")  # name of a file until it is complete
 MAX_EXIF_BYTES = 2**16  # a segment of a JPEG; each of its entries may refer to all of it
 
 logger = logging.getLogger(__name__)
@@ -272,7 +274,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     whoever else may write to the folder cannot plant a link there that would be followed. The name is short: `path`
     may have the longest name allowed.
     """
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # UNFINISHED
     with unfinished.open("xb") as file:
         try:
             yield file
@@ -283,3 +285,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def remove_unfinished(folder: Path, subfolders: Iterable[str]) -> None:
+    """Remove what a killed process left of `atomic_file`; nobody may be writing there.
+
+    Args:
+        folder: Its own files are looked at.
+        subfolders: Folders in it, whose files are looked at at any depth.
+    """
+    found = [folder.glob(".*.part"), *((folder / name).rglob(".*.part") for name in subfolders)]
+    for file in chain.from_iterable(found):
+        if UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)

@@ -17,7 +17,13 @@ Result = TypeVar("Result")
 
 
 def prefetch_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    ahead: int,
+    size: Callable[[Item], int] = lambda _: 0,
+    largest_sum: int = 0,
 ) -> Generator[Result, None, None]:
     """Yield the results of `function` in the order of the items.
 
@@ -28,19 +34,25 @@ def prefetch_map(
         items: Iterated over in the caller's thread.
         threads: Number of items worked on at the same time.
         ahead: Highest number of items that are started before their result is asked for.
+        size: Size of an item, such as the bytes that it and its result take.
+        largest_sum: Highest sum of the sizes of items that are started and whose results are not yet asked for. A
+            single item may be larger: it is then the only one.
     """
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[tuple[Future[Result], int]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                new = size(item)
+                while waiting and sum(each for _, each in waiting) + new > largest_sum:
+                    yield waiting.popleft()[0].result()
+                waiting.append((pool.submit(function, item), new))
                 del item  # else a large item stays in memory until the next one comes
                 if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft()[0].result()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
 

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error
-from ..common.files import image_from_bytes, read_file, write_atomic
+from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file, write_atomic
 from ..common.prefetch import prefetch_map
 from .inputs import MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, cannot_write, make_record, read_record, refuse_mismatch
@@ -31,6 +31,8 @@ from .prediction import BasePredictor, Prediction, PreparedImage
 
 # Number of threads that read, and of those that write; the network needs cores too.
 THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))
+READ_PIXELS = 2**26  # bound of the images that are read ahead; while it is decoded, a pixel takes up to 12 bytes
+WRITE_PIXELS = 2**26  # and of those that wait to be written, with mask, probabilities and overlay: up to 14 bytes
 BATCH_PIXELS = 2**25  # bound of a batch's images at their original sizes; the probability maps take 4 bytes a pixel
 
 
@@ -242,6 +244,23 @@ def encode_png(image: Image.Image, record: str | None = None, **compression: int
     return buffer.getvalue()
 
 
+def pixels_to_read(source: Source) -> int:
+    """Number of pixels that an image's file states; 0 if it cannot be read, which `ImageRun.read` reports."""
+    try:
+        with open_regular(source.path) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # Pillow's readers raise errors of all kinds for damaged files
+        return 0
+
+
+def pixels_to_write(item: tuple[Frame, Prediction] | Done | Failure) -> int:
+    """Number of pixels of an image that waits to be written."""
+    if isinstance(item, Done | Failure):
+        return 0
+    height, width = item[0].prepared.size
+    return height * width
+
+
 def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, show_progress: bool = False) -> None:
     """Segment images and write their outputs.
 
@@ -257,8 +276,16 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
     if not sources:
         return
     started = time.perf_counter()
-    frames = prefetch_map(run.read, sources, threads=THREADS, ahead=2 * run.batch_size)
-    outcomes = prefetch_map(run.write, run.segment(frames), threads=THREADS, ahead=run.batch_size)
+    frames = prefetch_map(
+        run.read, sources, threads=THREADS, ahead=2 * run.batch_size, size=pixels_to_read, largest_sum=READ_PIXELS
+    )
+    outcomes = prefetch_map(
+        *(run.write, run.segment(frames)),
+        threads=THREADS,
+        ahead=run.batch_size,
+        size=pixels_to_write,
+        largest_sum=WRITE_PIXELS,
+    )
     # Smoothing 0 shows the images per second of the whole run.
     with (
         tqdm(total=len(sources), desc="Images", unit="image", smoothing=0, disable=not show_progress) as progress,

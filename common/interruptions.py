@@ -1,0 +1,73 @@
+"""What ends a command from outside: Ctrl-C, a request to end, and a reader of its output that has gone."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from tqdm.auto import tqdm
+
+# SIGHUP: the terminal was closed. Windows has no such signal.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end. Libraries clean up as they do for Ctrl-C."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def interruptions(program: str, kept: str) -> Iterator[None]:
+    """Let a signal end the block with a line on stderr, and a closed standard output end it without one.
+
+    What the block has open is cleaned up first; a second signal ends the process at once. The exit status is that of
+    shells, 128 and the signal's number.
+
+    Args:
+        program: Name of the command.
+        kept: What is left, and how to go on.
+    """
+    with _signals_raise():
+        try:
+            yield
+            if sys.stdout is not None:
+                sys.stdout.flush()  # while an error can still be handled
+        except Interrupted as interrupted:
+            name = "interrupted" if interrupted.number == signal.SIGINT else signal.Signals(interrupted.number).name
+            tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
+            sys.exit(128 + interrupted.number)
+        except BrokenPipeError:
+            # Python writes what is left in its buffer once more when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + CLOSED_PIPE)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let the signals raise `Interrupted`, but those that are ignored, as SIGHUP by nohup."""
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for caught in before:
+            signal.signal(caught, signal.SIG_DFL)
+        if os.getpid() != process:  # forked, as a data loader's worker
+            os.kill(os.getpid(), number)
+        raise Interrupted(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+        before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""Signals and closed outputs, with real processes."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = """
+import sys, time
+from pathlib import Path
+from unet_kvasir_seg.common.errors import user_errors
+from unet_kvasir_seg.common.files import atomic_file
+with user_errors("predict.py", kept="Go on with it."), atomic_file(Path("out.txt")) as file:
+    print("started", flush=True)
+    {0}
+"""
+
+
+def start(tmp_path, body, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", BLOCK.format(body)], cwd=tmp_path, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+@pytest.mark.parametrize(("name", "said"), [("SIGINT", "interrupted"), ("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGHUP")])
+def test_a_signal_ends_a_command_with_one_line_and_leaves_nothing(tmp_path, name, said):
+    process = start(tmp_path, "time.sleep(60)", stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(getattr(signal, name))
+    assert process.communicate(timeout=20)[1] == f"predict.py: {said}. Go on with it.\n"
+    assert process.returncode == 128 + getattr(signal, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_ends_at_once_what_cleans_up(tmp_path):
+    body = (
+        "try:\n        print('working', flush=True); time.sleep(60)\n"
+        "    finally:\n        print('cleaning', flush=True); time.sleep(60)"
+    )
+    process = start(tmp_path, body, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == -signal.SIGTERM
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """As `nohup` ignores SIGHUP."""
+    body = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
+    process = start(
+        tmp_path, body, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 0
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path):
+    process = start(tmp_path, "time.sleep(0.5); print('x' * 100_000)", stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=20) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
+
+
+def test_a_closed_standard_output_is_no_error(tmp_path):
+    code = BLOCK.format("print('nobody reads this')").replace("'", '"')
+    command = f"{sys.executable} -c '{code}' >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_forked_processes_end_without_a_word(tmp_path):
+    """A data loader's workers are ended by SIGTERM."""
+    body = (
+        "import os, signal; child = os.fork()\n"
+        "    if child == 0: time.sleep(60)\n"
+        "    time.sleep(0.3); os.kill(child, signal.SIGTERM); print(os.waitpid(child, 0)[1])"
+    )
+    process = start(tmp_path, body, stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=20)
+    assert (out.split()[-1], err) == (str(int(signal.SIGTERM)), "")
