@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch and the Hugging Face libraries are imported. No test looks for the network; the tests' networks are so
@@ -109,3 +109,28 @@ def run_train(run_command, tmp_path):
         return done
 
     return run
+
+
+RELIABILITY_COLUMNS = ("fault", "tried", "lost", "left behind")
+
+
+@pytest.fixture
+def add_row(record_property) -> Callable[[str, int, int, int], None]:
+    """Add a row to the table of docs/reliability.md, which is printed when the tests end.
+
+    It says what was done, how often, and how often something was lost or left behind.
+    """
+
+    def add(fault: str, tried: int, lost: int, left_behind: int) -> None:
+        record_property("reliability", (fault, tried, lost, left_behind))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    properties = [found for report in terminalreporter.stats.get("passed", []) for found in report.user_properties]
+    rows = [row for name, row in properties if name == "reliability"]
+    if rows:
+        terminalreporter.write_sep("=", "docs/reliability.md")
+        for row in (RELIABILITY_COLUMNS, ["---"] * len(RELIABILITY_COLUMNS), *rows):
+            terminalreporter.write_line(f"| {' | '.join(map(str, row))} |")
