@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -81,8 +81,29 @@ class _Look:
     shadow: float  # darkness of the wall beside it
 
 
+def paint_scene(
+    rng: Generator, height: int, width: int, places: Sequence[tuple[float, float]], polyp_area: float
+) -> tuple[Image.Image, Array]:
+    """Paint a scene with polyps at given places; returns it, and (H, W) uint8 with the numbers of the polyps, from 1.
+
+    Args:
+        rng: The randomness.
+        height, width: In pixels.
+        places: x and y of the polyps, in units of half the short side from the centre.
+        polyp_area: Median area of a polyp, as a share of the square of the short side.
+    """
+    canvas = _mucosa(rng, height, width)
+    _vessels(rng, canvas)
+    labels = np.zeros((height, width), np.uint8)
+    for number, place in enumerate(places, start=1):
+        canvas.mask[:] = False
+        _polyp(rng, canvas, polyp_area, place)
+        labels[canvas.mask] = number
+    return _expose(rng, canvas, np.ones((height, width), bool)), labels
+
+
 def _frame(rng: Generator, height: int, width: int) -> dict:
-    visible = _octagon(rng, height, width)
+    visible = visible_part(rng, height, width)
     canvas = _mucosa(rng, height, width)
     _vessels(rng, canvas)
     for _ in range(rng.integers(0, 3)):
@@ -123,7 +144,7 @@ def _noise(rng: Generator, height: int, width: int, cells: float, stretch: float
     return np.einsum("ik,kj->ij", _spread(rows, height), wide)
 
 
-def _octagon(rng: Generator, height: int, width: int) -> Array:
+def visible_part(rng: Generator, height: int, width: int) -> Array:
     """The visible part (H, W): a rectangle with cut corners, at times with a corner covered by a position map."""
     x, y = _grid(height, width)
     half_width, half_height = -x[0, 0] * rng.uniform(0.93, 1.01), -y[0, 0] * rng.uniform(0.97, 1.01)
@@ -245,9 +266,11 @@ def _paint(rng: Generator, part: _Canvas, inside: Array, radius: float, look: _L
         channel *= 1 + alpha * (tint * texture - 1)
 
 
-def _place(rng: Generator, canvas: _Canvas, reach: float) -> tuple[_Canvas, Array, Array]:
-    """The part of the canvas within `reach` of a random point, and coordinates from that point."""
-    x, y = (float(axis.max()) * rng.uniform(-0.75, 0.75) for axis in (canvas.x, canvas.y))
+def _place(
+    rng: Generator, canvas: _Canvas, reach: float, place: tuple[float, float] | None = None
+) -> tuple[_Canvas, Array, Array]:
+    """The part of the canvas within `reach` of a place, by default a random one, and coordinates from that place."""
+    x, y = place or (float(axis.max()) * rng.uniform(-0.75, 0.75) for axis in (canvas.x, canvas.y))
     part = canvas.crop(x, y, reach)
     return part, part.x - x, part.y - y
 
@@ -269,12 +292,12 @@ def _residue(rng: Generator, canvas: _Canvas) -> None:
     _paint(rng, part, _lobe(rng, x, y, radius, aspect, wobble=0.25), radius, look)
 
 
-def _polyp(rng: Generator, canvas: _Canvas, typical_area: float) -> None:
-    """A polyp. `typical_area` is the median share of the frame that polyps cover."""
+def _polyp(rng: Generator, canvas: _Canvas, typical_area: float, place: tuple[float, float] | None = None) -> None:
+    """A polyp, by default at a random place. `typical_area` is the median share of the frame that polyps cover."""
     kind = rng.choice(list(POLYP_KINDS), p=list(POLYP_KINDS.values()))
     area = min(max(typical_area * math.exp(rng.normal(0, 0.9)), 0.006), 0.5)
     radius = math.sqrt(area * 4 / math.pi)
-    part, x, y = _place(rng, canvas, 2 * radius)
+    part, x, y = _place(rng, canvas, 2 * radius, place)
     inside = _lobe(rng, x, y, radius, rng.uniform(1, 1.7), wobble=0.12)
     if kind == "lobed":
         for shift_x, shift_y in rng.uniform(-0.7, 0.7, (rng.integers(1, 4), 2)).tolist():

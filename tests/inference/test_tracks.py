@@ -1,0 +1,88 @@
+"""Linking of lesions to tracks, on boxes worked out by hand and on clips with known polyps."""
+
+import numpy as np
+import pytest
+from unet_kvasir_seg.data.clips import generate_clips
+from unet_kvasir_seg.inference.lesions import Lesion, find_lesions
+from unet_kvasir_seg.inference.tracks import Tracker, buffered_overlaps
+
+
+def lesion(left: int, top: int, width: int = 10, height: int = 10, probability: float = 0.8) -> Lesion:
+    box = (left, top, left + width, top + height)
+    return Lesion(box, (left + width / 2, top + height / 2), width * height, width * height / 10_000, probability)
+
+
+def test_overlap_of_enlarged_boxes():
+    # Enlarged by half of their size on each side: 20x20 from -5 to 15, and 20x20 from 5 to 25. They share 10x20 of 600.
+    boxes = np.array([[0.0, 0, 10, 10]]), np.array([[10.0, 0, 20, 10], [30.0, 0, 40, 10]])
+    iou, share = buffered_overlaps(*boxes, least=0)
+    assert iou.tolist() == [[pytest.approx(200 / 600), 0]]
+    assert share.tolist() == [[0.5, 0]]
+    # By 10 pixels at least: 30x30 from -10 to 20, and from 20 to 50.
+    assert buffered_overlaps(*boxes, least=10)[1].tolist() == [[pytest.approx(20 / 30), 0]]
+
+
+def test_two_lesions_that_move_side_by_side_keep_their_tracks():
+    tracker = Tracker()
+    for frame in range(10):
+        lesions = [lesion(5 * frame, 0, probability=0.1 * frame), lesion(5 * frame, 30)]
+        seen = tracker.add(frame, frame / 10, lesions[:: -1 if frame % 2 else 1])
+        assert [track.number for track in seen] == ([2, 1] if frame % 2 else [1, 2])
+    first, second = tracker.tracks
+    assert first.row() == "1,1,0.000000,0.900000,10,1.0000,0.450000,0.900000,9,45,0,55,10".split(",")
+    assert (second.frames, second.best_frame, second.best_box) == (10, 0, (0, 30, 10, 40))
+
+
+def test_a_track_goes_on_after_a_gap_and_ends_after_a_longer_one():
+    tracker = Tracker(gap_seconds=0.5)
+    assert [tracker.add(0, 0.0, [lesion(0, 0)])[0].number] == [1]
+    tracker.add(1, 0.25, [])
+    assert tracker.add(2, 0.5, [lesion(2, 0)])[0].number == 1
+    assert tracker.add(3, 1.25, [lesion(2, 0)])[0].number == 2
+
+
+def test_an_alert_begins_after_the_stated_time():
+    tracker = Tracker(alert_seconds=0.5)
+    alerts = [tracker.add(frame, frame / 4, [lesion(0, 0)])[0].is_alert for frame in range(4)]
+    assert alerts == [False, False, True, True]
+    assert Tracker(alert_seconds=0).add(0, 0.0, [lesion(0, 0)])[0].is_alert
+
+
+def test_parts_of_a_lesion_that_falls_apart_stay_one_track():
+    tracker = Tracker()
+    tracker.add(0, 0.0, [lesion(0, 0, 20, 10)])
+    seen = tracker.add(1, 0.1, [lesion(0, 0, 9, 10, probability=0.6), lesion(12, 0, 6, 10, probability=0.9)])
+    assert [track.number for track in seen] == [1, 1]
+    (track,) = tracker.tracks
+    assert track.frames == 2
+    assert track.box == (0, 0, 18, 10)
+    assert track.largest_share == 200 / 10_000
+    assert track.probability_sum == pytest.approx(0.8 + (90 * 0.6 + 60 * 0.9) / 150)
+
+
+def test_far_lesions_are_not_linked():
+    tracker = Tracker()
+    tracker.add(0, 0.0, [lesion(0, 0)])
+    assert tracker.add(1, 0.04, [lesion(60, 60)])[0].number == 2
+
+
+def test_a_polyp_that_is_visible_for_a_second_is_one_track():
+    """In clips with a camera that moves, where a sixth of the masks is lost and the others are shifted at random."""
+    whole = visible = 0
+    for clip in generate_clips(12, num_frames=50, size=(96, 128), polyps=2, rate=12.5, seed=5):
+        rng = np.random.default_rng(0)
+        tracker, owners = Tracker(), {1: [], 2: []}
+        for index, frame in enumerate(clip.frames()):
+            down, right = rng.integers(0, 5, 2)
+            shown = np.pad(frame.labels, 2)[down:, right:][:96, :128] * (rng.random() > 1 / 6)
+            lesions = find_lesions(shown > 0, np.ones(shown.shape, np.float32))
+            for track, found in zip(tracker.add(index, index / clip.rate, lesions), lesions, strict=True):
+                column, row = map(int, found.centroid)
+                if number := shown[row, column]:
+                    owners[number].append(track.number)
+        for numbers in owners.values():
+            if len(numbers) >= 1.0 * clip.rate:
+                visible += 1
+                whole += len(set(numbers)) == 1
+    assert visible >= 10
+    assert whole / visible >= 0.95
