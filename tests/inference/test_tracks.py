@@ -13,7 +13,7 @@ def lesion(left: int, top: int, width: int = 10, height: int = 10, probability: 
 
 
 def test_overlap_of_enlarged_boxes():
-    # Enlarged by half of their size on each side: 20x20 from -5 to 15, and 20x20 from 5 to 25. They share 10x20 of 600.
+    # Enlarged by half of their size on each side: 20x20 from -5 to 15 and from 5 to 25; they share 10x20 of 600.
     boxes = np.array([[0.0, 0, 10, 10]]), np.array([[10.0, 0, 20, 10], [30.0, 0, 40, 10]])
     iou, share = buffered_overlaps(*boxes, least=0)
     assert iou.tolist() == [[pytest.approx(200 / 600), 0]]
@@ -29,7 +29,10 @@ def test_two_lesions_that_move_side_by_side_keep_their_tracks():
         seen = tracker.add(frame, frame / 10, lesions[:: -1 if frame % 2 else 1])
         assert [track.number for track in seen] == ([2, 1] if frame % 2 else [1, 2])
     first, second = tracker.tracks
-    assert first.row() == "1,1,0.000000,0.900000,10,1.0000,0.450000,0.900000,9,45,0,55,10".split(",")
+    assert first.row() == [
+        *("1", "1", "0.000000", "0.900000", "10", "1.0000", "0.450000", "0.900000"),
+        *("9", "45", "0", "55", "10"),
+    ]
     assert (second.frames, second.best_frame, second.best_box) == (10, 0, (0, 30, 10, 40))
 
 
