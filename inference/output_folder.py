@@ -6,7 +6,7 @@ be written from the masks alone.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
 
 RUN_SCHEMA = 1
+RUN, INPUTS = "run.json", "inputs.json"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = ("predictions.csv", "images.csv")
+MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json and a video's record, which have some hundred
 IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent")
 # Settings of the image processor that change the predictions.
@@ -66,7 +68,7 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
         UserError: If it holds other outputs, or cannot be written to.
     """
     remedy = "Choose another --output_dir, or remove what is there."
-    file = output / "run.json"
+    file = output / RUN
     settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -176,7 +178,7 @@ def write_tables(output: Path) -> None:
     with open_table(files[0]) as lesion_table, open_table(files[1]) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
-        for record in _records(output / MASKS):
+        for _, record in records(output / MASKS):
             images += 1
             empty += not record["lesions"]
             lesions += len(record["lesions"])
@@ -197,16 +199,69 @@ def image_row(record: dict[str, Any]) -> list[str]:
     return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}"]
 
 
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of all masks below a folder; damaged files and those of other programs are passed over."""
+def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All masks below a folder, and their records; damaged files and those of other programs are passed over."""
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             if not name.endswith(".png"):
                 continue
+            file = Path(parent, name)
             try:
-                record = read_record(Path(parent, name))
+                record = read_record(file)
             except OSError:
                 continue
             if record is not None:
-                yield record
+                yield file, record
+
+
+def write_inputs(output: Path, sources: Iterable[Source]) -> None:
+    """Add the paths of images to `inputs.json`, so that the report can show them later."""
+    paths = {source.name: os.path.abspath(source.path) for source in sources}
+    write_atomic(output / INPUTS, (json.dumps(read_inputs(output) | paths, indent=0) + "\n").encode())
+
+
+def read_inputs(output: Path) -> dict[str, str]:
+    """The paths of images by their names; those of other programs are passed over."""
+    try:
+        inputs = json.loads(read_file(output / INPUTS, MAX_INPUTS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(inputs, dict):
+        return {}
+    return {name: path for name, path in inputs.items() if isinstance(path, str)}
+
+
+def read_run(output: Path) -> dict[str, Any]:
+    """What run.json holds.
+
+    Raises:
+        UserError: If the folder holds no run.
+    """
+    file = output / RUN
+    try:
+        run = json.loads(read_file(file, MAX_JSON_BYTES))
+    except FileNotFoundError as error:
+        raise UserError(f"{output} holds no run of this command: expected {RUN} in it.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not the {RUN} of this command ({error}).") from error
+    if not isinstance(run, dict) or "model" not in run:
+        raise UserError(f"{file} is not the {RUN} of this command.")
+    return run
+
+
+def read_summary(record: Path) -> dict[str, Any] | None:
+    """What this command wrote beside a video; None if there is nothing, or another program changed it."""
+    try:
+        summary = json.loads(read_file(record, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_summary = isinstance(summary, dict) and {"digest", "problem"} <= summary.keys()
+    return summary if is_summary else None
+
+
+def tracks_file(overlay: Path) -> Path:
+    """Where the tracks of a video are, beside its overlay."""
+    return overlay.with_name(f"{overlay.stem}-tracks.csv")

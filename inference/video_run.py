@@ -3,15 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable
-from ..common.files import atomic_file, open_regular, read_file, write_atomic
+from ..common.files import atomic_file, open_regular, write_atomic
 from .image_run import Report
 from .inputs import VIDEOS, Failure, Source
-from .output_folder import MAX_JSON_BYTES, cannot_write, refuse_mismatch
+from .output_folder import cannot_write, read_summary, refuse_mismatch
 from .prediction import BasePredictor
 from .video import segment_video
 
@@ -95,23 +94,13 @@ def segment_video_file(
 
 def _report_earlier_run(source: Source, digest: str, overlay: Path, record: Path, report: Report) -> None:
     """Report a video whose overlay is there: done by an earlier run, or refused."""
-    before = _read_summary(record)
+    before = read_summary(record)
     if refusal := refuse_mismatch(before, digest, overlay, source):
         report.failures.append(refusal)
         return
     report.videos_before += 1
     if before and before["problem"]:
         report.failures.append(Failure(source.path, f"{before['problem']}; what was read is kept"))
-
-
-def _read_summary(record: Path) -> dict[str, Any] | None:
-    """What this command wrote beside a video; None if there is nothing, or another program changed it."""
-    try:
-        summary = json.loads(read_file(record, MAX_JSON_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    is_summary = isinstance(summary, dict) and {"digest", "problem"} <= summary.keys()
-    return summary if is_summary else None
 
 
 def file_digest(path: str) -> str:
