@@ -31,7 +31,7 @@ from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.reporting.results import read_results, write_results
 from unet_kvasir_seg.training.arguments import flag_parser
-from unet_kvasir_seg.training.resume import is_complete
+from unet_kvasir_seg.training.checkpoints import is_complete
 
 # These flags of train.py and evaluation.py define the samples.
 DATA_FLAGS = (

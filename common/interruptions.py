@@ -10,6 +10,8 @@ from types import FrameType
 
 from tqdm.auto import tqdm
 
+from .processes import is_main_process, was_launched
+
 # SIGHUP: the terminal was closed. Windows has no such signal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
@@ -17,10 +19,6 @@ CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked this process to end. Libraries clean up as they do for Ctrl-C."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 @contextlib.contextmanager
@@ -34,31 +32,39 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
         program: Name of the command.
         kept: What is left, and how to go on.
     """
-    with _signals_raise():
+    with _signals_raise() as received:
         try:
             yield
             if sys.stdout is not None:
                 sys.stdout.flush()  # while an error can still be handled
-        except Interrupted as interrupted:
-            name = "interrupted" if interrupted.number == signal.SIGINT else signal.Signals(interrupted.number).name
-            tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
-            sys.exit(128 + interrupted.number)
-        except BrokenPipeError:
+        except BaseException as error:
+            if received:  # whatever error a library, or the end of another process, has made of it
+                name = "interrupted" if received[0] == signal.SIGINT else signal.Signals(received[0]).name
+                if is_main_process():
+                    tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
+                sys.exit(128 + received[0])
+            if not isinstance(error, BrokenPipeError):
+                raise
             # Python writes what is left in its buffer once more when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + CLOSED_PIPE)
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let the signals raise `Interrupted`, but those that are ignored, as SIGHUP by nohup."""
+def _signals_raise() -> Iterator[list[int]]:
+    """Let the signals raise `Interrupted`, but those that are ignored, as SIGHUP by nohup; gives those received."""
     process = os.getpid()
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        is_forked = os.getpid() != process  # as a data loader's worker
+        # Launchers pass on the signal of a terminal, which the process has got too: it comes twice.
+        again = signal.SIG_IGN if was_launched() and not is_forked else signal.SIG_DFL
         for caught in before:
-            signal.signal(caught, signal.SIG_DFL)
-        if os.getpid() != process:  # forked, as a data loader's worker
+            signal.signal(caught, again)
+        if is_forked:
             os.kill(os.getpid(), number)
+        received.append(number)
         raise Interrupted(number)
 
     before = {}
@@ -67,7 +73,7 @@ def _signals_raise() -> Iterator[None]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -72,6 +72,16 @@ class LaunchedProcesses:
         return self.state.main_process_first()
 
 
+def was_launched() -> bool:
+    """Whether a launcher started this process and others, before a group of them is made."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main_process() -> bool:
+    """Whether this process prints for all, before a group of processes is made."""
+    return not was_launched() or os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def share_work(cpu: bool, timeout: timedelta | None = None) -> Iterator[Processes]:
     """The processes of this command, which end together.
@@ -80,7 +90,7 @@ def share_work(cpu: bool, timeout: timedelta | None = None) -> Iterator[Processe
         cpu: Whether they compute on the CPU.
         timeout: How long one may wait for the others; None: torch's default.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not was_launched():
         yield OneProcess()
         return
     import torch

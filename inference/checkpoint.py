@@ -2,9 +2,11 @@
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..common.errors import UserError
 from ..configuration_unet import DECODER_CHANNELS, FIELDS_OF_OWN_ENCODER, UNetConfig
@@ -56,10 +58,13 @@ def _in_one_line(error: Exception) -> str:
 
 def fingerprint(model: UNetForSemanticSegmentation | OnnxSession) -> str:
     """Hash of the weights' names, shapes, dtypes and values; for an ONNX file, of the weights that were exported."""
-    if isinstance(model, OnnxSession):
-        return model.fingerprint
+    return model.fingerprint if isinstance(model, OnnxSession) else fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a network with these weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
