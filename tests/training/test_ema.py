@@ -172,4 +172,4 @@ def test_flags_that_do_not_fit(run_train, tmp_path, flags, message):
     done = run_train(*RUN, *flags, "--output_dir", "run", check=False)
     assert done.returncode == 2
     assert message in done.stderr
-    assert not list(tmp_path.glob("run/*"))
+    assert not list(tmp_path.glob("run/[!.]*"))
