@@ -5,8 +5,6 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
-from tqdm.auto import tqdm
-
 from .interruptions import interruptions
 
 
@@ -43,6 +41,8 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
         details = error.details if isinstance(error, UserError) else []
         message = printable(message.removesuffix("\n  ".join(["", *details])))
         lines = "\n  ".join([f"{program}: error: {message}", *details])
+        from tqdm.auto import tqdm  # here, so that signals are handled from the start
+
         tqdm.write(lines, file=sys.stderr)  # on a line of its own, beside progress bars
         sys.exit(2)
 

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from tqdm.auto import tqdm
-
 from .processes import is_main_process, was_launched
 
 # SIGHUP: the terminal was closed. Windows has no such signal.
@@ -41,6 +39,8 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
             if received:  # whatever error a library, or the end of another process, has made of it
                 name = "interrupted" if received[0] == signal.SIGINT else signal.Signals(received[0]).name
                 if is_main_process():
+                    from tqdm.auto import tqdm  # here, so that signals are handled from the start
+
                     tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
                 sys.exit(128 + received[0])
             if not isinstance(error, BrokenPipeError):
@@ -64,6 +64,8 @@ def _signals_raise() -> Iterator[list[int]]:
             signal.signal(caught, again)
         if is_forked:
             os.kill(os.getpid(), number)
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error if a worker has got the signal too
         received.append(number)
         raise Interrupted(number)
 

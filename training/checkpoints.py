@@ -73,8 +73,9 @@ def fault_of(checkpoint: Path, needed: Sequence[str] = NEEDED) -> str | None:
             return "is no checkpoint"
         if not (checkpoint / RUN_FILE).is_file():
             return f"is incomplete ({RUN_FILE} is missing)"
-        hashes = read_record(checkpoint).get("files", {})
-        if not isinstance(hashes, dict):
+        record = read_record(checkpoint)
+        hashes = record.get("files", {})
+        if not {"model", "data", "training"} <= record.keys() or not isinstance(hashes, dict):
             return f"is damaged ({RUN_FILE})"
         if needed != NEEDED:
             hashes = {name: expected for name, expected in hashes.items() if name in needed}
