@@ -56,7 +56,7 @@ def _train(
     model_arguments: "ModelArguments", data_arguments: "DataArguments", training_arguments: "UNetTrainingArguments"
 ) -> dict[str, Any]:
     from transformers import set_seed
-    from unet_kvasir_seg.common.device import keep_freed_memory
+    from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training.batch_sizes import check_batches
@@ -97,6 +97,7 @@ def _train(
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
+        limit_threads()
     results = describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
     seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:

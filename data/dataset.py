@@ -26,7 +26,6 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi, metadata_load, snapshot_download
 from PIL import Image as PILImage
@@ -34,6 +33,7 @@ from PIL import Image as PILImage
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.mask_rules import USUAL_MASKS, MaskRules
+from .cache import datasets_cache
 from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, with_pair_columns
 from .data_files import ARCHIVES, TABLES, files_by_split, in_fixed_order
 from .folders import HELD_OUT_SHARE, folder_splits
@@ -426,9 +426,9 @@ def library_splits(
         if is_saved_to_disk(path):
             loaded = load_from_disk(str(path))
         else:
-            cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else None
+            cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else datasets_cache()
             loaded = load_dataset(
-                str(path), config, data_files=data_files, streaming=streaming, revision=revision, cache_dir=cache
+                str(path), config, data_files=data_files, streaming=streaming, revision=revision, cache_dir=str(cache)
             )
     except (ConnectionError, DatasetNotFoundError):
         raise
@@ -442,7 +442,7 @@ def library_splits(
     return {name: in_fixed_order(rows) if isinstance(rows, Dataset) else rows for name, rows in splits.items()}
 
 
-def _cache_of(folder: Path) -> str:
+def _cache_of(folder: Path) -> Path:
     """A cache for a folder as it is now.
 
     Where a README names configurations, the `datasets` library takes a changed folder, or another one of the same
@@ -450,7 +450,7 @@ def _cache_of(folder: Path) -> str:
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return str(HF_DATASETS_CACHE / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}")
+    return datasets_cache() / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
 
 
 def _cause(error: Exception) -> Exception:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import read_file, to_rgb
+from ..common.processors import usable_processors
 from ..regions_unet import check_calibration, check_input_size, check_thresholds
 from .prediction import FLIPS, BasePredictor, PreparedImage
 from .resize import resize_frame, resize_map
@@ -263,8 +264,8 @@ def _mean(maps: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def number_of_threads() -> int:
-    """Threads to compute with: one for each core, at most OMP_NUM_THREADS as for PyTorch."""
-    cores = os.cpu_count() or 1
+    """Threads to compute with: one for each core it may use, at most OMP_NUM_THREADS as for PyTorch."""
+    cores = usable_processors()
     bound = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # "4,2" is 4 threads that each start 2
     return min(cores, int(bound)) if bound.isdecimal() and int(bound) > 0 else cores
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.device import Runtime, choose_runtime, keep_freed_memory
+from ..common.device import Runtime, choose_runtime, keep_freed_memory, limit_threads
 from ..common.errors import first_line
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
@@ -63,6 +63,7 @@ class Predictor(BasePredictor):
     def __init__(self, model: UNetForSemanticSegmentation, processor: UNetImageProcessor, runtime: Runtime):
         if runtime.device.type == "cpu":
             keep_freed_memory()
+            limit_threads()
         self.runtime: Runtime = runtime
         self.model: UNetForSemanticSegmentation = model.eval().to(runtime.device, memory_format=runtime.memory_format)
         self._processor = processor
