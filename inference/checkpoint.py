@@ -50,7 +50,7 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
         )
     try:
         if folder is not None:
-            _check_settings(folder / "preprocessor_config.json", "image_processor_type")
+            _check_settings(folder / "preprocessor_config.json", "size")
         processor = UNetImageProcessor.from_pretrained(name, revision=revision)
     except Exception as error:  # as above
         raise UserError(

@@ -105,7 +105,7 @@ def test_each_damaged_file_of_a_checkpoint_is_named(run_train, tmp_path):
     assert "run/checkpoint-4 is damaged (rng_state.pth). Resume from another one" in message
     done = run_train(*arguments, RESUME)
     assert "run/checkpoint-4 is damaged (rng_state.pth): skipped.\nGoing on from run/checkpoint-2.\n" in done.stdout
-    assert is_complete(checkpoint)
+    assert is_complete(tmp_path / "run" / "checkpoint-6")
     check_outcome(tmp_path / "run")
 
 
