@@ -3,17 +3,15 @@
 import contextlib
 import json
 import os
-import random
 import resource
 import shutil
 import signal
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from faults.processes import finish, start, unfinished, wait_until
-from training_runs import FP32, TINY, error_of, largest_difference
+from processes import finish, start, unfinished, wait_until
+from training_runs import FP32, TINY, error_of
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.train import KEPT
@@ -126,7 +124,9 @@ def test_the_best_checkpoint_is_lost_during_the_training(run_train, tmp_path, ch
     done = run_train(*RUN, *CONSTANT, "--num_train_epochs", 12)
     other.join()
     said = "is no checkpoint" if change == "gone" else "is damaged (model.safetensors)"
-    assert f"run/checkpoint-2, the best checkpoint, {said}: the weights of the last step are kept instead" in done.stdout
+    assert (
+        f"run/checkpoint-2, the best checkpoint, {said}: the weights of the last step are kept instead" in done.stdout
+    )
     assert "the last step:" in done.stdout
     assert results_of(tmp_path / "run")["training"]["best_step"] is None
     assert "| checkpoint | the last |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
@@ -223,35 +223,3 @@ def test_two_processes_end_together(tmp_path, name):
     assert lines <= 1
     assert name == "SIGKILL" or lines == 1
     assert any(is_complete(checkpoint) for checkpoint in tmp_path.glob("run/checkpoint-*"))
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_times(run_train, tmp_path, add_row):
-    """Each run goes on from what the one before has left, and is killed within its training."""
-    steps = ("--synthetic_rows", 24, "--num_train_epochs", 30, "--learning_rate", "1e-3", "--save_total_limit", 2)
-    flags = (*TINY[:2], *TINY[4:], *FP32, *steps)
-    run_train(*flags, "--output_dir", "uninterrupted")
-    sure = random.Random(0)
-    tried = left = 0
-    while tried < 20:
-        resume = [RESUME] if any(map(is_complete, tmp_path.glob("run/checkpoint-*"))) else []
-        process = start("train.py", *flags, "--output_dir", "run", *resume, cwd=tmp_path)
-        wait_until(lambda began=process: (tmp_path / "run" / ".lock.json").exists() or began.poll() is not None)
-        with contextlib.suppress(Exception):
-            process.communicate(timeout=sure.uniform(0, 6))
-        process.kill()
-        process.communicate()
-        tried += 1
-        left += len(unfinished(tmp_path))
-        if (tmp_path / "run" / "results.json").exists():
-            check_outcome(tmp_path / "run")
-    if not (tmp_path / "run" / "results.json").exists():
-        resume = [RESUME] if any(map(is_complete, tmp_path.glob("run/checkpoint-*"))) else []
-        run_train(*flags, "--output_dir", "run", *resume)
-    lost = largest_difference(tmp_path / "uninterrupted", tmp_path / "run")
-    assert lost == 0
-    assert np.isclose(
-        results_of(tmp_path / "run")["training"]["validation"]["dice_per_image"],
-        results_of(tmp_path / "uninterrupted")["training"]["validation"]["dice_per_image"],
-    )
-    add_row("`train.py` killed (SIGKILL) at random times", tried, 0, left)

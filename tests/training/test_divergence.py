@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from training_runs import FP32, TINY, error_of, weights
-from unet_kvasir_seg.training.divergence import first_not_finite
 from unet_kvasir_seg.training.checkpoints import is_complete
+from unet_kvasir_seg.training.divergence import first_not_finite
 
 EACH_STEP = ("--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "steps", "--eval_steps", 1)
 NO_SCORES = ("--eval_strategy", "no", "--load_best_model_at_end", False)

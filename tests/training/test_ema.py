@@ -13,8 +13,8 @@ from unet_kvasir_seg.data.transforms import EvalTransform
 from unet_kvasir_seg.data_collator import SegmentationCollator
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
 from unet_kvasir_seg.training.checkpoints import is_complete
+from unet_kvasir_seg.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
 
 # A network with batch norm that changes size, on few steps: an epoch has four.
 RUN = (
