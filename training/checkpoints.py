@@ -21,6 +21,7 @@ RUN_FILE = "run.json"
 # Without the optimizer's state, as --save_only_model leaves it out, a training cannot go on to the same weights.
 NEEDED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 WEIGHTS = ("model.safetensors",)
+UNFINISHED = ".unfinished"  # in a checkpoint while it is written, so that what a killed process left is known
 
 
 def checkpoint_of_step(folder: Path, step: int) -> Path:
@@ -35,15 +36,28 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
-def write_record(checkpoint: Path, results: Mapping[str, Any]) -> None:
+def begin_checkpoint(checkpoint: Path) -> None:
+    """Make the folder of a checkpoint, or take one that is written anew, and mark it as unfinished."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / UNFINISHED).touch()
+    (checkpoint / RUN_FILE).unlink(missing_ok=True)
+
+
+def complete_checkpoint(checkpoint: Path, results: Mapping[str, Any]) -> None:
     """Complete a checkpoint, whose other files are there.
 
     Args:
         checkpoint: Its folder.
         results: What the run is.
     """
-    hashes = {file.name: _hash_of(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
-    write_results(checkpoint / RUN_FILE, {**results, "files": hashes})
+    files = [file for file in sorted(checkpoint.iterdir()) if file.is_file() and file.name != UNFINISHED]
+    write_results(checkpoint / RUN_FILE, {**results, "files": {file.name: _hash_of(file) for file in files}})
+    (checkpoint / UNFINISHED).unlink()
+
+
+def is_unfinished(checkpoint: Path) -> bool:
+    """Whether a process was killed while it wrote a checkpoint, which nobody needs."""
+    return (checkpoint / UNFINISHED).exists() and not (checkpoint / RUN_FILE).exists()
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ..common.command_line import NO
 from ..common.errors import UserError
 from ..common.processes import is_main_process
 from ..configuration_unet import UNetConfig
-from .checkpoints import RUN_FILE, checkpoints_in, fault_of, read_record
+from .checkpoints import RUN_FILE, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
 FLAGS_OF_MASKS = {
@@ -23,9 +23,11 @@ def check_output_folder(folder: Path, resuming: bool) -> None:
     """Check that the folder of a run does not hold another one.
 
     Raises:
-        UserError: If the folder holds a run that is not resumed.
+        UserError: If the folder holds a run that is not resumed. One that was killed before its first checkpoint was
+            complete may start anew.
     """
-    found = [*checkpoints_in(folder), *folder.glob("*.safetensors"), *folder.glob("results.json")]
+    checkpoints = [checkpoint for checkpoint in checkpoints_in(folder) if not is_unfinished(checkpoint)]
+    found = [*checkpoints, *folder.glob("*.safetensors"), *folder.glob("results.json")]
     if found and not resuming:
         raise UserError(
             f"{folder} holds another run ({', '.join(sorted(path.name for path in found)[:3])}). Choose another "
@@ -37,8 +39,8 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
     """The checkpoint to resume from.
 
     Args:
-        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`; None or a word for
-            no: do not resume.
+        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`, or none if the run was
+            killed while it wrote its first one; None or a word for no: do not resume.
         folder: Of the run.
         with_ema: Whether the run that is to go on has an EMA of the weights.
 
@@ -49,7 +51,10 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
     if wanted is None or wanted.lower() in NO:
         return None
     if wanted.lower() in ("auto", "true"):
-        checkpoint = _last_complete_checkpoint(folder)
+        found = _last_complete_checkpoint(folder)
+        if found is None:
+            return None
+        checkpoint = found
     else:
         checkpoint = Path(wanted)
         if fault := fault_of(checkpoint):
@@ -66,7 +71,7 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
     return str(checkpoint)
 
 
-def _last_complete_checkpoint(folder: Path) -> Path:
+def _last_complete_checkpoint(folder: Path) -> Path | None:
     skipped: list[str] = []
     for checkpoint in checkpoints_in(folder):
         fault = fault_of(checkpoint)
@@ -75,6 +80,10 @@ def _last_complete_checkpoint(folder: Path) -> Path:
                 print("\n".join([*skipped, f"Going on from {checkpoint}."]))
             return checkpoint
         skipped.append(f"{checkpoint} {fault}: skipped.")
+    if skipped and all(map(is_unfinished, checkpoints_in(folder))):
+        if is_main_process():
+            print("\n".join([*skipped, "The run was killed before its first checkpoint was complete: starting anew."]))
+        return None
     raise UserError(
         f"{folder} holds no complete checkpoint to go on from. Start without --resume_from_checkpoint"
         f"{', in another folder' if skipped else ''}.",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..inference.checkpoint import fingerprint_of
+from .checkpoints import UNFINISHED
 
-UNFINISHED = ".unfinished"
 # They describe the weights, and are written after them.
 DESCRIPTIONS = ("results.json", "README.md")
 

@@ -23,7 +23,7 @@ from ..reporting.model_card import fill_card
 from ..reporting.results import write_results
 from ..scoring.metrics import PolypSegmentation
 from ..scoring.overlap import pixel_counts
-from .checkpoints import RUN_FILE, WEIGHTS, checkpoint_of_step, fault_of, remove_older, write_record
+from .checkpoints import WEIGHTS, begin_checkpoint, checkpoint_of_step, complete_checkpoint, fault_of, remove_older
 from .divergence import describe_divergence, first_not_finite
 from .ema import ExponentialMovingAverage
 from .failures import write_errors_explained
@@ -204,12 +204,12 @@ class UNetTrainer(Trainer):
         try:
             with write_errors_explained(checkpoint, self.folder):
                 if self.args.should_save:
-                    (checkpoint / RUN_FILE).unlink(missing_ok=True)
+                    begin_checkpoint(checkpoint)
                 super()._save_checkpoint(*args, **kwargs)
                 self.accelerator.wait_for_everyone()  # each process has written its random state
                 if self.args.should_save:
                     self.record_seconds()
-                    write_record(checkpoint, self.results)
+                    complete_checkpoint(checkpoint, self.results)
         except BaseException:
             if self.args.should_save:
                 shutil.rmtree(checkpoint, ignore_errors=True)

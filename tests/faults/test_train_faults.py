@@ -9,13 +9,16 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import finish, start, unfinished, wait_until
 from training_runs import FP32, TINY, error_of
+from unet_kvasir_seg.data.cache import datasets_cache
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
+from unet_kvasir_seg.scoring.metrics import PolypSegmentation
 from unet_kvasir_seg.train import KEPT
-from unet_kvasir_seg.training.checkpoints import RUN_FILE, fault_of, is_complete
+from unet_kvasir_seg.training.checkpoints import RUN_FILE, begin_checkpoint, fault_of, is_complete
 
 RUN = (*TINY, *FP32, "--output_dir", "run")
 RESUME = "--resume_from_checkpoint"
@@ -147,6 +150,23 @@ def test_a_moved_run_goes_on_with_its_best_checkpoint(run_train, tmp_path):
     check_outcome(tmp_path / "moved")
 
 
+def test_a_run_that_was_killed_at_its_first_checkpoint(run_train, tmp_path):
+    """As such a run leaves its folder; it may start anew, asked to go on or not."""
+    for further in ([], [RESUME]):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        begin_checkpoint(tmp_path / "run" / "checkpoint-2")
+        (tmp_path / "run" / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+        done = run_train(*RUN, "--num_train_epochs", 1, *further)
+        assert ("starting anew" in done.stdout) == bool(further)
+        assert is_complete(tmp_path / "run" / "checkpoint-2")
+        check_outcome(tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-2" / RUN_FILE).unlink()  # of another program, perhaps
+    message = error_of(run_train(*RUN, RESUME, check=False))
+    assert (
+        "run holds no complete checkpoint to go on from. Start without --resume_from_checkpoint, in another" in message
+    )
+
+
 def test_files_that_cannot_be_written(run_train, tmp_path):
     """model.safetensors is refused at first, then optimizer.pt, of twice its size; nothing of a checkpoint is left."""
     for size, reason in ((100_000, "File too large"), (700_000, "the disk may be full")):
@@ -187,6 +207,20 @@ def test_an_output_folder_that_cannot_be_made_is_noticed_before_the_data(run_tra
         assert f"--output_dir {folder} cannot be written to: " in message
 
 
+def test_caches_that_cannot_be_written(monkeypatch):
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", "/dev/null/metrics")
+    monkeypatch.setattr("unet_kvasir_seg.data.cache.HF_DATASETS_CACHE", "/dev/null/datasets")
+    metric = PolypSegmentation()
+    metric.add_counts(np.array([[2, 1, 1]]))
+    assert metric.compute()["dice_per_image"] == pytest.approx(2 / 3)
+    datasets_cache.cache_clear()
+    try:
+        (datasets_cache() / "copy").touch()
+    finally:
+        datasets_cache.cache_clear()
+
+
+@pytest.mark.slow
 def test_a_read_only_home(tmp_path):
     """The data set is parquet, which the `datasets` library copies into its cache."""
     for split in ("train", "validation"):
