@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image
-from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.negatives import load_negatives
 from unet_kvasir_seg.data.samples import DatasetError
 from unet_kvasir_seg.data.synthetic import generate
@@ -104,15 +104,21 @@ def test_configurations_in_such_a_folder_are_refused_in_a_line(tmp_path):
         counts(tmp_path / "polyps [old]")
 
 
-@pytest.mark.parametrize("place", ["images/0.png", "masks/0.png", "train.txt", "val.csv", "metadata.jsonl"])
-def test_a_pipe_among_pairs_is_named_or_ignored(tmp_path, place):
+@pytest.mark.parametrize("place", ["train.txt", "val.csv", "images/0.png", "masks/0.png"])
+def test_a_pipe_among_pairs_is_named(tmp_path, place):
     write_pairs(tmp_path, 10)
     (tmp_path / place).unlink(missing_ok=True)
     os.mkfifo(tmp_path / place)
-    try:
-        assert sum(counts(tmp_path).values()) == 10
-    except DatasetError as error:
-        assert place in str(error)
+    with pytest.raises(DatasetError, match=place):
+        for rows in load_splits(str(tmp_path)).values():
+            describe_data("pairs", None, {"a split": rows})
+
+
+def test_a_pipe_of_no_use_is_ignored(tmp_path):
+    write_pairs(tmp_path, 10)
+    for name in ("metadata.jsonl", "notes", "images/notes.txt"):
+        os.mkfifo(tmp_path / name)
+    assert sum(counts(tmp_path).values()) == 10
 
 
 @pytest.mark.parametrize("place", ["train.parquet", "README.md", "data/test.csv", "more.zip", "metadata.parquet"])
