@@ -10,6 +10,7 @@ by the similarity of their names. If any weight does not fit, nothing is convert
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
+
+UNFINISHED = ".unfinished"  # folder in the output folder
 
 # Torch and transformers are imported after the arguments were parsed, so that --help is answered at once.
 if TYPE_CHECKING:
@@ -69,9 +72,12 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
 
     Raises:
         UserError: If the source cannot be read or converted, or the output folder holds a model.
+        OSError: If a file cannot be written; nothing is left of the others.
     """
-    check_output_folder(arguments.output_dir)
+    folder = arguments.output_dir
+    check_output_folder(folder)
     with quick_imports():
+        from safetensors import SafetensorError
         from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
         from unet_kvasir_seg.inference.conversion import convert_model, read_state_dict
 
@@ -81,15 +87,34 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
         num_groups=arguments.num_groups,
         concat=arguments.concat,
     )
-    model.save_pretrained(arguments.output_dir)
-    UNetImageProcessor().save_pretrained(arguments.output_dir)
+    unfinished = folder / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+    try:
+        model.save_pretrained(unfinished)
+        UNetImageProcessor().save_pretrained(unfinished)
+        # Without config.json, which is moved last, it is no model.
+        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == "config.json"):
+            file.replace(folder / file.name)
+    except SafetensorError as error:  # which is what it makes of a full disk
+        raise UserError(f"{folder} cannot be written to: {error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return model.config, model.num_parameters()
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    with user_errors("convert.py", OSError):
-        config, parameters = convert(arguments)
+    with user_errors("convert.py", OSError, kept="Nothing is written: run the same command again."):
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        check_output_folder(arguments.output_dir)
+        from unet_kvasir_seg.common.output_lock import output_lock
+
+        with output_lock(arguments.output_dir, "convert.py"):
+            config, parameters = convert(arguments)
+        describe(arguments, config, parameters)
+
+
+def describe(arguments: argparse.Namespace, config: "UNetConfig", parameters: int) -> None:
+    """Print what was written, and what was assumed."""
     print(
         f"{arguments.output_dir} holds a U-Net of {parameters:,} parameters: base_channels={config.base_channels}, "
         f"depth={config.depth}, num_channels={config.num_channels}, norm={config.norm}, "

@@ -169,7 +169,10 @@ def write_outputs(
             write_atomic(folder / "README.md", fill_card(results).encode())
     except OSError as error:
         print(results_as_text(results))
-        raise UserError(f"{error.filename} cannot be written: {error.strerror}. {KEPT}") from error
+        raise UserError(
+            f"{error.filename} cannot be written: {error.strerror}. Make room and run the same command again: the "
+            "scores that are kept in the output folder are not computed again."
+        ) from error
 
 
 def push(results: "Results", arguments: EvaluationArguments) -> str:
@@ -185,7 +188,7 @@ def push(results: "Results", arguments: EvaluationArguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("evaluation.py", kept=KEPT):
+    with user_errors("evaluation.py", OSError, kept=KEPT):
         parser = FlagParser([EvaluationArguments], program="evaluation.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         check_arguments(arguments)
