@@ -92,8 +92,9 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
     try:
         model.save_pretrained(unfinished)
         UNetImageProcessor().save_pretrained(unfinished)
-        # Without config.json, which is moved last, it is no model.
-        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == "config.json"):
+        # Without these, moved last, it is no model, and the command can be run again.
+        last = ("model.safetensors", "config.json")
+        for file in sorted(unfinished.iterdir(), key=lambda file: last.index(file.name) if file.name in last else -1):
             file.replace(folder / file.name)
     except SafetensorError as error:  # which is what it makes of a full disk
         raise UserError(f"{folder} cannot be written to: {error}.") from error

@@ -28,11 +28,14 @@ from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
 from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
 from unet_kvasir_seg.common.command_line import FlagParser, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.files import write_atomic
+from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.reporting.results import read_results, write_results
 from unet_kvasir_seg.training.arguments import flag_parser
 from unet_kvasir_seg.training.resume import is_complete
 
+PROGRAM = "python ablation/screen.py"
 # These flags of train.py and evaluation.py define the samples.
 DATA_FLAGS = (
     "dataset_name",
@@ -44,6 +47,8 @@ DATA_FLAGS = (
     "ignore_exif",
     "synthetic_rows",
 )
+KEPT = "Finished trainings and the last checkpoint of others are kept: run the same command again to go on."
+STARTED: list[subprocess.Popen] = []  # the commands that runs have started
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,9 +101,11 @@ class Run:
         """Write the recipe.
 
         Raises:
-            UserError: If the folder holds a run with other flags.
+            UserError: If the folder holds a run with other flags, or one that a killed screening has left running.
         """
         if self.model.exists():
+            with output_lock(self.model, PROGRAM):
+                pass
             earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             flags = {**earlier, **self.flags}
             changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
@@ -108,7 +115,7 @@ class Run:
                     "remove that folder."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(yaml.safe_dump(self.flags, sort_keys=False), encoding="utf-8")
+        write_atomic(self.recipe, yaml.safe_dump(self.flags, sort_keys=False).encode())
 
     def finish(self, at_once: int) -> dict[str, Any]:
         """Train and evaluate, unless that is done already; returns the run's entry in ablation.json."""
@@ -164,16 +171,17 @@ class Run:
         threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))} if at_once > 1 else {}
         log = self.folder / "log.txt"
         with log.open("a", encoding="utf-8") as output:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, str(ROOT / program), *words],
                 env=os.environ | threads,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
             )
-        if done.returncode != 0:
+            STARTED.append(process)
+            status = process.wait()
+        if status != 0:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RunError(f"exit status {done.returncode}, {lines[-1] if lines else 'without a word'} ({log})")
+            raise RunError(f"exit status {status}, {lines[-1] if lines else 'without a word'} ({log})")
 
 
 class RunError(Exception):
@@ -203,7 +211,12 @@ def screen(plan: Plan, arguments: ScreenArguments) -> None:
         for run in runs:
             run.prepare()
         with ThreadPoolExecutor(arguments.at_once) as pool:
-            entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
+            try:
+                entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
+            except KeyboardInterrupt:
+                for process in STARTED:
+                    process.terminate()  # they keep their last checkpoint; the pool waits for them
+                raise
         candidates = ranked(entries)[: part.keep]
         done.append({**asdict(part), "runs": entries, "kept": candidates})
         content = {"schema_version": ABLATION_SCHEMA, "candidates": plan.candidates, "rounds": done}
@@ -223,13 +236,14 @@ def ranked(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    program = "python ablation/screen.py"
-    with user_errors(program):
-        (arguments,) = FlagParser([ScreenArguments], program=program, description=__doc__).parse(
+    with user_errors(PROGRAM, OSError, kept=KEPT):
+        (arguments,) = FlagParser([ScreenArguments], program=PROGRAM, description=__doc__).parse(
             sys.argv[1:] if argv is None else argv
         )
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
-        screen(read_plan(Path(arguments.plan), ROOT, flag_parser().names), arguments)
+        plan = read_plan(Path(arguments.plan), ROOT, flag_parser().names)
+        with output_lock(Path(arguments.output_dir), PROGRAM):
+            screen(plan, arguments)
         print(f"The scores are in {Path(arguments.output_dir) / 'ablation.json'}.")
 
 
