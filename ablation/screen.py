@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,8 +33,6 @@ from unet_kvasir_seg.common.files import write_atomic
 from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
 from unet_kvasir_seg.reporting.results import read_results, write_results
-from unet_kvasir_seg.training.arguments import flag_parser
-from unet_kvasir_seg.training.resume import is_complete
 
 PROGRAM = "python ablation/screen.py"
 # These flags of train.py and evaluation.py define the samples.
@@ -49,6 +48,7 @@ DATA_FLAGS = (
 )
 KEPT = "Finished trainings and the last checkpoint of others are kept: run the same command again to go on."
 STARTED: list[subprocess.Popen] = []  # the commands that runs have started
+STOPPING = threading.Event()  # no further one is to be started
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -127,7 +127,8 @@ class Run:
             self._evaluate(at_once)
             results = read_results(self.results)
         except (RunError, UserError) as error:
-            print(f"{who} failed: {error}", flush=True)
+            if not STOPPING.is_set():
+                print(f"{who} failed: {error}", flush=True)
             # The reason stays in the log: it may contain paths, and ablation.json is published.
             return entry | {"failed": True}
         scores = results["metrics"]
@@ -142,6 +143,8 @@ class Run:
         }
 
     def _train(self, at_once: int) -> None:
+        from unet_kvasir_seg.training.resume import is_complete
+
         if (self.model / "results.json").is_file():
             return
         resume = any(is_complete(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
@@ -178,6 +181,8 @@ class Run:
                 stderr=subprocess.STDOUT,
             )
             STARTED.append(process)
+            if STOPPING.is_set():
+                process.terminate()
             status = process.wait()
         if status != 0:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -214,6 +219,7 @@ def screen(plan: Plan, arguments: ScreenArguments) -> None:
             try:
                 entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
             except KeyboardInterrupt:
+                STOPPING.set()
                 for process in STARTED:
                     process.terminate()  # they keep their last checkpoint; the pool waits for them
                 raise
@@ -241,6 +247,8 @@ def main(argv: list[str] | None = None) -> None:
             sys.argv[1:] if argv is None else argv
         )
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
+        from unet_kvasir_seg.training.arguments import flag_parser
+
         plan = read_plan(Path(arguments.plan), ROOT, flag_parser().names)
         with output_lock(Path(arguments.output_dir), PROGRAM):
             screen(plan, arguments)
