@@ -24,6 +24,8 @@ UNFINISHED = ".unfinished"  # folder in the output folder
 # Torch and transformers are imported after the arguments were parsed, so that --help is answered at once.
 if TYPE_CHECKING:
     from unet_kvasir_seg.configuration_unet import UNetConfig
+    from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+    from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -72,12 +74,12 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
 
     Raises:
         UserError: If the source cannot be read or converted, or the output folder holds a model.
-        OSError: If a file cannot be written; nothing is left of the others.
+        OSError: If a file cannot be written.
     """
     folder = arguments.output_dir
     check_output_folder(folder)
     with quick_imports():
-        from safetensors import SafetensorError
+        from unet_kvasir_seg.common.output_lock import output_lock
         from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
         from unet_kvasir_seg.inference.conversion import convert_model, read_state_dict
 
@@ -87,11 +89,25 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
         num_groups=arguments.num_groups,
         concat=arguments.concat,
     )
+    with output_lock(folder, "convert.py"):  # not before: what cannot be converted leaves no folder
+        check_output_folder(folder)
+        write(folder, model, UNetImageProcessor())
+    return model.config, model.num_parameters()
+
+
+def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcessor") -> None:
+    """Write network and image processor, all files of them or none.
+
+    Raises:
+        UserError, OSError: If a file cannot be written.
+    """
+    from safetensors import SafetensorError
+
     unfinished = folder / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
     try:
-        model.save_pretrained(unfinished)
-        UNetImageProcessor().save_pretrained(unfinished)
+        for part in parts:
+            part.save_pretrained(unfinished)
         # Without these, moved last, it is no model, and the command can be run again.
         last = ("model.safetensors", "config.json")
         for file in sorted(unfinished.iterdir(), key=lambda file: last.index(file.name) if file.name in last else -1):
@@ -100,17 +116,12 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
         raise UserError(f"{folder} cannot be written to: {error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return model.config, model.num_parameters()
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("convert.py", OSError, kept="Nothing is written: run the same command again."):
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-        check_output_folder(arguments.output_dir)
-        from unet_kvasir_seg.common.output_lock import output_lock
-
-        with output_lock(arguments.output_dir, "convert.py"):
-            config, parameters = convert(arguments)
+        config, parameters = convert(arguments)
         describe(arguments, config, parameters)
 
 
