@@ -31,6 +31,7 @@ from unet_kvasir_seg.benchmarks.table import tables
 from unet_kvasir_seg.common.command_line import FlagParser, flag, unknown
 from unet_kvasir_seg.common.device import available_devices, choose_runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
+from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.reporting.results import describe_environment, write_results
 
 PARTS: dict[str, Callable[[Plan, list[str]], list[Measurement]]] = {
@@ -112,17 +113,17 @@ def draw_pictures(measurements: list[Measurement], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = FlagParser([SpeedArguments], program="speed.py", description=__doc__)
-    with user_errors("speed.py"):
+    with user_errors("speed.py", OSError, kept="No measurement is kept: run the same command again."):
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         require_extra("benchmark", "matplotlib")
         logging.disable_progress_bar()
         folder = Path(arguments.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         environment = describe_machine(arguments.devices)
-        measurements = measure(QUICK if arguments.quick else Plan(), arguments.parts, arguments.devices)
-        write_results(folder / "benchmarks.json", as_json(environment, measurements))
-        draw_pictures(measurements, folder)
-        print(tables(environment, measurements))
+        with output_lock(folder, "speed.py"):
+            measurements = measure(QUICK if arguments.quick else Plan(), arguments.parts, arguments.devices)
+            print(tables(environment, measurements))  # first: the disk may be full
+            write_results(folder / "benchmarks.json", as_json(environment, measurements))
+            draw_pictures(measurements, folder)
         print(f"Written: {folder / 'benchmarks.json'} and pictures.")
 
 

@@ -270,21 +270,29 @@ def write_atomic(path: Path, content: bytes) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends; after an error it is removed.
 
+    Raises:
+        OSError: If it cannot be written; "filename" is `path`.
+
     Until then it lies beside `path`. Its name, in `name`, is random, and it is created only if nothing has that name:
     whoever else may write to the folder cannot plant a link there that would be followed. The name is short: `path`
     may have the longest name allowed.
     """
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # UNFINISHED
-    with unfinished.open("xb") as file:
-        try:
-            yield file
-            file.close()
-            if path.exists():
-                shutil.copymode(path, unfinished)
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+    try:
+        with unfinished.open("xb") as file:
+            try:
+                yield file
+                file.close()
+                if path.exists():
+                    shutil.copymode(path, unfinished)
+                os.replace(unfinished, path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(path)
+        raise
 
 
 def remove_unfinished(folder: Path, subfolders: Iterable[str]) -> None:
