@@ -89,7 +89,9 @@ def recognise_file(path: str | Path) -> Kind | None:
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
     """Decode the one image of a file, rotated as its EXIF tag says; arguments and errors as for `open_image`."""
     with open_image(content, most_pixels) as image:
-        return ImageOps.exif_transpose(image)  # reads the pixels
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would take the memory of the image once more
+        return image
 
 
 @contextlib.contextmanager

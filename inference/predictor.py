@@ -106,10 +106,13 @@ class Predictor(BasePredictor):
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
         at_input_size = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
         sizes = [image.size for image in prepared]
-        of_flips = [self.processor.polyp_probabilities(logits, sizes) for logits in outputs]
+        maps = self.processor.polyp_probabilities(outputs[0], sizes)
+        for logits in outputs[1:]:  # added up one by one: a map of a large image takes memory
+            for total, other in zip(maps, self.processor.polyp_probabilities(logits, sizes), strict=True):
+                total += other
         return [
-            (_mean(maps).cpu().numpy(), input_size_map.numpy())
-            for maps, input_size_map in zip(zip(*of_flips, strict=True), at_input_size, strict=True)
+            (total.div_(len(outputs)).cpu().numpy(), input_size_map.numpy())
+            for total, input_size_map in zip(maps, at_input_size, strict=True)
         ]
 
     @torch.inference_mode()
