@@ -6,6 +6,7 @@ with serving(page, folder, "127.0.0.1", 7860) as address:
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -43,6 +44,7 @@ MAX_CONNECTIONS = 2000  # each takes a file descriptor
 MAX_CONNECTIONS_OF_ADDRESS = 400  # more than the requests that the gate takes of one address at a time
 FILE_DESCRIPTORS = 4096  # for connections, uploads and queues
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request
+STOP_SECONDS = 2.0  # for the server: requests have a second of these, and are broken off then
 
 
 class PromptProtocol(H11Protocol):
@@ -134,9 +136,10 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         shown = "localhost" if host in ("0.0.0.0", "::") else host
         yield f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
     finally:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are broken off now, which is no error
         page.close(verbose=False)
         server.should_exit = True
-        thread.join(timeout=5)
+        thread.join(timeout=STOP_SECONDS)
         cleaner.stop()
 
 
