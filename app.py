@@ -79,9 +79,7 @@ def show(arguments: AppArguments) -> None:
         raise Interrupted(number)
 
 
-def serve(
-    predictor: "BasePredictor", name: str, results: "Results | None", folder: Path, host: str, port: int
-) -> int:
+def serve(predictor: "BasePredictor", name: str, results: "Results | None", folder: Path, host: str, port: int) -> int:
     """Serve the page until a signal asks the program to end; returns the signal's number.
 
     Raises:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def caught_signals() -> "SimpleQueue[int]":
     """A queue for the numbers of signals that ask this program to end. Those that are ignored stay so.
 
-    Unlike an exception, a signal that is caught so does not break off what it comes to; further signals change nothing.
+    Unlike an exception, such a signal does not break off what it comes to. Further ones change nothing.
     """
     caught: SimpleQueue[int] = SimpleQueue()
     for number in SIGNALS:

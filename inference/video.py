@@ -510,6 +510,7 @@ class VideoWriter:
     def __init__(self, path: str | Path, like: VideoReader):
         self.time_base = like.time_base
         self.notes: list[str] = []
+        self.error: OSError | None = None  # once a picture could not be written
         name = next(name for name in ENCODERS if _has_encoder(name))
         if name == "mpeg4":
             self.notes.append("encoded as MPEG-4 part 2, since this FFmpeg has no H.264 encoder")
@@ -555,12 +556,21 @@ class VideoWriter:
         Args:
             frame: The frame whose time it is shown at.
             pixels: (H, W, 3) uint8; H and W are even.
+
+        Raises:
+            OSError: If it, or an earlier one, cannot be written.
         """
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=self.matrix, dst_color_range=LIMITED_RANGE
         )
         picture.pts, picture.duration, picture.time_base = frame.ticks, frame.duration, self.time_base
-        self.container.mux(self.stream.encode(picture))
+        if self.error is not None:  # FFmpeg crashes the program if it goes on after a header that cannot be written
+            raise self.error
+        try:
+            self.container.mux(self.stream.encode(picture))
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _has_encoder(name: str) -> bool:
