@@ -107,10 +107,11 @@ def push(arguments: AppArguments) -> None:
     Raises:
         UserError: If the model cannot be loaded, or the push fails.
     """
+    from unet_kvasir_seg.demo.ending import exiting_at_once
     from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
     kept = "The Space has all of the new files or none of them. Run the same command again."
-    with interruptions("app.py", kept):
+    with exiting_at_once(), interruptions("app.py", kept):
         predictor, results = load(arguments)
         model, space = arguments.model or str(TRAINED_MODEL), str(arguments.push_to_space)
         encoder, revision = predictor.model.config.encoder, arguments.model_revision
