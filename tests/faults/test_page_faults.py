@@ -41,6 +41,24 @@ if __name__ == "__main__":
 """
 
 
+WRITING = """
+import sys
+import numpy as np
+from unet_kvasir_seg.inference.video import VideoReader, VideoWriter
+
+failed = 0
+with VideoReader(sys.argv[1]) as video:
+    writer = VideoWriter("/dev/full", video)
+    for frame in video.frames():
+        try:
+            writer.encode(frame, np.asarray(frame.image))
+        except OSError:
+            failed += 1
+    writer.container.close()
+print("went on after errors:", failed > 1)
+"""
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
@@ -48,13 +66,13 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> bytes:
-    """Twenty seconds of noise."""
+    """Eight seconds of noise."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25, bit_rate=1_000_000)
         stream.width, stream.height = 320, 240
-        for number in range(500):
+        for number in range(200):
             frame = av.VideoFrame.from_ndarray(np.roll(noise, number, axis=1), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -151,6 +169,16 @@ def test_a_full_disk_is_told_to_the_visitor_and_in_a_line_of_the_log(tmp_path, c
         assert len(lines) == 3
         assert all(line.startswith("app.py: the ") and "cannot be kept: " in line for line in lines)
         assert "polyps outlined" in visitor.segment(buffer.getvalue())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_video_that_cannot_be_written_does_not_crash_the_program(tmp_path, clip):
+    """FFmpeg would, if it went on after the header of an mp4 file failed."""
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING, str(tmp_path / "clip.mp4")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "went on after errors: True\n"), done.stderr
 
 
 def test_a_decoder_ends_with_its_program_however_that_is_killed(tmp_path):
