@@ -194,32 +194,6 @@ def test_a_decoder_ends_with_its_program_however_that_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_pages_folder_is_deleted_by_the_next_and_a_running_ones_stays(tmp_path, checkpoint, clip, add_row):
-    with running_page(checkpoint, tmp_path / "a") as running, running_page(checkpoint, tmp_path / "b") as killed:
-        kept = Path(Visitor(running.address).upload(b"frame"))
-        with load(killed, clip):
-            helpers = psutil.Process(killed.process.pid).children(recursive=True)
-            killed.process.kill()
-        _, alive = psutil.wait_procs(helpers, timeout=10)
-        assert alive == []
-        assert killed.files()
-        for path in running.temporary.iterdir():  # both in one folder, as on one machine
-            path.rename(killed.temporary / path.name)
-            path.symlink_to(killed.temporary / path.name)
-        environment = {**os.environ, "TMPDIR": str(killed.temporary)}
-        flags = ["--model", checkpoint, "--port", free_port()]
-        third = start("app.py", *flags, cwd=tmp_path, env=environment)
-        third.stdout.readline()
-        left = [path for path in killed.temporary.rglob("*.mp4") if "synthetic" not in path.name]
-        assert left == []
-        assert kept.exists()
-        third.send_signal(signal.SIGTERM)
-        finish(third, 128 + signal.SIGTERM)
-        assert kept.exists()
-    add_row("page: kill -9 under load, and a next start beside a running page", 1, 0, len(left))
-
-
-@pytest.mark.slow
 def test_a_port_that_is_taken_leaves_nothing(tmp_path, checkpoint):
     with running_page(checkpoint, tmp_path) as page:
         before = sorted(path.name for path in page.temporary.iterdir())
