@@ -32,11 +32,6 @@ class Processes(Protocol):
         """What is inside is done by the main process before the others."""
 
 
-def is_main_process() -> bool:
-    """What `Processes.is_main` will say, before the processes have met."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 class OneProcess:
     """The usual case, which needs neither torch nor accelerate."""
 
@@ -83,7 +78,7 @@ def was_launched() -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process prints for all, before a group of processes is made."""
+    """What `Processes.is_main` will say, before the processes have met."""
     return not was_launched() or os.environ.get("RANK", "0") == "0"
 
 

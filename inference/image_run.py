@@ -24,13 +24,14 @@ from tqdm.auto import tqdm
 from ..common.errors import UserError, describe_error
 from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
 from ..common.prefetch import prefetch_map
+from ..common.processors import usable_processors
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
 # Number of threads that read, and of those that write; the network needs cores too.
-THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))
+THREADS = max(2, min(4, usable_processors() // 2))
 READ_PIXELS = 2**26  # bound of the images that are read ahead; while it is decoded, a pixel takes up to 12 bytes
 WRITE_PIXELS = 2**26  # and of those that wait to be written, with mask, probabilities and overlay: up to 14 bytes
 BAND = 256  # rows that are computed together where all would take memory

@@ -511,7 +511,7 @@ class VideoWriter:
     def __init__(self, path: str | Path, like: VideoReader):
         self.time_base = like.time_base
         self.notes: list[str] = []
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # once a picture could not be written
         name = next(name for name in ENCODERS if _has_encoder(name))
         if name == "mpeg4":
             self.notes.append("encoded as MPEG-4 part 2, since this FFmpeg has no H.264 encoder")
