@@ -8,7 +8,6 @@ Reading, inference and writing overlap, with bounded prefetching. Images that ha
 
 import hashlib
 import io
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
