@@ -36,6 +36,8 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()  # while an error can still be handled
         except BaseException as error:
+            if isinstance(error, Interrupted):  # also of a signal that the block waited for itself
+                received.append(error.args[0])
             if received:  # whatever error a library, or the end of another process, has made of it
                 name = "interrupted" if received[0] == signal.SIGINT else signal.Signals(received[0]).name
                 if is_main_process():
