@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.processes import Processes, is_main_process, share_work
+from unet_kvasir_seg.common.launcher import is_main_process
+from unet_kvasir_seg.common.processes import Processes, share_work
 from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the

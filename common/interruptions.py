@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from .processes import is_main_process, was_launched
+from .launcher import is_main_process, was_launched
 
 # SIGHUP: the terminal was closed. Windows has no such signal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -1,10 +1,11 @@
 """The processes that share a command's work: one, unless `accelerate launch` or `torchrun` started several."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Protocol
+
+from .launcher import was_launched
 
 
 class Processes(Protocol):
@@ -70,16 +71,6 @@ class LaunchedProcesses:
 
     def main_first(self) -> contextlib.AbstractContextManager[None]:
         return self.state.main_process_first()
-
-
-def was_launched() -> bool:
-    """Whether a launcher started this process and others, before a group of them is made."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_main_process() -> bool:
-    """What `Processes.is_main` will say, before the processes have met."""
-    return not was_launched() or os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager

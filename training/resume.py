@@ -7,7 +7,7 @@ from typing import Any
 
 from ..common.command_line import NO
 from ..common.errors import UserError
-from ..common.processes import is_main_process
+from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
 from .checkpoints import RUN_FILE, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS

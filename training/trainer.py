@@ -17,7 +17,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from ..common.errors import UserError, first_line
 from ..common.files import write_atomic
 from ..common.hub import push_files
-from ..common.processes import is_main_process
+from ..common.launcher import is_main_process
 from ..data.transforms import TrainTransform
 from ..reporting.model_card import fill_card
 from ..reporting.results import write_results
