@@ -39,12 +39,11 @@ from typing import TYPE_CHECKING, Any
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, some, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
-from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, share_work
 
-# All else is imported by the functions that need it, after the arguments were parsed: --help and a wrong flag are
-# answered at once, and with an ONNX file neither torch nor transformers is imported at all.
+# All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
+# are answered at once, and with an ONNX file neither torch nor transformers is imported at all.
 if TYPE_CHECKING:
     from unet_kvasir_seg.inference.image_run import Report
     from unet_kvasir_seg.inference.inputs import Inputs
@@ -107,6 +106,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             written before are kept.
     """
     from PIL import Image
+    from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS, find_inputs
     from unet_kvasir_seg.inference.output_folder import (
         describe_settings,
@@ -265,7 +265,7 @@ def print_report(report: "Report", ignored: Sequence[str], output_dir: str) -> N
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors(PROGRAM, kept=KEPT):
+    with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser(
             [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s INPUT... [flags]"
         )

@@ -24,17 +24,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
-from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
-from unet_kvasir_seg.common.command_line import FlagParser, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.files import write_atomic
-from unet_kvasir_seg.common.output_lock import output_lock
-from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
-from unet_kvasir_seg.reporting.results import read_results, write_results
 
 PROGRAM = "python ablation/screen.py"
+KEPT = "Finished trainings and the last checkpoint of others are kept: run the same command again to go on."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import yaml
+    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
+    from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
+    from unet_kvasir_seg.common.command_line import FlagParser, flag
+    from unet_kvasir_seg.common.files import write_atomic
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
+    from unet_kvasir_seg.reporting.results import read_results, write_results
+
 # These flags of train.py and evaluation.py define the samples.
 DATA_FLAGS = (
     "dataset_name",
@@ -46,7 +50,6 @@ DATA_FLAGS = (
     "ignore_exif",
     "synthetic_rows",
 )
-KEPT = "Finished trainings and the last checkpoint of others are kept: run the same command again to go on."
 STARTED: list[subprocess.Popen] = []  # the commands that runs have started
 STOPPING = threading.Event()  # no further one is to be started
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,20 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
-from unet_kvasir_seg.benchmarks.bare_loop import in_memory
-from unet_kvasir_seg.common.device import keep_freed_memory
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.common.files import atomic_file
-from unet_kvasir_seg.common.output_lock import output_lock
-from unet_kvasir_seg.data.columns import Split
-from unet_kvasir_seg.data.dataset import load_splits
-from unet_kvasir_seg.data.samples import load_sample
-from unet_kvasir_seg.encoder_unet import make_encoder
-from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
+
+PROGRAM, KEPT = "peer.py", "The state after the last epoch is kept: run the same command again to go on."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import torch
+    import torch.nn.functional as F
+    from PIL import Image
+    from torch import Tensor, nn
+    from unet_kvasir_seg.common.device import keep_freed_memory
+    from unet_kvasir_seg.common.files import atomic_file
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.data.columns import Split
+    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.samples import load_sample
+    from unet_kvasir_seg.encoder_unet import make_encoder
+    from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
 
 ENCODER = "efficientnet_lite0"
 LEARNING_RATE, LAST_LEARNING_RATE = 2e-4, 1e-5
@@ -123,13 +126,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/peer"))
     arguments = parser.parse_args(argv)
-    kept = "The state after the last epoch is kept: run the same command again to go on."
-    with user_errors("peer.py", OSError, kept=kept), output_lock(arguments.output_dir, "peer.py", ["masks"]):
+    with user_errors(PROGRAM, OSError, kept=KEPT), output_lock(arguments.output_dir, PROGRAM, ["masks"]):
         run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and write the masks."""
+    from unet_kvasir_seg.benchmarks.bare_loop import in_memory
+
     torch.manual_seed(arguments.seed)
     keep_freed_memory()
     splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
-from .interruptions import interruptions
+from .interruptions import interruptions, say
 
 
 class UserError(ValueError):
@@ -33,6 +33,7 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
     try:
         with interruptions(program, kept):
             yield
+            _write_buffered_output()  # while an error can still be handled
     except Exception as error:
         if not isinstance(error, (UserError, *kinds)):
             raise
@@ -40,11 +41,20 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
         details = error.details if isinstance(error, UserError) else []
         message = printable(message.removesuffix("\n  ".join(["", *details])))
-        lines = "\n  ".join([f"{program}: error: {message}", *details])
-        from tqdm.auto import tqdm  # here, so that signals are handled from the start
-
-        tqdm.write(lines, file=sys.stderr)  # on a line of its own, beside progress bars
+        say("\n  ".join([f"{program}: error: {message}", *details]))
         sys.exit(2)
+
+
+def _write_buffered_output() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"The standard output cannot be written to: {error.strerror}. All else is done: nothing was lost."
+        ) from error
 
 
 def require_extra(extra: str, *modules: str) -> None:

@@ -33,23 +33,36 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
     with _signals_raise() as received:
         try:
             yield
-            if sys.stdout is not None:
-                sys.stdout.flush()  # while an error can still be handled
         except BaseException as error:
+            _drop_what_cannot_be_written()
             if isinstance(error, Interrupted):  # also of a signal that the block waited for itself
                 received.append(error.args[0])
             if received:  # whatever error a library, or the end of another process, has made of it
                 name = "interrupted" if received[0] == signal.SIGINT else signal.Signals(received[0]).name
                 if is_main_process():
-                    from tqdm.auto import tqdm  # here, so that signals are handled from the start
-
-                    tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
+                    say(f"{program}: {name}. {kept}")
                 sys.exit(128 + received[0])
             if not isinstance(error, BrokenPipeError):
                 raise
-            # Python writes what is left in its buffer once more when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + CLOSED_PIPE)
+
+
+def say(lines: str) -> None:
+    """Write to standard error, on lines of their own beside progress bars; nowhere if nobody can read them."""
+    from tqdm.auto import tqdm  # here, so that signals are handled from the start
+
+    with contextlib.suppress(OSError):
+        tqdm.write(lines, file=sys.stderr)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Python writes what is left in its buffers when it ends, and an error would take the place of the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it is closed
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

@@ -270,12 +270,14 @@ def write_tables(output: Path) -> None:
         UserError: If they cannot be written.
     """
     try:
-        _write_tables([output / name for name in TABLES], output / MASKS)
+        summary = _write_tables([output / name for name in TABLES], output / MASKS)
     except OSError as error:
         raise cannot_write(f"{output / TABLES[0]} or {TABLES[1]}", error) from error
+    print(summary, end="")
 
 
-def _write_tables(files: Sequence[Path], masks: Path) -> None:
+def _write_tables(files: Sequence[Path], masks: Path) -> str:
+    """Write them, and give the line that sums them up; an empty text without images."""
     images = empty = lesions = 0
     with open_table(files[0]) as lesion_table, open_table(files[1]) as image_table:
         write_row(lesion_table, COLUMNS)
@@ -287,9 +289,10 @@ def _write_tables(files: Sequence[Path], masks: Path) -> None:
             for number, numbers in enumerate(record["lesions"], start=1):
                 write_row(lesion_table, lesion_row(record["image"], number, numbers))
             write_row(image_table, image_row(record))
-    if images:
-        table = printable(str(files[0]))
-        print(f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.")
+    if not images:
+        return ""
+    table = printable(str(files[0]))
+    return f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.\n"
 
 
 def image_row(record: dict[str, Any]) -> list[str]:

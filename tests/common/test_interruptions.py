@@ -1,8 +1,10 @@
 """Signals and closed outputs, with real processes."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +84,37 @@ def test_forked_processes_end_without_a_word(tmp_path):
     process = start(tmp_path, body, stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=20)
     assert (out.split()[-1], err) == (str(int(signal.SIGTERM)), "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not Linux")
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("pass", "The standard output cannot be written to: No space left on device."),
+        ("raise UserError('No input.')", "No input."),
+    ],
+)
+def test_a_full_disk_behind_the_standard_output_is_one_line(tmp_path, body, said):
+    code = f"""
+from unet_kvasir_seg.common.errors import UserError, user_errors
+with user_errors("predict.py"):
+    print("written when the buffer is")
+    {body}
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.stderr.startswith(f"predict.py: error: {said}")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+
+
+def test_a_reader_of_both_outputs_that_has_gone_does_not_change_the_status(tmp_path):
+    process = start(tmp_path, "time.sleep(0.5); raise OSError('no file')", stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM

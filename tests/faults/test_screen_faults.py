@@ -1,4 +1,4 @@
-"""`ablation/screen.py`: it ends what it started, and runs of a killed screening are not taken for failed ones."""
+"""`ablation/screen.py` and `benchmarks/`: Ctrl-C from the start; a screening ends what it started, and runs of a killed one are not taken for failed ones."""
 
 import os
 import signal
@@ -45,3 +45,20 @@ def test_what_a_killed_screening_left_running_is_named(run_command, plan):
     assert not (plan / "out" / "ablation.json").exists()
     with output_lock(plan / "out", screen.PROGRAM):
         assert "out is in use by python ablation" in run_command(screen.main, *FLAGS, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "program"),
+    [
+        ("ablation/screen.py", screen.PROGRAM),
+        pytest.param("benchmarks/speed.py", "speed.py", marks=pytest.mark.slow),
+        pytest.param("benchmarks/peer.py", "peer.py", marks=pytest.mark.slow),
+        pytest.param("benchmarks/bare_loop.py", "bare_loop.py", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interruption_of_the_imports_is_one_line(tmp_path, script, program):
+    process = start(script, cwd=tmp_path)
+    wait_until(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    process.send_signal(signal.SIGINT)
+    (line,) = finish(process, status=128 + signal.SIGINT).splitlines()
+    assert line.startswith(f"{program}: interrupted. ")
