@@ -99,7 +99,7 @@ def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcesso
     """Write network and image processor, all files of them or none.
 
     Raises:
-        UserError, OSError: If a file cannot be written.
+        UserError: If a file cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -114,6 +114,9 @@ def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcesso
             file.replace(folder / file.name)
     except SafetensorError as error:  # which is what it makes of a full disk
         raise UserError(f"{folder} cannot be written to: {error}.") from error
+    except OSError as error:
+        name = Path(error.filename2 or error.filename or "").name  # the others are of a folder that will not be there
+        raise UserError(f"{folder / name} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from .launcher import is_main_process, was_launched
 # SIGHUP: the terminal was closed. Windows has no such signal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
+SECONDS_TO_REACT = 0.5  # after a signal, until it is looked whether a library has swallowed the exception
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,7 +83,15 @@ def _signals_raise() -> Iterator[list[int]]:
         if hasattr(signal, "SIGCHLD"):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error if a worker has got the signal too
         received.append(number)
+        if hasattr(signal, "setitimer"):  # Windows has none
+            signal.signal(signal.SIGALRM, raise_again)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_REACT, SECONDS_TO_REACT)
         raise Interrupted(number)
+
+    def raise_again(number: int, frame: FrameType | None) -> None:
+        # Imports from within C++, for one, drop exceptions. While one is handled, the block is cleaning up.
+        if sys.exc_info()[1] is None and not _is_within_del(frame):
+            raise Interrupted(received[0])
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # others cannot set handlers
@@ -92,5 +101,14 @@ def _signals_raise() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        if received and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_within_del(frame: FrameType | None) -> bool:
+    """Whether an object is being deleted, as when an exception leaves a function; errors are then ignored aloud."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .image_run import Done, Report
 from .inputs import Failure, Source
 from .output_folder import MAX_JSON_BYTES, OutputFolder, refuse_mismatch, video_targets
 from .prediction import BasePredictor
-from .video import segment_video
+from .video import VideoError, segment_video
 
 MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state more than any disk has
 
@@ -48,6 +49,7 @@ def segment_video_file(
     """
     overlay, table, record = video_targets(output.path, source)
     try:
+        status = os.stat(source.path)
         digest = file_digest(source.path)
     except OSError as error:
         report.failures.append(Failure(source.path, f"cannot be read ({error.strerror})"))
@@ -82,6 +84,8 @@ def segment_video_file(
                 batch_size=batch_size,
                 on_frame=on_frame,
             )
+            if was_changed(source.path, status):
+                raise VideoError("was changed while it was read: run the same command again when it is complete")
             counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
             summary = {"video": source.name, "digest": digest, **counts}
             write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
@@ -128,6 +132,15 @@ def _read_summary(record: Path) -> dict[str, Any] | None:
         return None
     is_summary = isinstance(summary, dict) and {"digest", "problem"} <= summary.keys()
     return summary if is_summary else None
+
+
+def was_changed(path: str, before: os.stat_result) -> bool:
+    """Whether a file was written to or replaced. One that was removed stays as it was for those who read it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return any(getattr(status, name) != getattr(before, name) for name in ("st_ino", "st_size", "st_mtime_ns"))
 
 
 def file_digest(path: str) -> str:

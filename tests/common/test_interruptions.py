@@ -118,3 +118,19 @@ def test_a_reader_of_both_outputs_that_has_gone_does_not_change_the_status(tmp_p
     process.stderr.close()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_a_library_swallows_still_ends_a_command(tmp_path):
+    """As some imports do; what is cleaned up is not disturbed."""
+    body = (
+        "try:\n        print('working', flush=True); time.sleep(60)\n    except BaseException:\n        pass\n"
+        "    try:\n        time.sleep(60)\n    finally:\n        time.sleep(1.5); print('clean', flush=True)"
+    )
+    process = start(tmp_path, body, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert (out, err) == ("clean\n", "predict.py: SIGTERM. Go on with it.\n")
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

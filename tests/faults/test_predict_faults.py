@@ -20,7 +20,9 @@ from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.image_run import Done, Report, in_16_bits
 from unet_kvasir_seg.inference.inputs import Source
-from unet_kvasir_seg.inference.output_folder import restore_settings
+from unet_kvasir_seg.inference.output_folder import OutputFolder, open_output, restore_settings
+from unet_kvasir_seg.inference.predictor import load_predictor
+from unet_kvasir_seg.inference.video_run import segment_video_file
 
 PROGRAM = "predict.py"
 FP32 = ("--device", "cpu", "--dtype", "float32", "--batch_size", "1")
@@ -146,6 +148,27 @@ def test_a_video_whose_table_was_removed_is_done_again(run, tmp_path):
     (tmp_path / "out" / "videos" / "clip.csv").unlink()
     assert "1 videos, 0 before" in run("clip.mp4", "--output_dir", "out").stdout
     assert contents(tmp_path / "out") == before
+
+
+def test_a_video_that_changes_while_it_is_read_is_not_counted_as_done(model, tmp_path):
+    """As one that is still being copied; the next run would refuse what was made of a part of it."""
+    write_video(tmp_path / "clip.mp4")
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    report = Report()
+    predictor, source = load_predictor(str(model)), Source(str(tmp_path / "clip.mp4"), "clip.mp4")
+
+    class Growing:
+        """The predictor, while somebody writes to the video."""
+
+        def __getattr__(self, name: str) -> object:
+            (tmp_path / "clip.mp4").write_bytes(whole + b"more")
+            return getattr(predictor, name)
+
+    open_output(tmp_path / "out", {})
+    segment_video_file(source, Growing(), OutputFolder(tmp_path / "out"), report)
+    (failure,) = report.failures
+    assert "clip.mp4: was changed while it was read" in str(failure)
+    assert (report.done, list((tmp_path / "out" / "videos").iterdir())) == ([], [])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`ablation/screen.py` and `benchmarks/`: Ctrl-C from the start; a screening ends what it started, and runs of a killed one are not taken for failed ones."""
+"""`ablation/screen.py` and `benchmarks/`: they end with what they started, from the first moment on, and say so."""
 
 import os
 import signal
