@@ -77,4 +77,6 @@ def _holder(folder: Path) -> str:
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(f"--output_dir {folder} cannot be written to: {error.strerror or error}. Choose another one.")
+    file = "" if error.filename in (None, str(folder)) else f" ({Path(error.filename).name})"
+    reason = f"{error.strerror or error}{file}"
+    return UserError(f"--output_dir {folder} cannot be written to: {reason}. Choose another one.")

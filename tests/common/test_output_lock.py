@@ -81,3 +81,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             output_lock(path, "predict.py"),
         ):
             pass
+
+
+def test_what_is_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / ".lock.json").mkdir()
+    message = r"cannot be written to: Is a directory \(\.lock\.json\)"
+    with pytest.raises(UserError, match=message), output_lock(tmp_path, "b.py"):
+        pass
