@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TypeGuard
 
 from .launcher import is_main_process, was_launched
 
@@ -21,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptions(program: str, kept: str) -> Iterator[None]:
-    """Let a signal end the block with a line on stderr, and a closed standard output end it without one.
+    """Let a signal end the block with a line on stderr, as a full standard output does; a closed one needs no line.
 
     What the block has open is cleaned up first; a second signal ends the process at once. The exit status is that of
     shells, 128 and the signal's number.
@@ -45,11 +46,27 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
 
                     tqdm.write(f"{program}: {name}. {kept}", file=sys.stderr)
                 sys.exit(128 + received[0])
-            if not isinstance(error, BrokenPipeError):
+            if not _is_of_output(error):
                 raise
             # Python writes what is left in its buffer once more when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + CLOSED_PIPE)
+            if isinstance(error, BrokenPipeError):
+                sys.exit(128 + CLOSED_PIPE)
+            print(
+                f"{program}: error: Standard output cannot be written to: {error.strerror}. {kept}", file=sys.stderr
+            )
+            sys.exit(2)
+
+
+def _is_of_output(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error came of writing to standard output: another line fails too then."""
+    if not isinstance(error, OSError):
+        return False
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

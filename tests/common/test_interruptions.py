@@ -1,8 +1,10 @@
 """Signals and closed outputs, with real processes."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +65,23 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path):
     process.stdout.close()
     assert process.wait(timeout=20) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_standard_output_that_is_full_is_one_line(tmp_path, unbuffered):
+    with open("/dev/full", "w") as full:
+        process = start(tmp_path, "pass", stdout=full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    said = process.communicate(timeout=20)[1]
+    assert said == "predict.py: error: Standard output cannot be written to: No space left on device. Go on with it.\n"
+    assert process.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_that_is_not_standard_output_is_no_quiet_end(tmp_path):
+    process = start(tmp_path, "raise BrokenPipeError('of a worker')", stdout=subprocess.PIPE)
+    assert "BrokenPipeError" in process.communicate(timeout=20)[1]
+    assert process.returncode == 1
 
 
 def test_a_closed_standard_output_is_no_error(tmp_path):
