@@ -13,6 +13,7 @@ from .launcher import is_main_process, was_launched
 
 # SIGHUP: the terminal was closed. Windows has no such signal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+RAISE_AGAIN_SECONDS = 0.05
 CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
 
 
@@ -88,13 +89,28 @@ def _signals_raise() -> Iterator[list[int]]:
         received.append(number)
         raise Interrupted(number)
 
+    def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not received:
+            hook_before(unraisable)
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return  # once a signal has come, the end of objects and further signals need no tracebacks
+        # Python drops what is raised while it forks, or deletes an object, and would go on.
+        signal.signal(received[0], handle)
+        timer = threading.Timer(RAISE_AGAIN_SECONDS, os.kill, [process, received[0]])
+        timer.daemon = True
+        timer.start()
+
+    hook_before = sys.unraisablehook
     before = {}
     if threading.current_thread() is threading.main_thread():  # others cannot set handlers
         before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handle)
+    sys.unraisablehook = raise_again
     try:
         yield received
     finally:
+        sys.unraisablehook = hook_before
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # While this process ends, Python's own handler of a second Ctrl-C would give tracebacks.
+            signal.signal(number, signal.SIG_DFL if received else handler)

@@ -49,6 +49,26 @@ def test_a_second_signal_ends_at_once_what_cleans_up(tmp_path):
     assert process.wait(timeout=20) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize(
+    "swallowing",
+    [
+        "import os; os.register_at_fork(after_in_parent=wait); os.fork() or os._exit(0)",
+        "one = type('One', (), {'__del__': lambda self: wait()})(); del one",
+    ],
+)
+def test_a_signal_that_python_drops_comes_again(tmp_path, swallowing):
+    """As while the workers of a data loader are started or ended."""
+    body = f"def wait(): print('dropping', flush=True); time.sleep(60)\n    {swallowing}\n    time.sleep(60)"
+    process = start(tmp_path, body, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert process.stdout.readline() == "dropping\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[1] == "predict.py: SIGTERM. Go on with it.\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_ignored_signal_stays_ignored(tmp_path):
     """As `nohup` ignores SIGHUP."""
     body = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
