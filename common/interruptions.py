@@ -53,9 +53,7 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):
                 sys.exit(128 + CLOSED_PIPE)
-            print(
-                f"{program}: error: Standard output cannot be written to: {error.strerror}. {kept}", file=sys.stderr
-            )
+            print(f"{program}: error: Standard output cannot be written to: {error.strerror}. {kept}", file=sys.stderr)
             sys.exit(2)
 
 
