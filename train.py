@@ -138,7 +138,8 @@ def build_trainer(
     from unet_kvasir_seg.training.trainer import EpochScores, FindBestCheckpoint, SetEpoch, UNetTrainer
 
     folder = Path(str(training_arguments.output_dir))
-    callbacks: list[Any] = [FindBestCheckpoint([folder, *([] if checkpoint is None else [Path(checkpoint).parent])])]
+    places = [folder] if checkpoint is None else [folder, Path(checkpoint).parent]
+    callbacks: list[Any] = [FindBestCheckpoint(places, results)]
     if not isinstance(train_set, TrainingStream):
         # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
         callbacks.append(SetEpoch(transform))

@@ -33,7 +33,6 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
     try:
         with interruptions(program, kept):
             yield
-            _write_buffered_output()  # while an error can still be handled
     except Exception as error:
         if not isinstance(error, (UserError, *kinds)):
             raise
@@ -43,18 +42,6 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
         message = printable(message.removesuffix("\n  ".join(["", *details])))
         say("\n  ".join([f"{program}: error: {message}", *details]))
         sys.exit(2)
-
-
-def _write_buffered_output() -> None:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"The standard output cannot be written to: {error.strerror}. All else is done: nothing was lost."
-        ) from error
 
 
 def require_extra(extra: str, *modules: str) -> None:

@@ -1,6 +1,7 @@
 """What ends a command from outside: Ctrl-C, a request to end, and a reader of its output that has gone."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from .launcher import is_main_process, was_launched
 
 # SIGHUP: the terminal was closed. Windows has no such signal.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that cannot be written to
 CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
 SECONDS_TO_REACT = 0.5  # after a signal, until it is looked whether a library has swallowed the exception
 
@@ -22,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptions(program: str, kept: str) -> Iterator[None]:
-    """Let a signal end the block with a line on stderr, and a closed standard output end it without one.
+    """Let a signal end the block with a line on stderr, as a full standard output does; a closed one needs no line.
 
     What the block has open is cleaned up first; a second signal ends the process at once. The exit status is that of
     shells, 128 and the signal's number.
@@ -34,7 +36,10 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
     with _signals_raise() as received:
         try:
             yield
+            if sys.stdout is not None:
+                sys.stdout.flush()  # while an error can still be handled
         except BaseException as error:
+            fault = _fault_of_output(error)
             _drop_what_cannot_be_written()
             if isinstance(error, Interrupted):  # also of a signal that the block waited for itself
                 received.append(error.args[0])
@@ -43,9 +48,23 @@ def interruptions(program: str, kept: str) -> Iterator[None]:
                 if is_main_process():
                     say(f"{program}: {name}. {kept}")
                 sys.exit(128 + received[0])
-            if not isinstance(error, BrokenPipeError):
+            if fault is None:
                 raise
-            sys.exit(128 + CLOSED_PIPE)
+            if isinstance(error, BrokenPipeError):
+                sys.exit(128 + CLOSED_PIPE)
+            say(f"{program}: error: Standard output cannot be written to: {fault}. {kept}")
+            sys.exit(2)
+
+
+def _fault_of_output(error: BaseException) -> str | None:
+    """Why standard output cannot be written to, if an error came of that: another line fails too then."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EPIPE, *FULL):
+        return None
+    try:
+        print(flush=True)
+    except OSError:
+        return error.strerror
+    return None
 
 
 def say(lines: str) -> None:
@@ -93,18 +112,26 @@ def _signals_raise() -> Iterator[list[int]]:
         if sys.exc_info()[1] is None and not _is_within_del(frame):
             raise Interrupted(received[0])
 
+    def ignore_aloud(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not received:  # else it is the signal that Python drops, as it does while it forks: it comes again
+            hook_before(unraisable)
+
+    hook_before = sys.unraisablehook
     before = {}
     if threading.current_thread() is threading.main_thread():  # others cannot set handlers
         before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handle)
+    sys.unraisablehook = ignore_aloud
     try:
         yield received
     finally:
+        sys.unraisablehook = hook_before
         if received and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # While this process ends, Python's own handler of a second Ctrl-C would give tracebacks.
+            signal.signal(number, signal.SIG_DFL if received else handler)
 
 
 def _is_within_del(frame: FrameType | None) -> bool:

@@ -120,7 +120,11 @@ def remove_older(newest: Path, best: str | None, limit: int | None) -> None:
     others = [path for path in checkpoints_in(newest.parent) if path.name not in (newest.name, Path(best or "").name)]
     kept = 1 if best is None or Path(best).name == newest.name else 2
     for checkpoint in others[max(limit - kept, 0) :]:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        try:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        except KeyboardInterrupt:  # no half of it stays
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
 
 
 def _hash_of(file: Path) -> str:

@@ -28,7 +28,8 @@ def write_errors_explained(target: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
-        name = getattr(error, "filename", None) or target
+        # Of a copy, the second is what is written.
+        name = getattr(error, "filename2", None) or getattr(error, "filename", None) or target
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{name} cannot be written: {reason}. {how_to_go_on(folder)}") from error
     except RuntimeError as error:

@@ -9,7 +9,7 @@ from ..common.command_line import NO
 from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
-from .checkpoints import RUN_FILE, checkpoints_in, fault_of, is_unfinished, read_record
+from .checkpoints import RUN_FILE, WEIGHTS, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
 FLAGS_OF_MASKS = {
@@ -117,6 +117,22 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
             f"{checkpoint} is damaged ({RUN_FILE} does not say what network and data it is of). Resume from an "
             "earlier one, or fine-tune from it with --model_name_or_path."
         ) from error
+
+
+def fault_of_weights(checkpoint: Path, results: Mapping[str, Any]) -> str | None:
+    """Why the weights of a checkpoint cannot become those of a run, as "is of another run"; None if they can.
+
+    Args:
+        checkpoint: Its folder.
+        results: What `describe_run` says of the run.
+    """
+    if fault := fault_of(checkpoint, WEIGHTS):
+        return fault
+    try:
+        check_same_run(str(checkpoint), results)
+    except UserError:
+        return "is of another run"
+    return None
 
 
 def _check_same_network(checkpoint: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -23,11 +23,12 @@ from ..reporting.model_card import fill_card
 from ..reporting.results import write_results
 from ..scoring.metrics import PolypSegmentation
 from ..scoring.overlap import pixel_counts
-from .checkpoints import WEIGHTS, begin_checkpoint, checkpoint_of_step, complete_checkpoint, fault_of, remove_older
+from .checkpoints import begin_checkpoint, checkpoint_of_step, complete_checkpoint, remove_older
 from .divergence import describe_divergence, first_not_finite
 from .ema import ExponentialMovingAverage
 from .failures import write_errors_explained
 from .flag_checks import flags_explained
+from .resume import fault_of_weights
 from .saving import check_saved, replacing_files
 
 if TYPE_CHECKING:
@@ -220,9 +221,9 @@ class UNetTrainer(Trainer):
             remove_older(checkpoint, self.state.best_model_checkpoint, limit)
 
     def _load_best_model(self) -> None:
-        """Load the weights of the best checkpoint; if it is gone or damaged, keep those of the last step."""
+        """Load the weights of the best checkpoint; if it is gone, damaged or replaced, keep those of the last step."""
         best = Path(str(self.state.best_model_checkpoint))
-        faults = gather_object([fault_of(best, WEIGHTS)])  # all processes keep the same weights
+        faults = gather_object([fault_of_weights(best, self.results)])  # all processes keep the same weights
         if fault := next(filter(None, faults), None):
             if is_main_process():
                 print(f"{best}, the best checkpoint, {fault}: the weights of the last step are kept instead.")
@@ -318,16 +319,18 @@ class FindBestCheckpoint(TrainerCallback):
 
     Args:
         folders: Where it may lie.
+        results: What `describe_run` says of the run.
     """
 
-    def __init__(self, folders: Sequence[Path]):
+    def __init__(self, folders: Sequence[Path], results: dict[str, Any]):
         self.folders = folders
+        self.results = results
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if not state.best_global_step:
             return
         places = [checkpoint_of_step(folder, state.best_global_step) for folder in self.folders]
-        found = next((place for place in places if fault_of(place, WEIGHTS) is None), None)
+        found = next((place for place in places if fault_of_weights(place, self.results) is None), None)
         state.best_model_checkpoint = None if found is None else str(found)
         if found is None:
             if is_main_process():

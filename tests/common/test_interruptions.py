@@ -49,6 +49,26 @@ def test_a_second_signal_ends_at_once_what_cleans_up(tmp_path):
     assert process.wait(timeout=20) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize(
+    "swallowing",
+    [
+        "import os; os.register_at_fork(after_in_parent=wait); os.fork() or os._exit(0)",
+        "one = type('One', (), {'__del__': lambda self: wait()})(); del one",
+    ],
+)
+def test_a_signal_that_python_drops_comes_again(tmp_path, swallowing):
+    """As while the workers of a data loader are started or ended."""
+    body = f"def wait(): print('dropping', flush=True); time.sleep(60)\n    {swallowing}\n    time.sleep(60)"
+    process = start(tmp_path, body, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert process.stdout.readline() == "dropping\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[1] == "predict.py: SIGTERM. Go on with it.\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_ignored_signal_stays_ignored(tmp_path):
     """As `nohup` ignores SIGHUP."""
     body = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
@@ -65,6 +85,23 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path):
     process.stdout.close()
     assert process.wait(timeout=20) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_standard_output_that_is_full_is_one_line(tmp_path, unbuffered):
+    with open("/dev/full", "w") as full:
+        process = start(tmp_path, "pass", stdout=full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    said = process.communicate(timeout=20)[1]
+    assert said == "predict.py: error: Standard output cannot be written to: No space left on device. Go on with it.\n"
+    assert process.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_that_is_not_standard_output_is_no_quiet_end(tmp_path):
+    process = start(tmp_path, "raise BrokenPipeError('of a worker')", stdout=subprocess.PIPE)
+    assert "BrokenPipeError" in process.communicate(timeout=20)[1]
+    assert process.returncode == 1
 
 
 def test_a_closed_standard_output_is_no_error(tmp_path):
@@ -90,7 +127,7 @@ def test_forked_processes_end_without_a_word(tmp_path):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("pass", "The standard output cannot be written to: No space left on device."),
+        ("pass", "Standard output cannot be written to: No space left on device. Nothing was lost."),
         ("raise UserError('No input.')", "No input."),
     ],
 )

@@ -106,12 +106,13 @@ def load(page: RunningPage, clip: bytes) -> Iterator[None]:
 
     def visit(visitor: Visitor) -> None:
         with suppress(Exception):  # the page ends
-            visitor.segment(jpeg, "slow.jpg")
+            while True:
+                visitor.segment(jpeg, "slow.jpg")
 
     threads = [threading.Thread(target=visit, args=(visitor,), daemon=True) for visitor in visitors[1:]]
+    wait_until(lambda: list(page.temporary.glob("*/*/*-overlay.mp4")), page.process)
     for thread in threads:
         thread.start()
-    wait_until(lambda: list(page.temporary.glob("*/*/*-overlay.mp4")), page.process)
     wait_until(lambda: is_decoding(page), page.process)
     yield
     for thread in threads:
@@ -208,6 +209,47 @@ def test_a_port_that_is_taken_leaves_nothing(tmp_path, checkpoint):
         assert unread.wait(timeout=60) == 128 + signal.SIGPIPE
         assert unread.stderr.read() == ""
         assert sorted(path.name for path in page.temporary.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_killed_page_is_cleaned_up_beside_a_running_one(tmp_path, checkpoint, clip, add_row):
+    """Killed under load; its helpers end, and the next start deletes its uploads, and nothing of the other page."""
+
+    def folders() -> set[Path]:
+        return set(killed.temporary.glob("unet-app-*[!k]"))
+
+    with running_page(checkpoint, tmp_path) as killed:
+        (of_killed,) = folders()
+        environment = {**os.environ, "TMPDIR": str(killed.temporary)}
+
+        def start_another() -> subprocess.Popen:
+            page = start("app.py", "--model", checkpoint, "--port", free_port(), cwd=tmp_path, env=environment)
+            assert " is on http" in page.stdout.readline()
+            return page
+
+        running = start_another()
+        (of_running,) = folders() - {of_killed}
+        kept = {path for path in of_running.rglob("*") if path.is_file()}
+        with load(killed, clip):
+            helpers = psutil.Process(killed.process.pid).children(recursive=True)
+            killed.process.kill()
+            killed.process.wait()
+            assert list(of_killed.glob("*/*-overlay.mp4"))
+        assert psutil.wait_procs(helpers, timeout=10)[1] == []
+        third = start_another()
+        try:
+            # The running page looks for such folders too, and may be deleting this one.
+            wait_until(lambda: of_killed not in folders(), seconds=2)
+            assert of_running in folders()
+            assert len(folders()) == 2
+            assert kept <= set(of_running.rglob("*"))
+        finally:
+            for page in (running, third):
+                page.send_signal(signal.SIGTERM)
+                finish(page, 128 + signal.SIGTERM)
+    left = list(killed.temporary.iterdir())
+    assert left == []
+    add_row("page: kill -9 under load, another page beside it, and the next start", 1, 0, len(left))
 
 
 class StallingHub(LoopbackHub):

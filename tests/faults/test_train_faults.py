@@ -110,14 +110,19 @@ def test_each_damaged_file_of_a_checkpoint_is_named(run_train, tmp_path):
     check_outcome(tmp_path / "run")
 
 
-@pytest.mark.parametrize("change", ["gone", "damaged"])
+@pytest.mark.parametrize("change", ["gone", "damaged", "replaced"])
 def test_the_best_checkpoint_is_lost_during_the_training(run_train, tmp_path, change):
     """The weights of the last step are kept then, and results.json and model card say so."""
 
+    if change == "replaced":
+        run_train(*RUN, "--base_channels", 8, "--num_train_epochs", 1, "--output_dir", "other")
+
     def disturb():
         wait_until(lambda: is_complete(tmp_path / "run" / "checkpoint-4"))
-        if change == "gone":
+        if change != "damaged":
             shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+            if change == "replaced":
+                (tmp_path / "other" / "checkpoint-2").rename(tmp_path / "run" / "checkpoint-2")
         else:
             file = tmp_path / "run" / "checkpoint-2" / "model.safetensors"
             file.write_bytes(DAMAGES["one bit"](file.read_bytes()))
@@ -126,7 +131,11 @@ def test_the_best_checkpoint_is_lost_during_the_training(run_train, tmp_path, ch
     other.start()
     done = run_train(*RUN, *CONSTANT, "--num_train_epochs", 12)
     other.join()
-    said = "is no checkpoint" if change == "gone" else "is damaged (model.safetensors)"
+    said = {
+        "gone": "is no checkpoint",
+        "damaged": "is damaged (model.safetensors)",
+        "replaced": "is of another run",
+    }[change]
     assert (
         f"run/checkpoint-2, the best checkpoint, {said}: the weights of the last step are kept instead" in done.stdout
     )
@@ -176,6 +185,9 @@ def test_files_that_cannot_be_written(run_train, tmp_path):
         assert reason in message
         assert "No checkpoint was written before: start again." in message
         assert list(tmp_path.glob("run/[!.]*")) == []
+    with largest_file(10_000):
+        message = error_of(run_train(*RUN, check=False))
+    assert "run/checkpoint-2/modeling_unet.py cannot be written: File too large." in message  # not what was copied
     run_train(*RUN, "--num_train_epochs", 2)
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     before = results_of(tmp_path / "run")
