@@ -35,7 +35,7 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
         UserError: If another process holds the folder, or it cannot be written to.
     """
     lock = FileLock(folder / LOCK, timeout=0)
-    made = [path for path in (folder / LOCK, folder) if not path.exists()]
+    made = [path for path in (folder / LOCK, folder) if not os.path.lexists(path)]
     to_remove = [folder / HOLDER]
     try:
         folder.mkdir(parents=True, exist_ok=True)
