@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import save_tiny_model
+from conftest import save_confident_model
 from unet_kvasir_seg import convert
 from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
@@ -20,14 +19,7 @@ from unet_kvasir_seg import export
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """Weights with probabilities far from 0.5, like trained ones."""
-    folder = save_tiny_model(tmp_path / "model", seed=0)
-    network, _ = load_checkpoint(str(folder))
-    with torch.no_grad():
-        network.classifier.weight *= 20
-        network.classifier.bias *= 20
-    network.save_pretrained(folder)
-    return folder
+    return save_confident_model(tmp_path / "model")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
