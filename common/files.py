@@ -1,6 +1,7 @@
 """Image files: their formats, reading them within bounds, RGB of all modes; and atomic writing of any file."""
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -266,6 +267,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write or replace a file atomically: it is complete or not there. Its permissions are kept."""
     with atomic_file(path) as file:
         file.write(content)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of an open file, read in parts, since it may not fit into memory."""
+    digest = hashlib.sha256()
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Segments a video, from its file to the files of its outputs, unless it is done already."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable
-from ..common.files import atomic_file, open_regular, read_file, write_atomic
+from ..common.files import atomic_file, digest_of, open_regular, read_file, write_atomic
 from .image_run import Done, Report
 from .inputs import Failure, Source
 from .output_folder import MAX_JSON_BYTES, OutputFolder, refuse_mismatch, video_targets
@@ -144,14 +143,11 @@ def was_changed(path: str, before: os.stat_result) -> bool:
 
 
 def file_digest(path: str) -> str:
-    """Hash of a file, read in parts, since videos may not fit into memory.
+    """Hash of a video's file.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no regular file, or larger than `MAX_VIDEO_BYTES`.
     """
-    digest = hashlib.sha256()
     with open_regular(path, MAX_VIDEO_BYTES) as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+        return digest_of(file)

@@ -3,7 +3,6 @@
 The record holds what the run is, and the hash of every other file: a file that is damaged later is found.
 """
 
-import hashlib
 import json
 import shutil
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 import safetensors
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..common.files import digest_of
 from ..reporting.results import write_results
 
 # Its architecture and data, and the hashes. Resuming with another architecture or other data is refused.
@@ -31,7 +31,9 @@ def checkpoint_of_step(folder: Path, step: int) -> Path:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in the folder of a run, complete or not, the newest first."""
-    found = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob("checkpoint-*")}
+    found = {
+        path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
     steps = {path: int(step) for path, step in found.items() if step.isdecimal()}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
@@ -128,11 +130,8 @@ def remove_older(newest: Path, best: str | None, limit: int | None) -> None:
 
 
 def _hash_of(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of(content)
 
 
 def _has_hash(file: Path, expected: object) -> bool:
