@@ -9,9 +9,7 @@ It needs `pip install -e ".[app]"` and no network. Images and videos stay on thi
 ten minutes and when the program ends.
 """
 
-import signal
 import sys
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, first_line, printable, require_extra, user_errors
+from unet_kvasir_seg.common.interruptions import Interrupted, interruptions
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 
 # What imports torch, transformers or gradio is imported in the functions that run after the arguments are parsed, so
@@ -64,45 +63,67 @@ def find_results(model: str, revision: str | None, fingerprint: str) -> "Results
     return results
 
 
-def serve(predictor: "BasePredictor", name: str, results: "Results | None", host: str, port: int) -> None:
-    """Serve the page until the program is interrupted.
+def show(arguments: AppArguments) -> None:
+    """Serve the page until a signal ends the program.
 
     Raises:
-        UserError: If the address cannot be used.
+        UserError: If the model cannot be loaded, or the address or the folder for temporary files cannot be used.
+    """
+    from unet_kvasir_seg.demo.cleaner import upload_folder
+    from unet_kvasir_seg.demo.ending import exiting_at_once
+
+    with exiting_at_once(), interruptions("app.py", "All uploads are deleted."), upload_folder() as folder:
+        predictor, results = load(arguments)
+        name = results["model"]["name"] if results else Path(arguments.model or TRAINED_MODEL).name
+        number = serve(predictor, name, results, folder, arguments.host, arguments.port)
+        raise Interrupted(number)
+
+
+def serve(predictor: "BasePredictor", name: str, results: "Results | None", folder: Path, host: str, port: int) -> int:
+    """Serve the page until a signal asks the program to end; returns the signal's number.
+
+    Raises:
+        UserError: If the address cannot be used, or the folder for uploads cannot be written to.
     """
     from unet_kvasir_seg.data.synthetic import generate
-    from unet_kvasir_seg.demo.cleaner import upload_folder
+    from unet_kvasir_seg.demo.ending import caught_signals, end_soon, wait_for
     from unet_kvasir_seg.demo.page import build_page
     from unet_kvasir_seg.demo.server import serving
 
-    end = end_of_program()
     # With synthetic examples, nothing private is needed to try the page.
     examples = [row["image"] for row in generate(EXAMPLES, EXAMPLE_SIZE, seed=0)]
-    with upload_folder() as folder:
-        page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, folder)
-        with serving(page, folder, host, port) as address:
-            print(f"{printable(name)} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
-            while not end.wait(timeout=1):  # without a timeout, Windows would not see Ctrl-C
-                pass
+    page = build_page(predictor, name, predictor.model.num_parameters(), results, examples, folder)
+    signals = caught_signals()
+    with serving(page, folder, host, port) as address:
+        print(f"{printable(name)} ({predictor.runtime}) is on {address} until Ctrl-C.", flush=True)
+        number = wait_for(signals)
+        end_soon(number)
+    return number
 
 
-def end_of_program() -> threading.Event:
-    """Set by Ctrl-C, by what ends services, and by a terminal that closes; not by what is to be ignored."""
-    end = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
-            signal.signal(number, lambda *_: end.set())
-    return end
-
-
-def run(arguments: AppArguments) -> None:
-    """Load the model, and show the page or push it as a Space.
+def push(arguments: AppArguments) -> None:
+    """Push the page as a Space.
 
     Raises:
-        UserError: If the model cannot be loaded, the address cannot be used, or the push fails.
+        UserError: If the model cannot be loaded, or the push fails.
     """
-    require_extra("app", "gradio", "av")
+    from unet_kvasir_seg.demo.ending import exiting_at_once
+    from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
+
+    kept = "The Space has all of the new files or none of them. Run the same command again."
+    with exiting_at_once(), interruptions("app.py", kept):
+        predictor, results = load(arguments)
+        model, space = arguments.model or str(TRAINED_MODEL), str(arguments.push_to_space)
+        encoder, revision = predictor.model.config.encoder, arguments.model_revision
+        print(f"Pushed: {push_space(space, model, revision, results, encoder, arguments.private)}")
+
+
+def load(arguments: AppArguments) -> "tuple[BasePredictor, Results | None]":
+    """The model, and its results.json if it has one.
+
+    Raises:
+        UserError: If the model cannot be loaded.
+    """
     import transformers
     from PIL import Image
     from unet_kvasir_seg.inference.checkpoint import fingerprint
@@ -112,25 +133,20 @@ def run(arguments: AppArguments) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused anyway
     model = arguments.model or str(TRAINED_MODEL)
     predictor = load_predictor(model, arguments.model_revision, arguments.device, arguments.dtype)
-    results = find_results(model, arguments.model_revision, fingerprint(predictor.model))
-    if arguments.push_to_space:
-        from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
-
-        encoder = predictor.model.config.encoder
-        space, revision = arguments.push_to_space, arguments.model_revision
-        print(f"Pushed: {push_space(space, model, revision, results, encoder, arguments.private)}")
-    elif arguments.private:
-        raise UserError("--private is of a Space: give --push_to_space OWNER/NAME too. A page has no password.")
-    else:
-        name = results["model"]["name"] if results else Path(model).name
-        serve(predictor, name, results, arguments.host, arguments.port)
+    return predictor, find_results(model, arguments.model_revision, fingerprint(predictor.model))
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("app.py"):
         parser = FlagParser([AppArguments], program="app.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
-        run(arguments)
+        require_extra("app", "gradio", "av")
+        if arguments.push_to_space:
+            push(arguments)
+        elif arguments.private:
+            raise UserError("--private is of a Space: give --push_to_space OWNER/NAME too. A page has no password.")
+        else:
+            show(arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ by the similarity of their names. If any weight does not fit, nothing is convert
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,13 @@ from typing import TYPE_CHECKING
 from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 
+UNFINISHED = ".unfinished"  # folder in the output folder
+
 # Torch and transformers are imported after the arguments were parsed, so that --help is answered at once.
 if TYPE_CHECKING:
     from unet_kvasir_seg.configuration_unet import UNetConfig
+    from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+    from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -69,9 +74,12 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
 
     Raises:
         UserError: If the source cannot be read or converted, or the output folder holds a model.
+        OSError: If a file cannot be written.
     """
-    check_output_folder(arguments.output_dir)
+    folder = arguments.output_dir
+    check_output_folder(folder)
     with quick_imports():
+        from unet_kvasir_seg.common.output_lock import output_lock
         from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
         from unet_kvasir_seg.inference.conversion import convert_model, read_state_dict
 
@@ -81,15 +89,47 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
         num_groups=arguments.num_groups,
         concat=arguments.concat,
     )
-    model.save_pretrained(arguments.output_dir)
-    UNetImageProcessor().save_pretrained(arguments.output_dir)
+    with output_lock(folder, "convert.py"):  # not before: what cannot be converted leaves no folder
+        check_output_folder(folder)
+        write(folder, model, UNetImageProcessor())
     return model.config, model.num_parameters()
 
 
+def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcessor") -> None:
+    """Write network and image processor, all files of them or none.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    unfinished = folder / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+    try:
+        for part in parts:
+            part.save_pretrained(unfinished)
+        # Without these, moved last, it is no model, and the command can be run again.
+        last = ("model.safetensors", "config.json")
+        for file in sorted(unfinished.iterdir(), key=lambda file: last.index(file.name) if file.name in last else -1):
+            file.replace(folder / file.name)
+    except SafetensorError as error:  # which is what it makes of a full disk
+        raise UserError(f"{folder} cannot be written to: {error}.") from error
+    except OSError as error:
+        name = Path(error.filename2 or error.filename or "").name  # the others are of a folder that will not be there
+        raise UserError(f"{folder / name} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    with user_errors("convert.py", OSError):
+    with user_errors("convert.py", OSError, kept="Nothing is written: run the same command again."):
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         config, parameters = convert(arguments)
+        describe(arguments, config, parameters)
+
+
+def describe(arguments: argparse.Namespace, config: "UNetConfig", parameters: int) -> None:
+    """Print what was written, and what was assumed."""
     print(
         f"{arguments.output_dir} holds a U-Net of {parameters:,} parameters: base_channels={config.base_channels}, "
         f"depth={config.depth}, num_channels={config.num_channels}, norm={config.norm}, "

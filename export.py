@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import FlagParser, MaskFlags, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.files import atomic_file, write_atomic
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.onnx_export.files import FILE_NAMES
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.reporting.results import Export, Results
 
 REPORT_SCHEMA = 1
+KEPT = "Earlier files are as they were: run the same command again."
 REMEDIES = {
     "fp32": "Where the weights are trained, that is an error of this project: report it.",
     "fp16": "Export --precision fp32.",
@@ -100,12 +100,12 @@ def export(arguments: ExportArguments) -> "Export":
         UserError: If arguments or data are invalid, or the file differs from PyTorch by more than the tolerances.
             Earlier files are left untouched.
     """
-    check_arguments(arguments)
     require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    from unet_kvasir_seg.common.files import atomic_file
     from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
     from unet_kvasir_seg.onnx_export.files import check_output_folder, print_report
     from unet_kvasir_seg.onnx_export.images import load_frames
-    from unet_kvasir_seg.reporting.results import write_results
+    from unet_kvasir_seg.reporting.results import as_json
 
     model, processor = load_checkpoint(arguments.model or str(TRAINED_MODEL), arguments.model_revision)
     weights = fingerprint(model)
@@ -122,9 +122,10 @@ def export(arguments: ExportArguments) -> "Export":
     )
 
     file = folder / FILE_NAMES[arguments.precision]
+    report_file = file.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as unverified:
+        with atomic_file(report_file) as written_report, atomic_file(file) as unverified:
             report = write_verified(Path(unverified.name), model.eval(), processor, arguments.precision, frames)
             print_report(report)
             if problems := report["proof"]["problems"]:
@@ -132,9 +133,12 @@ def export(arguments: ExportArguments) -> "Export":
                     f"The exported file disagrees with PyTorch and is not kept: {'; '.join(problems)}. "
                     f"{REMEDIES[arguments.precision]}"
                 )
-        write_results(file.with_suffix(".json"), report)
+            # Both are complete before one takes its place; a file may lack its report, but never has another's.
+            written_report.write(as_json(report))
+            written_report.flush()
+            report_file.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror or error}. {KEPT}") from error
     return report
 
 
@@ -226,6 +230,7 @@ def push(arguments: ExportArguments, report: "Export") -> str:
     Raises:
         UserError: If the Hub refuses or cannot be reached, and as `results_to_push`.
     """
+    from unet_kvasir_seg.common.files import write_atomic
     from unet_kvasir_seg.common.hub import push_files
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
@@ -243,16 +248,20 @@ def push(arguments: ExportArguments, report: "Export") -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("export.py"):
+    with user_errors("export.py", OSError, kept=KEPT):
         parser = FlagParser([ExportArguments], program="export.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
-        import transformers
+        check_arguments(arguments)
+        from unet_kvasir_seg.common.output_lock import output_lock
 
-        transformers.utils.logging.disable_progress_bar()  # loading weights takes no time
-        report = export(arguments)
-        print(f"Written: {Path(arguments.output_dir) / 'onnx' / report['file']}")
-        if arguments.push_to_hub:
-            print(f"Pushed: {push(arguments, report)}")
+        with output_lock(Path(arguments.output_dir), "export.py", ["onnx"]):
+            import transformers
+
+            transformers.utils.logging.disable_progress_bar()  # loading weights takes no time
+            report = export(arguments)
+            print(f"Written: {Path(arguments.output_dir) / 'onnx' / report['file']}")
+            if arguments.push_to_hub:
+                print(f"Pushed: {push(arguments, report)}")
 
 
 if __name__ == "__main__":

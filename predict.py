@@ -29,7 +29,8 @@ neither images nor videos are counted. Several processes share the inputs:
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,13 +42,14 @@ from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, share_work
 
-# All else is imported by the functions that need it, after the arguments were parsed: --help and a wrong flag are
-# answered at once, and with an ONNX file neither torch nor transformers is imported at all.
+# All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
+# are answered at once, and with an ONNX file neither torch nor transformers is imported at all.
 if TYPE_CHECKING:
     from unet_kvasir_seg.inference.image_run import Report
-    from unet_kvasir_seg.inference.inputs import Source
+    from unet_kvasir_seg.inference.inputs import Inputs
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
+PROGRAM, KEPT = "predict.py", "What was done is kept. Run the same command again to go on."
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
@@ -104,9 +106,14 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             written before are kept.
     """
     from PIL import Image
-    from unet_kvasir_seg.inference.image_run import Report
-    from unet_kvasir_seg.inference.inputs import find_inputs
-    from unet_kvasir_seg.inference.output_folder import describe_settings, open_output, write_tables
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS, find_inputs
+    from unet_kvasir_seg.inference.output_folder import (
+        describe_settings,
+        open_output,
+        restore_settings,
+        write_tables,
+    )
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
@@ -114,34 +121,39 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     found = find_inputs(inputs, output)
     if any(source.is_video for source in found.sources):
         require_extra("video", "av")
-    with share_work(cpu=computes_on_cpu(arguments), timeout=LONGEST_WAIT) as processes:
+    with share_work(cpu=computes_on_cpu(arguments), timeout=LONGEST_WAIT) as processes, ExitStack() as held:
+        settings: dict[str, Any] = {}
+        with ending_alike(processes):
+            if processes.is_main:
+                held.callback(restore_settings, output, settings, PROGRAM)  # when the lock is released
+                held.enter_context(output_lock(output, PROGRAM, OUTPUT_FOLDERS))
         predictor = open_predictor(arguments)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
-        error = None
-        if processes.is_main:
-            settings = describe_settings(
-                predictor, arguments.threshold, arguments.tta, arguments.smoothing, arguments.peak_threshold
-            )
-            try:
-                open_output(output, settings)
-            except UserError as raised:
-                error = raised
         # No process writes before this: the main one would take the masks for those of another program.
-        raise_first(processes.gather(error))
-
-        report = Report(failures=found.failures if processes.is_main else [])
-        try:
-            segment_share(found.sources, predictor, arguments, report, processes)
-        except UserError as raised:
-            error = raised
-        raise_first(processes.gather(error))
-        total = Report()
-        for part in processes.gather(report):
-            total.add(part)
+        with ending_alike(processes):
+            if processes.is_main:
+                how = (arguments.threshold, arguments.tta, arguments.smoothing, arguments.peak_threshold)
+                described = describe_settings(predictor, *how)
+                open_output(output, described)
+                settings |= described  # now that the folder is this run's
+        total = segment_all(found, predictor, arguments, processes)
         if processes.is_main:
             write_tables(output)
             print_report(total, found.ignored, arguments.output_dir)
     return total
+
+
+@contextmanager
+def ending_alike(processes: Processes) -> Iterator[None]:
+    """Raise the first `UserError` that a process had in all of them, so that none waits for it."""
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    for found in processes.gather(error):
+        if found is not None:
+            raise found
 
 
 def computes_on_cpu(arguments: PredictArguments) -> bool:
@@ -195,52 +207,54 @@ def choose_peak_threshold(predictor: "BasePredictor", arguments: PredictArgument
         raise UserError(f"--threshold and --peak_threshold ({origin}) do not go together. {error}") from error
 
 
-def raise_first(errors: Sequence[UserError | None]) -> None:
-    """Raise the first error that a process had, so that all processes end alike."""
-    for error in errors:
-        if error is not None:
-            raise error
+def segment_all(
+    found: "Inputs", predictor: "BasePredictor", arguments: PredictArguments, processes: Processes
+) -> "Report":
+    """Segment the inputs, each process its share of them.
 
-
-def segment_share(
-    sources: "Sequence[Source]",
-    predictor: "BasePredictor",
-    arguments: PredictArguments,
-    report: "Report",
-    processes: Processes,
-) -> None:
-    """Segment this process's share of the inputs; the outcome is added to the report.
+    Returns:
+        What all processes did together.
 
     Raises:
-        UserError: If a file cannot be written, or the network gives NaN.
+        UserError: If no file can be written, or the network gives NaN.
     """
-    from unet_kvasir_seg.inference.image_run import ImageRun, segment_images
+    from unet_kvasir_seg.inference.image_run import ImageRun, Report, segment_images
+    from unet_kvasir_seg.inference.output_folder import OutputFolder
 
-    output = Path(arguments.output_dir)
+    output = OutputFolder(Path(arguments.output_dir))
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
     run = ImageRun(predictor, output, overlay=arguments.overlay, probabilities=arguments.probabilities, **how)
     share = slice(processes.index, None, processes.count)
-    images = [source for source in sources if not source.is_video][share]
-    videos = [source for source in sources if source.is_video][share]
-    segment_images(images, run, report, show_progress=processes.is_main)
-    if not videos:
-        return
-    from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
+    images = [source for source in found.sources if not source.is_video][share]
+    videos = [source for source in found.sources if source.is_video][share]
+    report = Report(failures=found.failures if processes.is_main else [])
+    with ending_alike(processes):
+        segment_images(images, run, report, show_progress=processes.is_main)
+        if videos:
+            from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
 
-    for video in videos:
-        segment_video_file(
-            video, predictor, output, report, smoothing=arguments.smoothing, show_progress=processes.is_main, **how
-        )
+            how |= {"smoothing": arguments.smoothing, "show_progress": processes.is_main}
+        for video in videos:
+            segment_video_file(video, predictor, output, report, **how)
+    with ending_alike(processes):  # when all are through: what is counted as done exists in the end
+        output.check()
+        report.fail_missing(run.all_targets)
+    total = Report()
+    for part in processes.gather(report):
+        total.add(part)
+    return total
 
 
 def print_report(report: "Report", ignored: Sequence[str], output_dir: str) -> None:
     """Print what was done, which other files were ignored, and what was not done on stderr."""
     done = []
-    if report.images or report.images_before:
-        speed = f" ({report.images / report.seconds:.2f} a second)" if report.images else ""
-        done.append(f"{report.images} images{speed}, {report.images_before} before")
-    if report.videos or report.videos_before:
-        done.append(f"{report.videos} videos, {report.videos_before} before")
+    images, images_before = (report.count(videos=False, by_earlier_run=earlier) for earlier in (False, True))
+    videos, videos_before = (report.count(videos=True, by_earlier_run=earlier) for earlier in (False, True))
+    if images or images_before:
+        speed = f" ({images / report.seconds:.2f} a second)" if images else ""
+        done.append(f"{images} images{speed}, {images_before} before")
+    if videos or videos_before:
+        done.append(f"{videos} videos, {videos_before} before")
     print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
     if ignored:
         print(f"{len(ignored)} other {'files were' if len(ignored) > 1 else 'file was'} ignored: {some(ignored)}.")
@@ -251,9 +265,9 @@ def print_report(report: "Report", ignored: Sequence[str], output_dir: str) -> N
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("predict.py"):
+    with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser(
-            [PredictArguments], program="predict.py", description=__doc__, usage="%(prog)s INPUT... [flags]"
+            [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s INPUT... [flags]"
         )
         flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv)
         (arguments,) = parser.parse(flags)

@@ -10,50 +10,68 @@ command line override it. To train with several processes:
 `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`.
 """
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_kvasir_seg.common.device import keep_freed_memory
 from unet_kvasir_seg.common.errors import user_errors
-from unet_kvasir_seg.training.arguments import DataArguments, ModelArguments, UNetTrainingArguments, parse_arguments
 
-# Trainer, data sets and networks are imported by `train`, so that --help and errors of the command line come quickly.
+# Libraries are imported inside functions, so that --help and errors of the command line come quickly, and Ctrl-C is
+# answered from the start.
 if TYPE_CHECKING:
     from unet_kvasir_seg.data.transforms import TrainTransform
     from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
     from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+    from unet_kvasir_seg.training.arguments import DataArguments, ModelArguments, UNetTrainingArguments
     from unet_kvasir_seg.training.trainer import UNetTrainer
+
+KEPT = "Complete checkpoints are kept: to go on from the last one, run the same with --resume_from_checkpoint."
 
 
 def train(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: UNetTrainingArguments
+    model_arguments: "ModelArguments", data_arguments: "DataArguments", training_arguments: "UNetTrainingArguments"
 ) -> dict[str, Any]:
     """Train, evaluate, save and, if asked to, push; returns what `results.json` holds.
 
     Raises:
-        UserError: If arguments or data are invalid. Existing runs are left untouched.
+        UserError: If arguments or data are invalid, another process writes into the output folder, or it cannot be
+            written to. Existing runs are left untouched.
     """
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.training.failures import lost_processes_explained
+
+    folder = Path(str(training_arguments.output_dir))
+    is_main = training_arguments.process_index == 0
+    if not is_main:
+        logging.disable(logging.WARNING)
+    # Of several processes the main one holds the folder, for all of them.
+    lock = output_lock(folder, "train.py", ["figures"]) if is_main else contextlib.nullcontext()
+    with lock, lost_processes_explained(folder):
+        return _train(model_arguments, data_arguments, training_arguments)
+
+
+def _train(
+    model_arguments: "ModelArguments", data_arguments: "DataArguments", training_arguments: "UNetTrainingArguments"
+) -> dict[str, Any]:
     from transformers import set_seed
+    from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training.batch_sizes import check_batches
     from unet_kvasir_seg.training.building import build_datasets, build_model, print_cache_size, with_negatives
     from unet_kvasir_seg.training.outcome import describe_run, print_scores, print_usage, record_outcome
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
-    from unet_kvasir_seg.training.trainer import explain_full_disk
 
-    output_dir = str(training_arguments.output_dir)
+    folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
-    if not is_main:
-        logging.disable(logging.WARNING)
 
     # Where the run starts from.
     with_ema = training_arguments.ema_decay is not None
-    checkpoint = checkpoint_to_resume(training_arguments.resume_from_checkpoint, Path(output_dir), with_ema)
+    checkpoint = checkpoint_to_resume(training_arguments.resume_from_checkpoint, folder, with_ema)
     if is_main:
-        check_output_folder(Path(output_dir), resuming=checkpoint is not None)
+        check_output_folder(folder, resuming=checkpoint is not None)
         print(f"Computing on {training_arguments.runtime} (to change it: --use_cpu, --bf16 False).")
 
     # Network and data.
@@ -79,6 +97,7 @@ def train(
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
+        limit_threads()
     results = describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
     seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
@@ -90,19 +109,14 @@ def train(
     trainer.started -= seconds_before
 
     # Training, and its outcome.
-    with explain_full_disk(output_dir):
-        trainer.train(resume_from_checkpoint=checkpoint)
-        record_outcome(trainer.results, trainer, trainer.evaluate())
-        trainer.record_seconds()
-        trainer.save_model(_internal_call=True)
-        trainer.create_model_card()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    record_outcome(trainer.results, trainer, trainer.evaluate())
+    trainer.save_outcome()
     if is_main:
-        # training_args.bin holds paths, and a user may upload the folder. Checkpoints keep copies of their own.
-        (Path(output_dir) / "training_args.bin").unlink(missing_ok=True)
         print_scores(trainer.results)
     url = trainer.push_to_hub() if training_arguments.push_to_hub else None
     if is_main:
-        print_usage(trainer.results, output_dir, url)
+        print_usage(trainer.results, str(folder), url)
     return trainer.results
 
 
@@ -112,7 +126,7 @@ def build_trainer(
     train_set: Any,
     validation_set: Any,
     transform: "TrainTransform",
-    training_arguments: UNetTrainingArguments,
+    training_arguments: "UNetTrainingArguments",
     results: dict[str, Any],
     checkpoint: str | None,
 ) -> "UNetTrainer":
@@ -121,8 +135,14 @@ def build_trainer(
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
     from unet_kvasir_seg.training.flag_checks import flags_explained
-    from unet_kvasir_seg.training.trainer import EpochScores, SetEpoch, UNetTrainer
+    from unet_kvasir_seg.training.trainer import EpochScores, FindBestCheckpoint, SetEpoch, UNetTrainer
 
+    folder = Path(str(training_arguments.output_dir))
+    places = [folder] if checkpoint is None else [folder, Path(checkpoint).parent]
+    callbacks: list[Any] = [FindBestCheckpoint(places, results)]
+    if not isinstance(train_set, TrainingStream):
+        # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
+        callbacks.append(SetEpoch(transform))
     decay = training_arguments.ema_decay
     scores = EpochScores()
     with flags_explained("These flags"):
@@ -135,8 +155,7 @@ def build_trainer(
             processing_class=processor,
             compute_metrics=scores,
             preprocess_logits_for_metrics=scores.count,
-            # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
-            callbacks=[] if isinstance(train_set, TrainingStream) else [SetEpoch(transform)],
+            callbacks=callbacks,
             ema=None if decay is None else ExponentialMovingAverage(decay, checkpoint),
             transform=transform,
             results=results,
@@ -144,7 +163,9 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("train.py"):
+    with user_errors("train.py", kept=KEPT):
+        from unet_kvasir_seg.training.arguments import parse_arguments
+
         train(*parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__))
 
 

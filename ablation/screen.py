@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,15 +24,20 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
-from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
-from unet_kvasir_seg.common.command_line import FlagParser, flag
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
-from unet_kvasir_seg.reporting.results import read_results, write_results
-from unet_kvasir_seg.training.arguments import flag_parser
-from unet_kvasir_seg.training.resume import is_complete
+
+PROGRAM = "python ablation/screen.py"
+KEPT = "Finished trainings and the last checkpoint of others are kept: run the same command again to go on."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import yaml
+    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
+    from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
+    from unet_kvasir_seg.common.command_line import FlagParser, flag
+    from unet_kvasir_seg.common.files import write_atomic
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
+    from unet_kvasir_seg.reporting.results import read_results, write_results
 
 # These flags of train.py and evaluation.py define the samples.
 DATA_FLAGS = (
@@ -44,6 +50,8 @@ DATA_FLAGS = (
     "ignore_exif",
     "synthetic_rows",
 )
+STARTED: list[subprocess.Popen] = []  # the commands that runs have started
+STOPPING = threading.Event()  # no further one is to be started
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,9 +104,11 @@ class Run:
         """Write the recipe.
 
         Raises:
-            UserError: If the folder holds a run with other flags.
+            UserError: If the folder holds a run with other flags, or one that a killed screening has left running.
         """
         if self.model.exists():
+            with output_lock(self.model, PROGRAM):
+                pass
             earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             flags = {**earlier, **self.flags}
             changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
@@ -108,7 +118,7 @@ class Run:
                     "remove that folder."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(yaml.safe_dump(self.flags, sort_keys=False), encoding="utf-8")
+        write_atomic(self.recipe, yaml.safe_dump(self.flags, sort_keys=False).encode())
 
     def finish(self, at_once: int) -> dict[str, Any]:
         """Train and evaluate, unless that is done already; returns the run's entry in ablation.json."""
@@ -120,7 +130,8 @@ class Run:
             self._evaluate(at_once)
             results = read_results(self.results)
         except (RunError, UserError) as error:
-            print(f"{who} failed: {error}", flush=True)
+            if not STOPPING.is_set():
+                print(f"{who} failed: {error}", flush=True)
             # The reason stays in the log: it may contain paths, and ablation.json is published.
             return entry | {"failed": True}
         scores = results["metrics"]
@@ -135,6 +146,8 @@ class Run:
         }
 
     def _train(self, at_once: int) -> None:
+        from unet_kvasir_seg.training.checkpoints import is_complete
+
         if (self.model / "results.json").is_file():
             return
         resume = any(is_complete(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
@@ -164,16 +177,19 @@ class Run:
         threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))} if at_once > 1 else {}
         log = self.folder / "log.txt"
         with log.open("a", encoding="utf-8") as output:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, str(ROOT / program), *words],
                 env=os.environ | threads,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
             )
-        if done.returncode != 0:
+            STARTED.append(process)
+            if STOPPING.is_set():
+                process.terminate()
+            status = process.wait()
+        if status != 0:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RunError(f"exit status {done.returncode}, {lines[-1] if lines else 'without a word'} ({log})")
+            raise RunError(f"exit status {status}, {lines[-1] if lines else 'without a word'} ({log})")
 
 
 class RunError(Exception):
@@ -203,7 +219,13 @@ def screen(plan: Plan, arguments: ScreenArguments) -> None:
         for run in runs:
             run.prepare()
         with ThreadPoolExecutor(arguments.at_once) as pool:
-            entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
+            try:
+                entries = list(pool.map(lambda run: run.finish(arguments.at_once), runs))
+            except KeyboardInterrupt:
+                STOPPING.set()
+                for process in STARTED:
+                    process.terminate()  # they keep their last checkpoint; the pool waits for them
+                raise
         candidates = ranked(entries)[: part.keep]
         done.append({**asdict(part), "runs": entries, "kept": candidates})
         content = {"schema_version": ABLATION_SCHEMA, "candidates": plan.candidates, "rounds": done}
@@ -223,13 +245,16 @@ def ranked(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    program = "python ablation/screen.py"
-    with user_errors(program):
-        (arguments,) = FlagParser([ScreenArguments], program=program, description=__doc__).parse(
+    with user_errors(PROGRAM, OSError, kept=KEPT):
+        (arguments,) = FlagParser([ScreenArguments], program=PROGRAM, description=__doc__).parse(
             sys.argv[1:] if argv is None else argv
         )
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
-        screen(read_plan(Path(arguments.plan), ROOT, flag_parser().names), arguments)
+        from unet_kvasir_seg.training.arguments import flag_parser
+
+        plan = read_plan(Path(arguments.plan), ROOT, flag_parser().names)
+        with output_lock(Path(arguments.output_dir), PROGRAM):
+            screen(plan, arguments)
         print(f"The scores are in {Path(arguments.output_dir) / 'ablation.json'}.")
 
 

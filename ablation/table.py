@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("ablations", type=Path, nargs="+", help="ablation.json that screen.py wrote, or several")
     parser.add_argument("document", type=Path, help="Markdown file that has these two lines")
     arguments = parser.parse_args(argv)
-    with user_errors(program):
+    with user_errors(program, OSError, kept="The document is as it was."):
         screenings = [
             read_versioned(file, ABLATION_SCHEMA, "ablation.json of screen.py", "ablation/screen.py")["rounds"]
             for file in arguments.ablations

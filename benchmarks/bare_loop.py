@@ -14,17 +14,22 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-import torch
-from PIL import Image
-from torch import Tensor
-from unet_kvasir_seg.benchmarks.data_path import card_example
-from unet_kvasir_seg.configuration_unet import UNetConfig
-from unet_kvasir_seg.data.augmentation import BaselineAugmentation
-from unet_kvasir_seg.data.dataset import load_splits
-from unet_kvasir_seg.data.transforms import EvalTransform
-from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
-from unet_kvasir_seg.scoring.overlap import overlap_scores, pixel_counts
+from unet_kvasir_seg.common.errors import user_errors
+
+PROGRAM, KEPT = "bare_loop.py", "Nothing is kept: run the same command again."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import torch
+    from PIL import Image
+    from torch import Tensor
+    from unet_kvasir_seg.benchmarks.data_path import card_example
+    from unet_kvasir_seg.configuration_unet import UNetConfig
+    from unet_kvasir_seg.data.augmentation import BaselineAugmentation
+    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.transforms import EvalTransform
+    from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+    from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
+    from unet_kvasir_seg.scoring.overlap import overlap_scores, pixel_counts
 
 BATCH_SIZE = 4
 LEARNING_RATE = 1e-4
@@ -120,7 +125,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--plain", action="store_true", help="float32, torchvision on PIL images, no memory format")
     arguments = parser.parse_args(argv)
+    with user_errors(PROGRAM, OSError, kept=KEPT):
+        run(arguments)
 
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train once with each seed."""
     splits = load_splits(arguments.dataset_name)
     train_data, validation_data = (in_memory(splits[part], arguments.image_size) for part in ("train", "validation"))
     example = (plain_examples if arguments.plain else fast_examples)(*train_data)

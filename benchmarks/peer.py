@@ -16,17 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
-from unet_kvasir_seg.benchmarks.bare_loop import in_memory
-from unet_kvasir_seg.common.device import keep_freed_memory
-from unet_kvasir_seg.data.columns import Split
-from unet_kvasir_seg.data.dataset import load_splits
-from unet_kvasir_seg.data.samples import load_sample
-from unet_kvasir_seg.encoder_unet import make_encoder
-from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
+from unet_kvasir_seg.common.errors import user_errors
+
+PROGRAM, KEPT = "peer.py", "The state after the last epoch is kept: run the same command again to go on."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import torch
+    import torch.nn.functional as F
+    from PIL import Image
+    from torch import Tensor, nn
+    from unet_kvasir_seg.common.device import keep_freed_memory
+    from unet_kvasir_seg.common.files import atomic_file
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.data.columns import Split
+    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.samples import load_sample
+    from unet_kvasir_seg.encoder_unet import make_encoder
+    from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
 
 ENCODER = "efficientnet_lite0"
 LEARNING_RATE, LAST_LEARNING_RATE = 2e-4, 1e-5
@@ -92,8 +98,8 @@ def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_
         print(f"epoch {epoch}: loss {sum(losses) / len(losses):.4f}, {seconds:.0f} s", flush=True)
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"epochs": epoch, "generator": torch.get_rng_state()}
-        torch.save(state, state_file.with_suffix(".tmp"))
-        state_file.with_suffix(".tmp").replace(state_file)
+        with atomic_file(state_file) as file:
+            torch.save(state, file)
 
 
 @torch.inference_mode()
@@ -105,7 +111,8 @@ def write_masks(network: nn.Module, rows: Split, images: Tensor, folder: Path) -
         sample = load_sample(row)
         logits = F.interpolate(network(normalise(resized[None])), sample.ground_truth.shape, mode="bilinear")
         mask = (logits[0, 0] > 0).to(torch.uint8) * 255
-        Image.fromarray(mask.numpy()).save(folder / f"{sample.name}.png")
+        with atomic_file(folder / f"{sample.name}.png") as file:
+            Image.fromarray(mask.numpy()).save(file, "PNG")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,10 +126,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/peer"))
     arguments = parser.parse_args(argv)
+    with user_errors(PROGRAM, OSError, kept=KEPT), output_lock(arguments.output_dir, PROGRAM, ["masks"]):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and write the masks."""
+    from unet_kvasir_seg.benchmarks.bare_loop import in_memory
 
     torch.manual_seed(arguments.seed)
     keep_freed_memory()
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
     splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)
     network = build(arguments.encoder_weights)
     state_file = arguments.output_dir / "state.pt"

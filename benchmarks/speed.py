@@ -21,17 +21,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.utils import logging
-from unet_kvasir_seg.benchmarks import data_path, inference, scaling, training
-from unet_kvasir_seg.benchmarks.measurement import Measurement, as_json
-from unet_kvasir_seg.benchmarks.networks import missing_packages
-from unet_kvasir_seg.benchmarks.plan import QUICK, Plan
-from unet_kvasir_seg.benchmarks.table import tables
-from unet_kvasir_seg.common.command_line import FlagParser, flag, unknown
-from unet_kvasir_seg.common.device import available_devices, choose_runtime
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.reporting.results import describe_environment, write_results
+
+PROGRAM, KEPT = "speed.py", "No measurement is kept: run the same command again."
+
+with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
+    import torch
+    from transformers.utils import logging
+    from unet_kvasir_seg.benchmarks import data_path, inference, scaling, training
+    from unet_kvasir_seg.benchmarks.measurement import Measurement, as_json
+    from unet_kvasir_seg.benchmarks.networks import missing_packages
+    from unet_kvasir_seg.benchmarks.plan import QUICK, Plan
+    from unet_kvasir_seg.benchmarks.table import tables
+    from unet_kvasir_seg.common.command_line import FlagParser, flag, unknown
+    from unet_kvasir_seg.common.device import available_devices, choose_runtime
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.reporting.results import describe_environment, write_results
 
 PARTS: dict[str, Callable[[Plan, list[str]], list[Measurement]]] = {
     "inference": inference.measure,
@@ -111,18 +116,18 @@ def draw_pictures(measurements: list[Measurement], folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = FlagParser([SpeedArguments], program="speed.py", description=__doc__)
-    with user_errors("speed.py"):
+    parser = FlagParser([SpeedArguments], program=PROGRAM, description=__doc__)
+    with user_errors(PROGRAM, OSError, kept=KEPT):
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         require_extra("benchmark", "matplotlib")
         logging.disable_progress_bar()
         folder = Path(arguments.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         environment = describe_machine(arguments.devices)
-        measurements = measure(QUICK if arguments.quick else Plan(), arguments.parts, arguments.devices)
-        write_results(folder / "benchmarks.json", as_json(environment, measurements))
-        draw_pictures(measurements, folder)
-        print(tables(environment, measurements))
+        with output_lock(folder, PROGRAM):
+            measurements = measure(QUICK if arguments.quick else Plan(), arguments.parts, arguments.devices)
+            print(tables(environment, measurements))  # first: the disk may be full
+            write_results(folder / "benchmarks.json", as_json(environment, measurements))
+            draw_pictures(measurements, folder)
         print(f"Written: {folder / 'benchmarks.json'} and pictures.")
 
 

@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("benchmarks", type=Path, help="benchmarks.json that speed.py wrote")
     parser.add_argument("document", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
-    with user_errors(program):
+    with user_errors(program, OSError, kept="The document is as it was."):
         environment, measurements = read_benchmarks(arguments.benchmarks)
         update_document(arguments.document, tables(environment, measurements, fold=True), SPEED_MARKERS)
         print(f"Put the tables of {arguments.benchmarks} into {arguments.document}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import UserError
+from .processors import usable_processors
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def _cpu_has_bfloat16() -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def limit_threads() -> None:
+    """Let PyTorch compute with no more threads than it has processors; it knows their affinity, but no quota."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
 
 
 def keep_freed_memory() -> None:

@@ -5,9 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
-from tqdm.auto import tqdm
-
-from .interruptions import interruptions
+from .interruptions import interruptions, say
 
 
 class UserError(ValueError):
@@ -42,8 +40,7 @@ def user_errors(program: str, *kinds: type[Exception], kept: str = "Nothing was 
         message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
         details = error.details if isinstance(error, UserError) else []
         message = printable(message.removesuffix("\n  ".join(["", *details])))
-        lines = "\n  ".join([f"{program}: error: {message}", *details])
-        tqdm.write(lines, file=sys.stderr)  # on a line of its own, beside progress bars
+        say("\n  ".join([f"{program}: error: {message}", *details]))
         sys.exit(2)
 
 

@@ -1,6 +1,7 @@
 """Image files: their formats, reading them within bounds, RGB of all modes; and atomic writing of any file."""
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -89,7 +90,9 @@ def recognise_file(path: str | Path) -> Kind | None:
 def image_from_bytes(content: bytes, most_pixels: int | None = None) -> Image.Image:
     """Decode the one image of a file, rotated as its EXIF tag says; arguments and errors as for `open_image`."""
     with open_image(content, most_pixels) as image:
-        return ImageOps.exif_transpose(image)  # reads the pixels
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would take the memory of the image once more
+        return image
 
 
 @contextlib.contextmanager
@@ -266,25 +269,41 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of an open file, read in parts, since it may not fit into memory."""
+    digest = hashlib.sha256()
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends; after an error it is removed.
+
+    Raises:
+        OSError: If it cannot be written; "filename" is `path`.
 
     Until then it lies beside `path`. Its name, in `name`, is random, and it is created only if nothing has that name:
     whoever else may write to the folder cannot plant a link there that would be followed. The name is short: `path`
     may have the longest name allowed.
     """
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")  # UNFINISHED
-    with unfinished.open("xb") as file:
-        try:
-            yield file
-            file.close()
-            if path.exists():
-                shutil.copymode(path, unfinished)
-            os.replace(unfinished, path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+    try:
+        with unfinished.open("xb") as file:
+            try:
+                yield file
+                file.close()
+                if path.exists():
+                    shutil.copymode(path, unfinished)
+                os.replace(unfinished, path)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(path)
+        raise
 
 
 def remove_unfinished(folder: Path, subfolders: Iterable[str]) -> None:

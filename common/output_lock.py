@@ -23,8 +23,8 @@ LOCK, HOLDER = ".lock", ".lock.json"  # hidden, so that nobody takes them for ou
 def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> Iterator[None]:
     """Make an output folder and hold it for this process, until the block ends or the process does, however it ends.
 
-    Unfinished files, which a killed process left, are removed first. Files in folders that are locked but never
-    finished belong to no one, since their writer would hold the lock.
+    Unfinished files, which a killed process left, are removed first: their writer would hold the lock. If the block
+    ends with a `UserError`, what the lock itself has made is removed, the folder too if it is empty.
 
     Args:
         folder: The output folder.
@@ -35,6 +35,8 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
         UserError: If another process holds the folder, or it cannot be written to.
     """
     lock = FileLock(folder / LOCK, timeout=0)
+    made = [path for path in (folder / LOCK, folder) if not os.path.lexists(path)]
+    to_remove = [folder / HOLDER]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -51,9 +53,13 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
         except OSError as error:
             raise _cannot_write(folder, error) from error
         yield
+    except UserError:
+        to_remove += made
+        raise
     finally:
-        with contextlib.suppress(OSError):  # the folder may have been removed, or the disk be full
-            (folder / HOLDER).unlink()
+        with contextlib.suppress(OSError):  # the folder may hold other files, or have been removed
+            for path in to_remove:
+                path.rmdir() if path == folder else path.unlink()
         lock.release()
 
 
@@ -71,4 +77,6 @@ def _holder(folder: Path) -> str:
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(f"--output_dir {folder} cannot be written to: {error.strerror or error}. Choose another one.")
+    file = "" if error.filename in (None, str(folder)) else f" ({Path(error.filename).name})"
+    reason = f"{error.strerror or error}{file}"
+    return UserError(f"--output_dir {folder} cannot be written to: {reason}. Choose another one.")

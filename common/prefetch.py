@@ -36,7 +36,7 @@ def prefetch_map(
         ahead: Highest number of items that are started before their result is asked for.
         size: Size of an item, such as the bytes that it and its result take.
         largest_sum: Highest sum of the sizes of items that are started and whose results are not yet asked for. A
-            single item may be larger: it is then the only one.
+            single item may be larger: it is then the only one, and the next is not started before it is asked for.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Future[Result], int]] = deque()
@@ -47,7 +47,7 @@ def prefetch_map(
                     yield waiting.popleft()[0].result()
                 waiting.append((pool.submit(function, item), new))
                 del item  # else a large item stays in memory until the next one comes
-                if len(waiting) > ahead:
+                if len(waiting) > ahead or new > largest_sum:
                     yield waiting.popleft()[0].result()
             while waiting:
                 yield waiting.popleft()[0].result()

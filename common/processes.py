@@ -1,10 +1,11 @@
 """The processes that share a command's work: one, unless `accelerate launch` or `torchrun` started several."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Protocol
+
+from .launcher import was_launched
 
 
 class Processes(Protocol):
@@ -80,7 +81,7 @@ def share_work(cpu: bool, timeout: timedelta | None = None) -> Iterator[Processe
         cpu: Whether they compute on the CPU.
         timeout: How long one may wait for the others; None: torch's default.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not was_launched():
         yield OneProcess()
         return
     import torch

@@ -166,6 +166,8 @@ def names_masks(file: Path, mask_column: str | None) -> bool:
         file: The metadata file.
         mask_column: Of the masks, as the user names it; None: it has one of the usual names.
     """
+    if not file.is_file():  # a pipe would be waited for
+        return False
     try:
         if file.suffix == ".parquet":
             columns = list(parquet.read_schema(file).names)

@@ -3,17 +3,19 @@
 files_by_split(["Train/metadata.csv", "Val/metadata.csv"])  # {"train": ["Train/**"], "validation": ["Val/**"]}
 """
 
+import glob
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, Image
-from datasets.data_files import SPLIT_KEYWORDS
+from datasets.data_files import SPLIT_KEYWORDS, get_data_patterns
 
 from ..common.errors import some
+from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split
 
 logger = logging.getLogger(__name__)
@@ -61,14 +63,42 @@ def files_by_split(names: Iterable[str]) -> dict[str, list[str]] | None:
 def _parts(name: str) -> list[tuple[str, str]]:
     """The folders of a file and its name without ending, each with the pattern of the files that are in it."""
     path = PurePosixPath(name)
-    folders = [(folder.name, f"{folder}/**") for folder in reversed(path.parents[:-1])]
-    return [*folders, (path.name.split(".")[0], name)]
+    folders = [(folder.name, f"{glob.escape(str(folder))}/**") for folder in reversed(path.parents[:-1])]
+    return [*folders, (path.name.split(".")[0], glob.escape(name))]
 
 
 def _split_word(name: str) -> str | None:
     """The word in a file's or folder's name that says its split."""
     words = [name, *re.split(r"[-._ 0-9]+", name)]
     return next((word for word in words if len(word) > 2 and known_split(word) in SPLIT_NAMES), None)
+
+
+def is_pattern(folder: Path) -> bool:
+    """Whether the `datasets` library would take the path of a folder for a pattern, as it does "polyps [old]"."""
+    return glob.has_magic(str(folder.resolve()))
+
+
+def files_of_pattern(folder: Path, data_files: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    """The files of each split of a folder for which `is_pattern` holds, as `load_dataset` takes them.
+
+    Args:
+        folder: Of the data set.
+        data_files: As `files_by_split` gives them.
+    """
+    base = glob.escape(folder.resolve().as_posix())
+    found = data_files or get_data_patterns(base)
+    return {str(split): [f"{base}/{pattern}" for pattern in patterns] for split, patterns in found.items()}
+
+
+def refuse_special_files(folder: Path) -> None:
+    """Refuse pipes, sockets and devices below a folder: the `datasets` library would wait for them.
+
+    Raises:
+        DatasetError: The message names one.
+    """
+    for path in folder.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DatasetError(f"{path} is no file, but a pipe, a socket or a device: remove it from the data set.")
 
 
 def in_fixed_order(rows: Dataset) -> Dataset:

@@ -26,7 +26,6 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi, metadata_load, snapshot_download
 from PIL import Image as PILImage
@@ -34,8 +33,17 @@ from PIL import Image as PILImage
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.mask_rules import USUAL_MASKS, MaskRules
+from .cache import datasets_cache
 from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, with_pair_columns
-from .data_files import ARCHIVES, TABLES, files_by_split, in_fixed_order
+from .data_files import (
+    ARCHIVES,
+    TABLES,
+    files_by_split,
+    files_of_pattern,
+    in_fixed_order,
+    is_pattern,
+    refuse_special_files,
+)
 from .folders import HELD_OUT_SHARE, folder_splits
 from .layouts import PICTURE, describe_folder, holds_images
 from .locations import Locator
@@ -329,6 +337,7 @@ def _open_folder(path: Path, config: str | None, mask_column: str | None, stream
         splits = folder_splits(path, seed)
         if splits:
             return Source(splits)
+    refuse_special_files(path)
     names = [file.relative_to(path).as_posix() for file in path.rglob("*")]
     has_table = any(name.endswith((".parquet", ".arrow")) for name in names)
     archives = [] if has_table else _archives(names)
@@ -426,11 +435,14 @@ def library_splits(
         if is_saved_to_disk(path):
             loaded = load_from_disk(str(path))
         else:
-            cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else None
+            if Path(path).is_dir():
+                path = Path(path).resolve()  # of ".", the library finds no name
+                data_files = _literal_data_files(path, config, data_files)
+            cache = _cache_of(Path(path)) if (Path(path) / "README.md").is_file() else datasets_cache()
             loaded = load_dataset(
-                str(path), config, data_files=data_files, streaming=streaming, revision=revision, cache_dir=cache
+                str(path), config, data_files=data_files, streaming=streaming, revision=revision, cache_dir=str(cache)
             )
-    except (ConnectionError, DatasetNotFoundError):
+    except (ConnectionError, DatasetNotFoundError, DatasetError):
         raise
     except Exception as error:  # each file format's reader raises errors of its own
         _refuse_config(path, revision, config, config_flag, error)
@@ -442,7 +454,21 @@ def library_splits(
     return {name: in_fixed_order(rows) if isinstance(rows, Dataset) else rows for name, rows in splits.items()}
 
 
-def _cache_of(folder: Path) -> str:
+def _literal_data_files(
+    folder: Path, config: str | None, data_files: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]] | None:
+    """The files of each split, where the library would take the folder's path for a pattern."""
+    if not is_pattern(folder):
+        return data_files
+    if config or _names_configs(folder / "README.md"):
+        raise DatasetError(
+            f"{folder} has configurations, and [, * or ? in its path, which the `datasets` library takes for a "
+            "pattern: rename the folder."
+        )
+    return files_of_pattern(folder, data_files)
+
+
+def _cache_of(folder: Path) -> Path:
     """A cache for a folder as it is now.
 
     Where a README names configurations, the `datasets` library takes a changed folder, or another one of the same
@@ -450,7 +476,7 @@ def _cache_of(folder: Path) -> str:
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return str(HF_DATASETS_CACHE / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}")
+    return datasets_cache() / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
 
 
 def _cause(error: Exception) -> Exception:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from datasets import Dataset
 
-from ..common.errors import printable, some
-from ..common.files import IMAGE_SUFFIXES
+from ..common.errors import first_line, printable, some
+from ..common.files import IMAGE_SUFFIXES, read_file
 from .columns import PAIR_FEATURES, Split
 from .layouts import DEEPEST, Layout, Match, find_layouts, holds_images, subfolders
 from .samples import DatasetError
@@ -102,9 +102,9 @@ def _read_list(file: Path, match: Match) -> list[str]:
         DatasetError: If there is no such pair.
     """
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error.strerror}.") from error
+        content = read_file(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read: {first_line(error)}.") from error
     is_table = file.suffix.lower() != ".txt"
     pair_of = _pair_of_row if is_table else _pair_of_line
     unknown: list[str] = []

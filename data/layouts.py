@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..common.errors import printable, some
-from ..common.files import IMAGE_SUFFIXES
+from ..common.files import IMAGE_SUFFIXES, read_file
 from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split, plain
 
@@ -388,7 +388,7 @@ def _images_of_tasks(folder: Path, masks: Iterable[str]) -> dict[str, str]:
     images: dict[str, str] = {}
     for file in folder.glob("*.json"):
         try:
-            tasks = json.loads(file.read_bytes())
+            tasks = json.loads(read_file(file))
         except (OSError, ValueError):
             continue
         for task in tasks if isinstance(tasks, list) else []:

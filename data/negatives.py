@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from ..common.errors import some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .columns import PAIR_FEATURES, choose_column, image_like_columns, with_pair_columns
+from .data_files import refuse_special_files
 from .dataset import hub_splits, is_hub_id, library_splits
 from .layouts import entries, is_image, layouts_here
 from .samples import DatasetError, decode_image, is_empty, load_sample, sample_name
@@ -130,6 +131,7 @@ def _folder_cells(folder: Path, above: frozenset[str] = frozenset()) -> list[dic
 
 def _data_set_of(folder: Path, config: str | None) -> dict[str, Dataset]:
     """Splits of a data set in a folder without image files."""
+    refuse_special_files(folder)
     try:
         return library_splits(folder, streaming=False, revision=None, config=config, config_flag=CONFIG_FLAG)
     except DatasetError as error:

@@ -19,10 +19,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from ..common.errors import user_errors
+from ..common.files import atomic_file
 
 MIN_SIZE = 32
 POLYP_COUNTS = (0.12, 0.70, 0.13, 0.05)  # shares of frames with 0, 1, 2 and 3 polyps
@@ -380,10 +384,14 @@ def picture(columns: int = 6, cell: int = 160, seed: int = 0) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a picture of synthetic frames and their masks.")
-    parser.add_argument("path", help="the picture to write, for example docs/images/synthetic.png")
+    parser.add_argument("path", help="the PNG to write, for example docs/images/synthetic.png")
     parser.add_argument("--seed", type=int, default=0, help="which frames to show (default: %(default)s)")
     arguments = parser.parse_args()
-    picture(seed=arguments.seed).save(arguments.path, optimize=True)
+    with (
+        user_errors("synthetic.py", OSError, kept="No picture is written."),
+        atomic_file(Path(arguments.path)) as file,
+    ):
+        picture(seed=arguments.seed).save(file, "PNG", optimize=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 gradio's own task deletes only files that it remembers, and ends for good at the first one that it cannot delete.
 """
 
+import logging
 import os
-import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -13,26 +12,35 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .locked_folder import LockedFolder, delete_abandoned, delete_unlocked
+
 FILE_SECONDS = 600  # no upload or result is older
 CLEANING_SECONDS = 30  # between two searches
 MAX_BYTES = 2**32  # of all uploads and results; the oldest make room for new ones
 MAX_FILES = 4000
+STOP_SECONDS = 1  # for the search that is under way
 FOLDER_PREFIX = "unet-app-"
+
+logger = logging.getLogger(__name__)  # unlike print, it bears a closed standard error
 
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A folder for all uploads and results, readable by this user alone. It is deleted at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    """A folder for all uploads, results and temporary files of this program, readable by this user alone.
+
+    It is deleted at the end.
+
+    Raises:
+        UserError: If the system's folder for temporary files cannot be written to.
+    """
+    folder = LockedFolder(FOLDER_PREFIX)
+    outer = tempfile.tempdir
+    tempfile.tempdir = str(folder.path)  # also for the socket of the decoder's server, and what gradio writes
     try:
-        yield folder
+        yield folder.path
     finally:
-        # A thread that is ending may still write: then the folder is not empty, and is deleted once more.
-        for _ in range(50):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.1)
+        tempfile.tempdir = outer
+        folder.delete()
 
 
 class Cleaner:
@@ -54,20 +62,21 @@ class Cleaner:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(timeout=STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self.delete_old()
-                delete_abandoned(Path(tempfile.gettempdir()))
+                delete_abandoned(self.folder.parent, FOLDER_PREFIX)
+                delete_unlocked(self.folder.parent, FOLDER_PREFIX, FILE_SECONDS)
             except Exception as error:  # the next search may succeed; without a search, frames would stay
-                print(f"app.py: deleting old uploads failed: {error}.", file=sys.stderr)
+                logger.error("app.py: deleting old uploads failed: %s.", error)
             self._stopped.wait(CLEANING_SECONDS)
 
     def delete_old(self) -> None:
         """Delete what reaches `FILE_SECONDS` before the next search, and empty folders."""
-        os.utime(self.folder)  # says to other programs that this one runs
+        os.utime(self.folder)  # or it would be taken for a killed program's if its lock were deleted
         now = time.time()
         for root, folders, files in os.walk(self.folder, topdown=False):
             for name in files:
@@ -107,13 +116,3 @@ def _age(path: Path, now: float) -> float:
         return now - path.lstat().st_mtime
     except OSError:
         return 0.0
-
-
-def delete_abandoned(parent: Path) -> None:
-    """Delete this user's folders of programs that were killed: those whose cleaner is silent for `FILE_SECONDS`."""
-    for folder in parent.glob(f"{FOLDER_PREFIX}*"):
-        with suppress(OSError):
-            status = folder.lstat()  # a link is no folder, and what it names is not deleted
-            is_own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            if is_own and folder.is_dir() and time.time() - status.st_mtime > FILE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)  # refuses links

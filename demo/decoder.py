@@ -6,6 +6,7 @@ goes wrong in that process ends with it: no other visitor waits, and no other vi
 
 import json
 import multiprocessing
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -76,9 +77,12 @@ def ask(function: Callable[[Path], Any], path: Path) -> Any:
 @contextmanager
 def _answer_of(function: Callable[[str, Connection], None], path: Path) -> Iterator[tuple[dict[str, Any], Connection]]:
     """Run a function that sends an answer about a file in a process of its own, which ends with this context."""
-    receiver, sender = _context.Pipe(duplex=False)
-    process = _context.Process(target=function, args=(str(path), sender), daemon=True)  # type: ignore[attr-defined]
-    process.start()
+    try:
+        receiver, sender = _context.Pipe(duplex=False)
+        process = _context.Process(target=function, args=(str(path), sender), daemon=True)  # type: ignore[attr-defined]
+        process.start()
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be decoded now: the server is busy. Try again later.") from error
     sender.close()
     # Not a time limit of each read: a process that sends slowly is ended too.
     limit = threading.Timer(SECONDS, process.kill)
@@ -134,12 +138,23 @@ def _as_answer(error: Exception) -> dict[str, Any]:
 
 
 def bound_process() -> None:
-    """End this process after `CPU_SECONDS`, let it take at most `MEMORY_BYTES` more, and never dump its memory."""
+    """End this process after `CPU_SECONDS`, let it take at most `MEMORY_BYTES` more, and never dump its memory.
+
+    It also ends when the program that asked for it does, even if that is killed.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         most_bytes = _data_bytes() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _data_bytes() -> int:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .cleaner import FILE_SECONDS
 from .decoder import MAX_PIXELS
 from .examples import write_examples
 from .jobs import MAX_WAITING
+from .locked_folder import cannot_write_temporary
 from .render import (
     ACCENT,
     INK,
@@ -33,6 +34,7 @@ from .render import (
     OVERLAY,
     SIDE_BY_SIDE,
     SegmentedImage,
+    SegmentedVideo,
     image_html,
     model_html,
     problem_html,
@@ -41,6 +43,7 @@ from .render import (
 from .uploads import (
     MAX_FILE_MEBIBYTES,
     MAX_VIDEO_SECONDS,
+    cannot_be_kept,
     segment_clip,
     segment_image,
     uploaded_path,
@@ -114,6 +117,9 @@ def build_page(
         results: Its results.json, if it has one.
         examples: Images for visitors to try.
         folder: For uploads, examples and videos. The caller deletes it.
+
+    Raises:
+        UserError: If `folder` cannot be written to.
     """
     # The first two are read when gradio is imported; with analytics, that alone calls its makers' servers. The third
     # bounds its statistics of visitors, which nobody sees, to the last job.
@@ -122,7 +128,10 @@ def build_page(
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     import gradio as gr
 
-    example_files, clip = write_examples(examples, folder)
+    try:
+        example_files, clip = write_examples(examples, folder)
+    except OSError as error:
+        raise cannot_write_temporary(error) from error
     with gr.Blocks(title="Polyp segmentation", analytics_enabled=False) as page:
         gr.HTML(model_html(name, parameters, results))
         with gr.Tab("Image"), gr.Row():
@@ -236,16 +245,22 @@ def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, fold
                 raise VideoError("is not done: the program ends")
             progress(share)
 
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            try:
-                path = uploaded_path(upload, folder)
-                segmented = segment_clip(path, predictor, Path(scratch), threshold, smoothing, on_progress)
-            except UserError as error:
-                return None, problem_html(str(error))
-            # It is deleted when it is old, as uploads are.
-            kept = Path(tempfile.mkdtemp(dir=folder)) / segmented.overlay.name
-            shutil.move(segmented.overlay, kept)
+        try:
+            kept, segmented = segment_and_keep(uploaded_path(upload, folder), threshold, smoothing, on_progress)
+        except UserError as error:
+            return None, problem_html(str(error))
+        except OSError as error:
+            return None, problem_html(str(cannot_be_kept("The result", error)))
         return str(kept), video_html(segmented)
+
+    def segment_and_keep(
+        path: Path, threshold: float, smoothing: float, on_progress: Callable[[float], Any]
+    ) -> tuple[Path, SegmentedVideo]:
+        """Segment a video; returns the path of the overlay too, which is deleted when it is old, as uploads are."""
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+            segmented = segment_clip(path, predictor, Path(scratch), threshold, smoothing, on_progress)
+            kept = Path(tempfile.mkdtemp(dir=folder)) / segmented.overlay.name
+            return Path(shutil.move(segmented.overlay, kept)), segmented
 
     with gr.Column(scale=2, min_width=280):
         video = gr.File(label="Video", file_types=list(VIDEO_SUFFIXES), height=150, elem_id="video")

@@ -5,7 +5,7 @@ with serving(page, folder, "127.0.0.1", 7860) as address:
 """
 
 import asyncio
-import errno
+import logging
 import os
 import shutil
 import socket
@@ -33,6 +33,7 @@ from .gate import API, Gate, is_space
 from .jobs import Jobs
 from .page import NAME_EXAMPLES, theme
 from .render import stylesheet
+from .uploads import cannot_be_kept
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -43,6 +44,7 @@ MAX_CONNECTIONS = 2000  # each takes a file descriptor
 MAX_CONNECTIONS_OF_ADDRESS = 400  # more than the requests that the gate takes of one address at a time
 FILE_DESCRIPTORS = 4096  # for connections, uploads and queues
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request
+STOP_SECONDS = 2.0  # for the server: requests have a second of these, and are broken off then
 
 
 class PromptProtocol(H11Protocol):
@@ -134,9 +136,10 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         shown = "localhost" if host in ("0.0.0.0", "::") else host
         yield f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
     finally:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are broken off now, which is no error
         page.close(verbose=False)
         server.should_exit = True
-        thread.join(timeout=5)
+        thread.join(timeout=STOP_SECONDS)
         cleaner.stop()
 
 
@@ -171,12 +174,15 @@ def add_upload(app: FastAPI, folder: Path, cleaner: Cleaner) -> None:
     @app.post(f"{API}/upload")
     async def upload(request: Request) -> JSONResponse:
         """One file, form field `files`; answers with a list of its path."""
-        async with request.form(max_files=1, max_fields=0) as form:
-            file = form.get("files")
-            if file is None or isinstance(file, str):
-                return JSONResponse({"detail": "Expected one file, in the form field files."}, 400)
-            # It was received into an anonymous file; a named one must be complete at once.
-            path = await run_in_threadpool(keep, file.file, file.filename or "", folder, cleaner)
+        try:
+            async with request.form(max_files=1, max_fields=0) as form:
+                file = form.get("files")
+                if file is None or isinstance(file, str):
+                    return JSONResponse({"detail": "Expected one file, in the form field files."}, 400)
+                # It was received into an anonymous file; a named one must be complete at once.
+                path = await run_in_threadpool(keep, file.file, file.filename or "", folder, cleaner)
+        except OSError as error:
+            raise HTTPException(507, str(cannot_be_kept("The upload", error))) from error
         return JSONResponse([str(path)])
 
     @app.get(f"{API}/upload_progress")
@@ -189,17 +195,17 @@ def keep(file: BinaryIO, name: str, folder: Path, cleaner: Cleaner) -> Path:
     """Write an upload into a folder of its own, whose name nobody can guess; returns its path.
 
     Raises:
-        HTTPException: If the disk is full, or the system has no further file descriptor.
+        OSError: If it cannot be written.
     """
     # Browsers give a name alone, others may give a path.
     name = strip_invalid_filename_characters(name.replace("\\", "/").rpartition("/")[2]).strip(". ") or "upload"
+    cleaner.make_room(file.seek(0, os.SEEK_END))
+    file.seek(0)
+    path = Path(tempfile.mkdtemp(dir=folder)) / name
     try:
-        cleaner.make_room(file.seek(0, os.SEEK_END))
-        file.seek(0)
-        path = Path(tempfile.mkdtemp(dir=folder)) / name
         with open(path, "xb") as kept:
             shutil.copyfileobj(file, kept)
-    except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the server is busy"
-        raise HTTPException(507, f"The upload cannot be kept: {reason}. Try again later.") from error
+    except OSError:
+        shutil.rmtree(path.parent)
+        raise
     return path

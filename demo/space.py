@@ -2,9 +2,8 @@
 
 import ast
 import re
-import shutil
 import sys
-import tempfile
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +14,14 @@ from ..common.hub import push_files
 from ..common.paths import PACKAGE
 from ..encoder_unet import LITE_SCALES
 from ..reporting.results import Results, as_json, public_name
+from .locked_folder import LockedFolder, cannot_write_temporary
 
 PROJECT = "unet_kvasir_seg"
 
 # The packages that the page imports, for requirements.txt; the README states gradio's version.
 PACKAGES = (
     "av",
+    "filelock",
     "huggingface_hub",
     "numpy",
     "pillow",
@@ -30,6 +31,7 @@ PACKAGES = (
     "tqdm",
     "transformers",
 )
+FOLDER_PREFIX = "unet-space-"
 STYLE = "demo/style.css"
 WEIGHTS = ("config.json", "model.safetensors", "preprocessor_config.json")
 
@@ -132,27 +134,40 @@ def push_space(
         UserError: If the model is an ONNX file, one of its files is missing, the Hub refuses or cannot be reached, or
             a Space that is to be private exists and is public.
     """
-    folder = Path(tempfile.mkdtemp(prefix="unet-space-"))
-    files = write_space(folder, model, revision, results, encoder)
+    made = LockedFolder(FOLDER_PREFIX)
+    with ExitStack() as stack:
+        stack.callback(made.delete)
+        files = write_space(made.path, model, revision, results, encoder)
+        repo = make_space(space, private)
+        try:
+            return push_files(repo, made.path, files, f"Show {public_name(model, results)}", repo_type="space")
+        except UserError:  # it says how to upload these files later
+            stack.pop_all()
+            made.release()
+            raise
+
+
+def make_space(space: str, private: bool) -> str:
+    """Create a Space unless it exists; returns its full id.
+
+    Raises:
+        UserError: If the Hub refuses or cannot be reached, or a Space that is to be private exists and is public.
+    """
     try:
         created = HfApi().create_repo(
             space, repo_type="space", space_sdk="gradio", exist_ok=True, private=private or None
         )
         is_public = private and not HfApi().repo_info(created.repo_id, repo_type="space").private
     except Exception as error:  # the HTTP client's and the Hub's errors have no common base
-        shutil.rmtree(folder)
         raise UserError(
             f"The Space {space} cannot be made: {first_line(error)}. Expected OWNER/NAME, and a login that may write: "
             "hf auth login."
         ) from error
     if is_public:
-        shutil.rmtree(folder)
         raise UserError(
             f"The Space {space} exists and is public; nothing was uploaded. Make it private in its settings."
         )
-    url = push_files(created.repo_id, folder, files, f"Show {public_name(model, results)}", repo_type="space")
-    shutil.rmtree(folder)
-    return url
+    return created.repo_id
 
 
 def write_space(
@@ -165,7 +180,7 @@ def write_space(
         model, revision, results, encoder: As for `push_space`.
 
     Raises:
-        UserError: If the model is an ONNX file, or one of its files is missing.
+        UserError: If the model is an ONNX file, one of its files is missing, or `folder` cannot be written to.
     """
     if model.endswith(".onnx"):
         raise UserError(f"A Space cannot show {model}: expected a folder or an id on the Hub, with the weights.")
@@ -197,10 +212,13 @@ def write_space(
     files["app.py"] = LAUNCHER.format(arguments=arguments).encode()
     packages = PACKAGES if encoder is None or encoder in LITE_SCALES else (*PACKAGES, "timm")
     files["requirements.txt"] = "".join(f"{package}=={published_version(package)}\n" for package in packages).encode()
-    for file, content in files.items():
-        target = folder / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    try:
+        for file, content in files.items():
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    except OSError as error:
+        raise cannot_write_temporary(error) from error
     return [folder / file for file in files]
 
 

@@ -1,5 +1,7 @@
 """What visitors upload: bounds, checks, and the segmentation of an image or a video."""
 
+import errno
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ MAX_VIDEO_FRAMES = 60 * MAX_VIDEO_SECONDS  # for files that do not state their l
 MAX_VIDEO_WORK_SECONDS = 900  # for videos that others wait behind
 PREVIEW_SIDE = 1280  # longest side in pixels of the pictures in the page, so that they are redrawn at once
 
+logger = logging.getLogger(__name__)
 _one_image = threading.Lock()  # images are decoded side by side, and segmented one at a time, with all cores
 
 
@@ -40,6 +43,19 @@ def uploaded_path(upload: Any, folder: Path) -> Path:
     if not is_upload:
         raise UserError("That file is not here, or no longer. Upload it again.")
     return path
+
+
+def cannot_be_kept(what: str, error: OSError) -> UserError:
+    """The error for a visitor whose upload or result cannot be written. The log gets a line, without the file's name.
+
+    Args:
+        what: "The upload" or "The result".
+        error: The system's.
+    """
+    logger.error("app.py: %s of a visitor cannot be kept: %s.", what.lower(), error.strerror or error)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the server's disk is full" if is_full else "the server cannot write to its disk"
+    return UserError(f"{what} cannot be kept: {reason}. Try again later.")
 
 
 def segment_image(path: Path, predictor: BasePredictor) -> SegmentedImage:
@@ -84,6 +100,7 @@ def segment_clip(
 
     Raises:
         UserError: If the file is no video, is damaged from the start, too large or too long, or the model gives NaN.
+        OSError: If the overlay cannot be written.
     """
     name = path.name
     overlay, table = folder / f"{path.stem}-overlay.mp4", folder / "frames.csv"

@@ -2,15 +2,22 @@
 
 import hashlib
 import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..common.errors import UserError
+from ..common.files import read_file
 from ..configuration_unet import DECODER_CHANNELS, FIELDS_OF_OWN_ENCODER, UNetConfig
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .onnx_session import OnnxSession
+
+MAX_SETTINGS_BYTES = 2**20  # of config.json and preprocessor_config.json, which have some thousand
 
 
 def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
@@ -23,7 +30,10 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
     Raises:
         UserError: If there is none, it is damaged, or its weights are those of another network.
     """
+    folder = Path(name) if Path(name).is_dir() else None
     try:
+        if folder is not None:
+            _check_settings(folder / "config.json", "model_type")
         model, loading = UNetForSemanticSegmentation.from_pretrained(
             name, revision=revision, dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
@@ -39,6 +49,8 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
             f"({', '.join(misfits[:3])}, ...). Convert another U-Net's weights with convert.py."
         )
     try:
+        if folder is not None:
+            _check_settings(folder / "preprocessor_config.json", "size")
         processor = UNetImageProcessor.from_pretrained(name, revision=revision)
     except Exception as error:  # as above
         raise UserError(
@@ -49,6 +61,22 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
     return model, processor
 
 
+def _check_settings(file: Path, key: str) -> None:
+    """Check that a file holds a JSON object with a key; transformers would take defaults for what is not there.
+
+    Raises:
+        ValueError: If not; the message names the file.
+    """
+    try:
+        settings = json.loads(read_file(file, MAX_SETTINGS_BYTES))
+    except OSError as error:
+        raise ValueError(f"{file.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is damaged: {_in_one_line(error)}") from error
+    if not isinstance(settings, dict) or key not in settings:
+        raise ValueError(f"{file.name} is damaged: it has no {key}")
+
+
 def _in_one_line(error: Exception) -> str:
     """All of an error's message, whose first line alone may not say what is wrong."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -56,10 +84,13 @@ def _in_one_line(error: Exception) -> str:
 
 def fingerprint(model: UNetForSemanticSegmentation | OnnxSession) -> str:
     """Hash of the weights' names, shapes, dtypes and values; for an ONNX file, of the weights that were exported."""
-    if isinstance(model, OnnxSession):
-        return model.fingerprint
+    return model.fingerprint if isinstance(model, OnnxSession) else fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a network with these weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"

@@ -1,17 +1,16 @@
 """Segments many images, from their files to the files of their outputs.
 
     report = Report()
-    segment_images(sources, ImageRun(predictor, Path("out"), threshold=0.5), report)
+    segment_images(sources, ImageRun(predictor, OutputFolder(Path("out")), threshold=0.5), report)
 
 Reading, inference and writing overlap, with bounded prefetching. Images that have all their outputs are skipped.
 """
 
 import hashlib
 import io
-import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +21,19 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error
-from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file, write_atomic
+from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
 from ..common.prefetch import prefetch_map
-from .inputs import MASKS, OVERLAYS, PROBABILITIES, Failure, Source
-from .output_folder import RECORD, cannot_write, make_record, read_record, refuse_mismatch
+from ..common.processors import usable_processors
+from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
+from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
 # Number of threads that read, and of those that write; the network needs cores too.
-THREADS = max(2, min(4, (os.cpu_count() or 2) // 2))
+THREADS = max(2, min(4, usable_processors() // 2))
 READ_PIXELS = 2**26  # bound of the images that are read ahead; while it is decoded, a pixel takes up to 12 bytes
 WRITE_PIXELS = 2**26  # and of those that wait to be written, with mask, probabilities and overlay: up to 14 bytes
+BAND = 256  # rows that are computed together where all would take memory
 BATCH_PIXELS = 2**25  # bound of a batch's images at their original sizes; the probability maps take 4 bytes a pixel
 
 
@@ -55,12 +56,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Done:
-    """An image whose outputs are complete.
+    """An image or a video whose outputs are complete.
 
     Attributes:
+        source: The input.
         by_earlier_run: Whether they were there before this run.
     """
 
+    source: Source
     by_earlier_run: bool
 
 
@@ -69,27 +72,39 @@ class Report:
     """What a run did.
 
     Attributes:
-        images, videos: Number of inputs that were segmented.
-        images_before, videos_before: Number of inputs that an earlier run had done.
+        done: The inputs whose outputs are complete.
         seconds: Time for the images.
         failures: Inputs that were not done, or not completely.
     """
 
-    images: int = 0
-    images_before: int = 0
+    done: list[Done] = field(default_factory=list)
     seconds: float = 0.0
-    videos: int = 0
-    videos_before: int = 0
     failures: list[Failure] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
         """Add the share of another process, which ran at the same time."""
-        self.images += other.images
-        self.images_before += other.images_before
+        self.done += other.done
         self.seconds = max(self.seconds, other.seconds)
-        self.videos += other.videos
-        self.videos_before += other.videos_before
         self.failures += other.failures
+
+    def count(self, *, videos: bool, by_earlier_run: bool) -> int:
+        """How many images or videos this run, or an earlier one, has done."""
+        return sum(done.source.is_video == videos and done.by_earlier_run == by_earlier_run for done in self.done)
+
+    def fail_missing(self, targets: Callable[[Source], Iterable[Path]]) -> None:
+        """Take inputs whose outputs are no longer there for failures.
+
+        Args:
+            targets: Gives the outputs of an input.
+        """
+        done, self.done = self.done, []
+        for each in done:
+            gone = [target for target in targets(each.source) if not target.is_file()]
+            if gone:
+                reason = f"{gone[0]} was removed while this ran: run the same command again to do it anew"
+                self.failures.append(Failure(each.source.path, reason))
+            else:
+                self.done.append(each)
 
 
 @dataclass(frozen=True)
@@ -98,14 +113,14 @@ class ImageRun:
 
     Attributes:
         predictor: Segments the images.
-        output: The output folder, opened by `open_output`.
+        output: The output folder.
         threshold, tta, peak_threshold: As for a call of the predictor.
         batch_size: Images that go through the network together; fewer if they are large.
         overlay, probabilities: Whether to write these too.
     """
 
     predictor: BasePredictor
-    output: Path
+    output: OutputFolder
     threshold: float = 0.5
     tta: bool = False
     peak_threshold: float | None = None
@@ -116,7 +131,12 @@ class ImageRun:
     def targets(self, source: Source) -> dict[str, Path]:
         """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
         wanted = {OVERLAYS: self.overlay, PROBABILITIES: self.probabilities, MASKS: True}
-        return {kind: self.output / source.output(kind, ".png") for kind, write in wanted.items() if write}
+        folder = self.output.path
+        return {kind: folder / source.output(kind, IMAGE_OUTPUT) for kind, write in wanted.items() if write}
+
+    def all_targets(self, source: Source) -> list[Path]:
+        """The files to write for an image or a video."""
+        return video_targets(self.output.path, source) if source.is_video else [*self.targets(source).values()]
 
     def read(self, source: Source) -> Frame | Done | Failure:
         """Read an image and prepare it for the network, unless it is done already.
@@ -142,8 +162,8 @@ class ImageRun:
             else:
                 if refusal := refuse_mismatch(record, digest, targets[MASKS], source):
                     return refusal
-                if all(target.exists() for target in targets.values()):
-                    return Done(by_earlier_run=True)
+                if all(target.is_file() for target in targets.values()):
+                    return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
         prepared = self.predictor.prepare(image)
         return Frame(source, digest, prepared, image if self.overlay else None)
@@ -160,7 +180,9 @@ class ImageRun:
                 yield from self._segment_batch(batch)
                 batch = []
             batch.append(item)
-            if len(batch) == self.batch_size:
+            height, width = item.prepared.size
+            del item  # else a large image stays in memory until the next one comes
+            if len(batch) == self.batch_size or height * width > BATCH_PIXELS:  # no other goes with it
                 yield from self._segment_batch(batch)
                 batch = []
         if batch:
@@ -197,7 +219,7 @@ class ImageRun:
         """Write the outputs of an image; other items are passed on.
 
         Raises:
-            UserError: If a file cannot be written.
+            UserError: If no file can be written.
         """
         if isinstance(item, Done | Failure):
             return item
@@ -208,11 +230,10 @@ class ImageRun:
             except Exception as error:  # also regions and lesions are found here
                 return Failure(frame.source.path, describe_error(error))
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(target, content)
+                self.output.write(target, content)
             except OSError as error:
-                raise cannot_write(target, error) from error
-        return Done(by_earlier_run=False)
+                return Failure(frame.source.path, f"{target} cannot be written ({error.strerror or error})")
+        return Done(frame.source, by_earlier_run=False)
 
 
 def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
@@ -220,12 +241,21 @@ def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     if kind == MASKS:
         record = make_record(frame.source, frame.digest, prediction)
         # A mask consists of runs of one value: run-length encoding alone is faster, and the file smaller.
-        return encode_png(Image.fromarray(prediction.mask.astype(np.uint8) * 255), record, compress_type=zlib.Z_RLE)
+        mask = prediction.mask.view(np.uint8) * np.uint8(255)
+        return encode_png(Image.fromarray(mask), record, compress_type=zlib.Z_RLE)
     if kind == PROBABILITIES:
-        return encode_png(Image.fromarray((prediction.probability * 65535).round().astype(np.uint16)))
+        return encode_png(Image.fromarray(in_16_bits(prediction.probability)))
     assert frame.image is not None
     # Higher compression levels hardly shrink photographs.
     return encode_png(draw_overlay(frame.image, prediction.mask), compress_level=1)
+
+
+def in_16_bits(probability: np.ndarray) -> np.ndarray:
+    """Probabilities (H, W) float32 as (H, W) uint16, where 65535 is 1; band by band, since floats take memory."""
+    levels = np.empty(probability.shape, np.uint16)
+    for top in range(0, len(levels), BAND):
+        levels[top : top + BAND] = (probability[top : top + BAND] * 65535).round()
+    return levels
 
 
 def encode_png(image: Image.Image, record: str | None = None, **compression: int) -> bytes:
@@ -271,7 +301,7 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
         show_progress: Whether to show a progress bar.
 
     Raises:
-        UserError: If a file cannot be written, or the network gives NaN.
+        UserError: If no file can be written, or the network gives NaN.
     """
     if not sources:
         return
@@ -289,15 +319,15 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
     # Smoothing 0 shows the images per second of the whole run.
     with (
         tqdm(total=len(sources), desc="Images", unit="image", smoothing=0, disable=not show_progress) as progress,
+        closing(frames),
         closing(outcomes),
     ):
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 report.failures.append(outcome)
-            elif outcome.by_earlier_run:
-                report.images_before += 1
-                progress.initial += 1  # does not count for the speed
             else:
-                report.images += 1
+                report.done.append(outcome)
+                if outcome.by_earlier_run and show_progress:  # a bar that is not shown has no `initial`
+                    progress.initial += 1  # does not count for the speed
             progress.update()
     report.seconds = time.perf_counter() - started

@@ -8,6 +8,7 @@ Files of the output folder are never among them.
 
 import fnmatch
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ SOUND_SUFFIXES = (".f4a", ".m4a", ".m4b", ".mka", ".mks", ".weba", ".wma")
 
 # Folders in the output folder, one for each kind of output.
 MASKS, OVERLAYS, PROBABILITIES, VIDEOS = OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "videos")
+IMAGE_OUTPUT, VIDEO_OUTPUTS = ".png", (".mp4", ".csv", ".json")  # endings
+NAME_BYTES = 255  # of a file, in most file systems
+HASH_DIGITS = 16  # in names that are shortened
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,37 @@ class Source:
     Attributes:
         path: Path of the file.
         name: Path below the folder that was named, with "/"; for a single file its name.
+        name_bytes: Highest number of bytes of a name in the file system of the outputs.
     """
 
     path: str
     name: str
+    name_bytes: int = NAME_BYTES
 
     @property
     def is_video(self) -> bool:
         return _suffix(self.name) in VIDEO_SUFFIXES
 
     def output(self, folder: str, suffix: str) -> str:
-        """Path of its output below the output folder: its name in `folder`, with another suffix."""
-        return str(PurePosixPath(folder) / PurePosixPath(self.name).with_suffix(suffix))
+        """Path of its output below the output folder: its name in `folder`, with another suffix.
+
+        Names that the file system would not take are cut, and end in a hash of the complete name.
+        """
+        *folders, file = PurePosixPath(self.name).parts
+        longest = max(map(len, VIDEO_OUTPUTS if self.is_video else [IMAGE_OUTPUT]))  # all outputs have the same stem
+        stem = _shortened(PurePosixPath(file).stem, file, self.name_bytes - longest)
+        folders = [_shortened(name, name, self.name_bytes) for name in folders]
+        return str(PurePosixPath(folder, *folders, stem + suffix))
+
+
+def _shortened(name: str, complete: str, most_bytes: int) -> str:
+    """A name of at most so many bytes, with a hash of the complete name if something is cut."""
+    if len(os.fsencode(name)) <= most_bytes:
+        return name
+    digest = hashlib.sha256(os.fsencode(complete)).hexdigest()[:HASH_DIGITS]
+    while name and len(os.fsencode(name)) > most_bytes - len(digest) - 1:
+        name = name[:-1]
+    return f"{name}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +152,7 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
 
 
 def _add(source: Source, sources: dict[str, Source]) -> None:
-    target = source.output(VIDEOS, ".mp4") if source.is_video else source.output(MASKS, ".png")
+    target = source.output(VIDEOS, VIDEO_OUTPUTS[0]) if source.is_video else source.output(MASKS, IMAGE_OUTPUT)
     other = sources.setdefault(target, source)
     if other is not source and _real(other.path) != _real(source.path):
         raise UserError(
@@ -157,6 +180,7 @@ class _Finder:
 
     def __init__(self, output: str):
         self.output = output
+        self.name_bytes = _longest_name(output)
 
     def find(self, argument: str) -> Iterator[Source | Failure | Ignored]:
         if os.path.isdir(argument):
@@ -236,7 +260,7 @@ class _Finder:
         if _is_broken_link(path):
             return Failure(path, f"is a link to {os.readlink(path)}, which is not there: mend or remove the link")
         if _suffix(path) in SUFFIXES or (problem := _problem(path)) is None:
-            return Source(path, Path(os.path.relpath(path, top or os.curdir)).as_posix())
+            return Source(path, Path(os.path.relpath(path, top or os.curdir)).as_posix(), self.name_bytes)
         return problem
 
     def _check_apart(self, folder: str, holds_output: bool = True) -> None:
@@ -253,6 +277,17 @@ class _Finder:
                     f"The input {folder} is among the outputs, in {os.path.join(self.output, name)}, and might be "
                     "overwritten. Choose another --output_dir."
                 )
+
+
+def _longest_name(folder: str) -> int:
+    """Highest number of bytes of a name in a folder, which may not yet be there."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        found = os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no `pathconf`
+        found = -1  # as of a file system that does not tell
+    return found if found > 0 else NAME_BYTES
 
 
 def _loop(folder: str, top: str) -> str | None:

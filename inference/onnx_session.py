@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import read_file, to_rgb
+from ..common.processors import usable_processors
 from ..regions_unet import check_calibration, check_input_size, check_thresholds
 from .prediction import FLIPS, BasePredictor, PreparedImage
 from .resize import resize_frame, resize_map
@@ -242,8 +243,11 @@ class OnnxPredictor(BasePredictor):
         logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
         both = []
         for image, *maps in zip(prepared, *logits_of_flips, strict=True):
-            probability = _mean([_sigmoid(resize_map(logits, image.size)) for logits in maps])
-            both.append((probability, _mean([_sigmoid(logits) for logits in maps])))
+            probability = _sigmoid(resize_map(maps[0], image.size))
+            for logits in maps[1:]:  # added up one by one: a map of a large image takes memory
+                probability += _sigmoid(resize_map(logits, image.size))
+            probability /= len(maps)
+            both.append((probability, np.mean([_sigmoid(logits) for logits in maps], axis=0)))
         return both
 
     def _logits(self, frames: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -254,17 +258,16 @@ class OnnxPredictor(BasePredictor):
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    values = -logits
     with np.errstate(over="ignore"):  # exp of a large number is infinity, whose sigmoid is 0, as it should be
-        return 1 / (1 + np.exp(-logits))
-
-
-def _mean(maps: Sequence[np.ndarray]) -> np.ndarray:
-    return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
+        np.exp(values, out=values)
+    values += 1
+    return np.divide(1, values, out=values)
 
 
 def number_of_threads() -> int:
-    """Threads to compute with: one for each core, at most OMP_NUM_THREADS as for PyTorch."""
-    cores = os.cpu_count() or 1
+    """Threads to compute with: one for each core it may use, at most OMP_NUM_THREADS as for PyTorch."""
+    cores = usable_processors()
     bound = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # "4,2" is 4 threads that each start 2
     return min(cores, int(bound)) if bound.isdecimal() and int(bound) > 0 else cores
 

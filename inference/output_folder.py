@@ -1,12 +1,18 @@
 """The output folder of `predict.py`: run.json, the records inside the masks' files, and the tables.
 
+    open_output(Path("out"), settings)    # makes it, or refuses what is not of these settings
+    output = OutputFolder(Path("out"))
+    output.write(Path("out/masks/frame.png"), content)
+
 A mask's PNG file holds a record of its image and lesions. So a run that goes on knows what is done, and the tables can
 be written from the masks alone.
 """
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,16 +22,20 @@ from PIL import Image
 from ..common.csv_tables import open_table, write_row
 from ..common.errors import UserError, printable
 from ..common.files import open_regular, read_file, write_atomic
-from .inputs import MASKS, OUTPUT_FOLDERS, Failure, Source
+from ..common.output_lock import output_lock
+from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
 
 RUN_SCHEMA = 1
-RUN, INPUTS = "run.json", "inputs.json"
+RUN_FILE, INPUTS = "run.json", "inputs.json"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = ("predictions.csv", "images.csv")
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json and a video's record, which have some hundred
+# Errors of the disk, which further files would meet too. Others may be those of one name.
+ERRORS_OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+REMEDY = "What was done is kept: mend that, and run the same command again to go on."
 IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent")
 # Settings of the image processor that change the predictions.
 PROCESSOR_SETTINGS = (
@@ -68,7 +78,7 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
         UserError: If it holds other outputs, or cannot be written to.
     """
     remedy = "Choose another --output_dir, or remove what is there."
-    file = output / RUN
+    file = output / RUN_FILE
     settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -82,10 +92,13 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
                 raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
         elif taken := [name for name in (*OUTPUT_FOLDERS, *TABLES) if _is_taken(output / name)]:
             raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
-        write_atomic(file, (json.dumps(settings, indent=2) + "\n").encode())
+        if files := [name for name in OUTPUT_FOLDERS if (output / name).exists() and not (output / name).is_dir()]:
+            raise UserError(f"{output / files[0]} is a file: expected a folder for outputs. {remedy}")
+        _write_settings(output, settings)
         (output / MASKS).mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir {output} cannot be written to: {error.strerror}.") from error
+        reason = error.strerror or error
+        raise UserError(f"--output_dir {output} cannot be written to: {reason}. Choose another one.") from error
     except UserError:
         raise
     except (ValueError, AttributeError, RecursionError) as error:
@@ -94,6 +107,90 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
 
 def _is_taken(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def _write_settings(output: Path, settings: dict[str, Any]) -> None:
+    write_atomic(output / RUN_FILE, (json.dumps(settings, indent=2, default=str) + "\n").encode())
+
+
+def restore_settings(output: Path, settings: dict[str, Any], program: str) -> None:
+    """Write run.json again if outputs of this run are left without it, as where the folder was being removed.
+
+    Else the next run would take them for those of another program. Call it after the folder's lock was released: it
+    does nothing if another command has taken the folder since.
+
+    Args:
+        output: The folder.
+        settings: Those given to `open_output`; empty if it was not opened.
+        program: Name of the command.
+    """
+    if not settings or (output / RUN_FILE).exists() or not any(_is_taken(output / name) for name in OUTPUT_FOLDERS):
+        return
+    with contextlib.suppress(UserError, OSError), output_lock(output, program, OUTPUT_FOLDERS):
+        if not (output / RUN_FILE).exists():
+            _write_settings(output, settings)
+
+
+class OutputFolder:
+    """An output folder that `open_output` opened, to write into as long as it is the same folder.
+
+    Attributes:
+        path: Its path.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._identity = self._identify()
+
+    def _identify(self) -> tuple[int, ...] | None:
+        """What tells its run.json from any other; None if it is gone."""
+        try:
+            status = (self.path / RUN_FILE).stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def check(self) -> None:
+        """Check that it is still the folder that was opened.
+
+        Raises:
+            UserError: If it was removed, moved or made anew. Outputs would get lost, or mixed with another run's.
+        """
+        if self._identity is None or self._identify() != self._identity:
+            raise UserError(
+                f"{self.path} was removed, moved or made anew while this ran ({RUN_FILE} is not the one that this run "
+                "wrote). Run the same command again: it does what is not there."
+            )
+
+    def write(self, target: Path, content: bytes) -> None:
+        """Write a file atomically, and make the folders that it lies in.
+
+        Raises:
+            OSError: If this file cannot be written.
+            UserError: If no file can be written.
+        """
+        self.check()  # the folder would be made again
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, content)
+        except OSError as error:
+            self.refuse_error_of_all_files(target, error)
+            raise
+
+    def refuse_error_of_all_files(self, target: Path, error: OSError) -> None:
+        """Check whether other outputs can be written if one cannot.
+
+        Raises:
+            UserError: If not, as on a full disk, or without the folder.
+        """
+        self.check()
+        if error.errno in ERRORS_OF_ALL_FILES:
+            raise cannot_write(target, error) from error
+
+
+def video_targets(output: Path, source: Source) -> list[Path]:
+    """The files to write for a video: overlay, table and summary."""
+    return [output / source.output(VIDEOS, suffix) for suffix in VIDEO_OUTPUTS]
 
 
 def make_record(source: Source, digest: str, prediction: Prediction) -> str:
@@ -163,31 +260,41 @@ def refuse_mismatch(record: dict[str, Any] | None, digest: str, target: Path, so
     return None
 
 
-def cannot_write(target: Path, error: OSError) -> UserError:
+def cannot_write(target: Path | str, error: OSError) -> UserError:
     """The error for an output that could not be written."""
-    return UserError(
-        f"{target} cannot be written: {error.strerror or error}. What was done is kept: mend that, and run the same "
-        "command again to go on."
-    )
+    return UserError(f"{target} cannot be written: {error.strerror or error}. {REMEDY}")
 
 
 def write_tables(output: Path) -> None:
-    """Write `predictions.csv` and `images.csv` from the records of all masks in the folder, and print a summary."""
-    files = [output / name for name in TABLES]
+    """Write `predictions.csv` and `images.csv` from the records of all masks in the folder, and print a summary.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    try:
+        summary = _write_tables([output / name for name in TABLES], output / MASKS)
+    except OSError as error:
+        raise cannot_write(f"{output / TABLES[0]} or {TABLES[1]}", error) from error
+    print(summary, end="")
+
+
+def _write_tables(files: Sequence[Path], masks: Path) -> str:
+    """Write them, and give the line that sums them up; an empty text without images."""
     images = empty = lesions = 0
     with open_table(files[0]) as lesion_table, open_table(files[1]) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
-        for _, record in records(output / MASKS):
+        for _, record in records(masks):
             images += 1
             empty += not record["lesions"]
             lesions += len(record["lesions"])
             for number, numbers in enumerate(record["lesions"], start=1):
                 write_row(lesion_table, lesion_row(record["image"], number, numbers))
             write_row(image_table, image_row(record))
-    if images:
-        table = printable(str(files[0]))
-        print(f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.")
+    if not images:
+        return ""
+    table = printable(str(files[0]))
+    return f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.\n"
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
@@ -238,17 +345,17 @@ def read_run(output: Path) -> dict[str, Any]:
     Raises:
         UserError: If the folder holds no run.
     """
-    file = output / RUN
+    file = output / RUN_FILE
     try:
         run = json.loads(read_file(file, MAX_JSON_BYTES))
     except FileNotFoundError as error:
-        raise UserError(f"{output} holds no run of this command: expected {RUN} in it.") from error
+        raise UserError(f"{output} holds no run of this command: expected {RUN_FILE} in it.") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not the {RUN} of this command ({error}).") from error
+        raise UserError(f"{file} is not the {RUN_FILE} of this command ({error}).") from error
     if not isinstance(run, dict) or "model" not in run:
-        raise UserError(f"{file} is not the {RUN} of this command.")
+        raise UserError(f"{file} is not the {RUN_FILE} of this command.")
     return run
 
 

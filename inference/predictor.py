@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.device import Runtime, choose_runtime, keep_freed_memory
+from ..common.device import Runtime, choose_runtime, keep_freed_memory, limit_threads
 from ..common.errors import first_line
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
@@ -63,6 +63,7 @@ class Predictor(BasePredictor):
     def __init__(self, model: UNetForSemanticSegmentation, processor: UNetImageProcessor, runtime: Runtime):
         if runtime.device.type == "cpu":
             keep_freed_memory()
+            limit_threads()
         self.runtime: Runtime = runtime
         self.model: UNetForSemanticSegmentation = model.eval().to(runtime.device, memory_format=runtime.memory_format)
         self._processor = processor
@@ -105,10 +106,13 @@ class Predictor(BasePredictor):
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
         at_input_size = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
         sizes = [image.size for image in prepared]
-        of_flips = [self.processor.polyp_probabilities(logits, sizes) for logits in outputs]
+        maps = self.processor.polyp_probabilities(outputs[0], sizes)
+        for logits in outputs[1:]:  # added up one by one: a map of a large image takes memory
+            for total, other in zip(maps, self.processor.polyp_probabilities(logits, sizes), strict=True):
+                total += other
         return [
-            (_mean(maps).cpu().numpy(), input_size_map.numpy())
-            for maps, input_size_map in zip(zip(*of_flips, strict=True), at_input_size, strict=True)
+            (total.div_(len(outputs)).cpu().numpy(), input_size_map.numpy())
+            for total, input_size_map in zip(maps, at_input_size, strict=True)
         ]
 
     @torch.inference_mode()

@@ -69,6 +69,9 @@ def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         lower = places.astype(np.intp)
         weight = (places - lower.astype(np.float32)).reshape((-1, 1) if axis == 0 else (1, -1))
         low = np.take(values, lower, axis)
-        high = np.take(values, np.minimum(lower + 1, before - 1), axis)
-        values = low + weight * (high - low)
+        step = np.take(values, np.minimum(lower + 1, before - 1), axis)
+        step -= low  # in place: a map of a large image takes memory
+        step *= weight
+        low += step
+        values = low
     return values

@@ -505,11 +505,13 @@ class VideoWriter:
 
     Attributes:
         notes: Differences from the other video.
+        error: Why a picture could not be written; None if all could.
     """
 
     def __init__(self, path: str | Path, like: VideoReader):
         self.time_base = like.time_base
         self.notes: list[str] = []
+        self.error: Exception | None = None  # once a picture could not be written
         name = next(name for name in ENCODERS if _has_encoder(name))
         if name == "mpeg4":
             self.notes.append("encoded as MPEG-4 part 2, since this FFmpeg has no H.264 encoder")
@@ -543,9 +545,12 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(Exception):  # a full disk fails here too; what it was that failed is raised
+                self.container.close()
+            return
         try:
-            if kind is None:
-                self.container.mux(self.stream.encode())
+            self.container.mux(self.stream.encode())
         finally:
             self.container.close()
 
@@ -555,12 +560,21 @@ class VideoWriter:
         Args:
             frame: The frame whose time it is shown at.
             pixels: (H, W, 3) uint8; H and W are even.
+
+        Raises:
+            OSError, av.error.FFmpegError: If it cannot be written, or an earlier one could not.
         """
+        if self.error is not None:
+            raise self.error  # FFmpeg crashes if it goes on after its header could not be written
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=self.matrix, dst_color_range=LIMITED_RANGE
         )
         picture.pts, picture.duration, picture.time_base = frame.ticks, frame.duration, self.time_base
-        self.container.mux(self.stream.encode(picture))
+        try:
+            self.container.mux(self.stream.encode(picture))
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def _has_encoder(name: str) -> bool:

@@ -1,18 +1,18 @@
 """Segments a video, from its file to the files of its outputs, unless it is done already."""
 
-import hashlib
 import json
+import os
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable
-from ..common.files import atomic_file, open_regular, write_atomic
-from .image_run import Report
-from .inputs import VIDEOS, Failure, Source
-from .output_folder import cannot_write, read_summary, refuse_mismatch
+from ..common.files import atomic_file, digest_of, open_regular, write_atomic
+from .image_run import Done, Report
+from .inputs import Failure, Source
+from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_targets
 from .prediction import BasePredictor
-from .video import segment_video
+from .video import VideoError, segment_video
 
 MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state more than any disk has
 
@@ -20,7 +20,7 @@ MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state
 def segment_video_file(
     source: Source,
     predictor: BasePredictor,
-    output: Path,
+    output: OutputFolder,
     report: Report,
     *,
     threshold: float = 0.5,
@@ -37,16 +37,17 @@ def segment_video_file(
     Args:
         source: The video.
         predictor: Segments its frames.
-        output: The output folder, opened by `open_output`.
+        output: The output folder.
         report: The outcome is added to it.
         threshold, tta, smoothing, peak_threshold, batch_size: As for `segment_video`.
         show_progress: Whether to show a progress bar.
 
     Raises:
-        UserError: If a file cannot be written, or the network gives NaN.
+        UserError: If no file can be written, or the network gives NaN.
     """
-    overlay, table, record = (output / source.output(VIDEOS, suffix) for suffix in (".mp4", ".csv", ".json"))
+    overlay, table, record = video_targets(output.path, source)
     try:
+        status = os.stat(source.path)
         digest = file_digest(source.path)
     except OSError as error:
         report.failures.append(Failure(source.path, f"cannot be read ({error.strerror})"))
@@ -54,9 +55,9 @@ def segment_video_file(
     except ValueError as error:
         report.failures.append(Failure(source.path, describe_error(error)))
         return
-    if overlay.exists():
-        _report_earlier_run(source, digest, overlay, record, report)
+    if overlay.exists() and _report_earlier_run(source, digest, output.path, report):
         return
+    output.check()  # the folder would be made again
     try:
         overlay.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -64,6 +65,11 @@ def segment_video_file(
             atomic_file(table) as table_file,
             tqdm(desc=printable(source.name), unit="frame", smoothing=0, disable=not show_progress) as progress,
         ):
+
+            def on_frame() -> None:
+                output.check()  # a film may take hours
+                progress.update()
+
             done = segment_video(
                 source.path,
                 overlay_file.name,
@@ -74,44 +80,63 @@ def segment_video_file(
                 smoothing=smoothing,
                 peak_threshold=peak_threshold,
                 batch_size=batch_size,
-                on_frame=progress.update,
+                on_frame=on_frame,
             )
+            if was_changed(source.path, status):
+                raise VideoError("was changed while it was read: run the same command again when it is complete")
             counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
             summary = {"video": source.name, "digest": digest, **counts}
             write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
     except OSError as error:
-        raise cannot_write(overlay, error) from error
+        output.refuse_error_of_all_files(overlay, error)
+        reason = getattr(error, "strerror", None) or error
+        report.failures.append(Failure(source.path, f"{overlay} cannot be written ({reason})"))
+        return
     except UserError:
         raise
     except Exception as error:
         report.failures.append(Failure(source.path, describe_error(error)))
         return
-    report.videos += 1
+    report.done.append(Done(source, by_earlier_run=False))
     tqdm.write(printable(f"{source.path}: {done}."))
     if done.problem:
         report.failures.append(Failure(source.path, f"{done.problem}; what was read is kept"))
 
 
-def _report_earlier_run(source: Source, digest: str, overlay: Path, record: Path, report: Report) -> None:
-    """Report a video whose overlay is there: done by an earlier run, or refused."""
+def _report_earlier_run(source: Source, digest: str, output: Path, report: Report) -> bool:
+    """Report a video whose overlay is there: done by an earlier run, or refused.
+
+    Returns:
+        False, and nothing is reported, if it is to be done again, since its table is gone.
+    """
+    overlay, table, record = video_targets(output, source)
     before = read_summary(record)
     if refusal := refuse_mismatch(before, digest, overlay, source):
         report.failures.append(refusal)
-        return
-    report.videos_before += 1
+        return True
+    if not table.is_file():
+        return False
+    report.done.append(Done(source, by_earlier_run=True))
     if before and before["problem"]:
         report.failures.append(Failure(source.path, f"{before['problem']}; what was read is kept"))
+    return True
+
+
+def was_changed(path: str, before: os.stat_result) -> bool:
+    """Whether a file was written to or replaced. One that was removed stays as it was for those who read it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return any(getattr(status, name) != getattr(before, name) for name in ("st_ino", "st_size", "st_mtime_ns"))
 
 
 def file_digest(path: str) -> str:
-    """Hash of a file, read in parts, since videos may not fit into memory.
+    """Hash of a video's file.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no regular file, or larger than `MAX_VIDEO_BYTES`.
     """
-    digest = hashlib.sha256()
     with open_regular(path, MAX_VIDEO_BYTES) as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+        return digest_of(file)

@@ -572,8 +572,7 @@ def check_results_folder(folder: Path, results: Results) -> None:
             other data.
     """
     remedy = "Choose another --output_dir, or remove what is there."
-    if folder.resolve() == PACKAGE:
-        raise UserError(f"--output_dir {folder} is the project itself, whose README.md would be lost. {remedy}")
+    refuse_project_folder(folder)
     if (folder / "results.json").exists():
         earlier = read_results(folder / "results.json", allow_invalid=True)
         if _identity(earlier) != _identity(results):
@@ -593,6 +592,18 @@ def check_results_folder(folder: Path, results: Results) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
+
+
+def refuse_project_folder(folder: Path) -> None:
+    """Refuse to write results into the project's own folder.
+
+    Raises:
+        UserError: If it is that.
+    """
+    if folder.resolve() == PACKAGE:
+        raise UserError(
+            f"--output_dir {folder} is the project itself, whose README.md would be lost. Choose another --output_dir."
+        )
 
 
 def _identity(results: Results) -> str:

@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..common.files import atomic_file
+
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
 PALE_BLUE, INK, GREY, PALE_GREY = "#9CC9E3", "#222222", "#767676", "#E4E4E4"
 SIZE, DOTS_PER_INCH = (5.0, 3.6), 150
@@ -57,5 +59,7 @@ def save(figure: Figure, path: str | Path) -> Figure:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # Not `savefig`: it writes matplotlib's version into the file, and a fourth channel.
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, format="PNG", optimize=True)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    with atomic_file(Path(path)) as file:
+        picture.save(file, format="PNG", optimize=True)
     return figure

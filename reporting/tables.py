@@ -367,7 +367,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="results.json that evaluation.py or train.py wrote")
     parser.add_argument("document", type=Path, help="Markdown file that has the two lines")
     arguments = parser.parse_args(argv)
-    with user_errors(program):
+    with user_errors(program, OSError, kept="The document is as it was."):
         update_document(arguments.document, results_tables(read_results(arguments.results), compact=True))
         print(f"Put the scores of {arguments.results} into {arguments.document}.")
 

@@ -1,5 +1,7 @@
 """The validation scores of a training, as an `evaluate` metric. It keeps pixel counts, never masks."""
 
+import tempfile
+
 import datasets
 import evaluate
 import numpy as np
@@ -17,7 +19,9 @@ class PolypSegmentation(evaluate.Metric):
     """
 
     def __init__(self):
-        super().__init__(keep_in_memory=True)
+        # All is kept in memory, but a folder is made; not in the home, which may be read-only.
+        with tempfile.TemporaryDirectory() as folder:
+            super().__init__(keep_in_memory=True, cache_dir=folder)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

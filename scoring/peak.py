@@ -6,6 +6,7 @@ save_peak(folder, choice)
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def check_savable(model: str) -> None:
     """Check that a model's settings can be written.
 
     Raises:
-        UserError: If it is not a folder with a preprocessor_config.json.
+        UserError: If it is not a folder with a preprocessor_config.json, or cannot be written to.
     """
     if not (Path(model) / PROCESSOR_FILE).is_file():
         kind = "an ONNX file" if model.endswith(".onnx") else "no folder of this machine with such a file"
@@ -196,6 +197,8 @@ def check_savable(model: str) -> None:
             f"--save_peak writes into the {PROCESSOR_FILE} of the model's folder, and {model} is {kind}. "
             "Give --model such a folder; of a model on the Hub, download it, and push it again afterwards."
         )
+    if not os.access(model, os.W_OK):
+        raise UserError(f"--save_peak cannot write into {model}: give --model a folder that can be written to.")
 
 
 def save_peak(folder: Path, choice: PeakChoice, copy_to: Path | None = None) -> None:

@@ -1,7 +1,9 @@
 """Masks and probability maps that another program wrote, as probabilities of polyp."""
 
+import hashlib
 import io
 import logging
+import os
 import unicodedata
 from pathlib import Path
 
@@ -49,6 +51,15 @@ class PredictionFiles:
         if not self._files:
             raise UserError(f"{folder} holds no file that ends in {', '.join(SUFFIXES)}.")
         self._scales = self._scales_of_types()
+
+    @property
+    def digest(self) -> str:
+        """Hash of the files and their names."""
+        digest = hashlib.sha256()
+        for file in self._files.values():
+            digest.update(hashlib.sha256(os.fsencode(file.name)).digest())
+            digest.update(hashlib.sha256(read_file(file)).digest())
+        return digest.hexdigest()
 
     def _scales_of_types(self) -> dict[np.dtype, int]:
         """The level that means 1, of 8 and of 16 bits.

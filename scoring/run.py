@@ -1,13 +1,14 @@
 """Scores a source of predictions, a model or a folder of files, on the samples of a split.
 
 source = ModelSource.load("me/unet", None, device="auto", dtype="float32", tta=False)
-scored = score_split(source, splits, "test", Protocol(), processes)
+scored = score_split(source, splits, "test", Protocol(), Work(processes, KeptScores(Path("out"))))
 scored.images  # one `ImageScores` for each sample; `sections.py` sums them up
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..data.samples import Sample, load_sample
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES
+from .kept_scores import KeptScores
 from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
 from .presence import ScoredImages
@@ -81,6 +83,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Who scores, and what is scored already.
+
+    Attributes:
+        processes: The images are split among them.
+        kept: Scores of an interrupted run, and where those of this one are kept.
+    """
+
+    processes: Processes
+    kept: KeptScores
+
+
+@dataclass(frozen=True)
 class ScoredNegatives:
     """The images without polyp that were scored beside a split.
 
@@ -129,7 +144,7 @@ def score_split(
     splits: Mapping[str, Dataset],
     split: str,
     protocol: Protocol,
-    processes: Processes,
+    work: Work,
     *,
     other: Source | None = None,
     negatives: Negatives | None = None,
@@ -142,7 +157,7 @@ def score_split(
         splits: As `load_splits` gives them.
         split: Name of the split.
         protocol: How to score.
-        processes: The samples are split among them; each gets the scores of all.
+        work: Who does it, and what is done; each process gets the scores of all.
         other: What it is compared with on the same images, if anything. If a peak is chosen, it gets its own.
         negatives: Frames without polyp to score too; None: windows, if the protocol wants any.
         tuning: What is chosen first. A peak that is chosen on the scored split itself is cross-fitted.
@@ -161,17 +176,17 @@ def score_split(
             if scored is not None:
                 peak_threshold_of(scored, protocol)  # so is one below the threshold
     if tuning.threshold_on is not None:
-        tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), processes)
+        tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), work)
         protocol = replace(protocol, threshold=best_threshold(tuned))
 
-    choice, beside, images = score_source(source, splits, split, protocol, processes, negatives, tuning)
+    choice, beside, images = score_source(source, splits, split, protocol, work, negatives, tuning)
     chosen_on = source.peak_chosen_on
     is_of_split = chosen_on is not None and chosen_on == fingerprint_of(rows)
     if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
         alone = replace(protocol, negative_windows=None)  # no alarms are compared
-        _, _, others = score_source(other, splits, split, alone, processes, None, tuning)
+        _, _, others = score_source(other, splits, split, alone, work, None, tuning)
         with value_errors_explained():
             comparison = {"other": other.public_name, "metrics": compare(images, others, **protocol.resampling)}
     return ScoredSplit(
@@ -192,7 +207,7 @@ def score_source(
     splits: Mapping[str, Dataset],
     split: str,
     protocol: Protocol,
-    processes: Processes,
+    work: Work,
     negatives: Negatives | None,
     tuning: Tuning,
 ) -> tuple[PeakChoice | None, ScoredNegatives, list[ImageScores]]:
@@ -204,12 +219,17 @@ def score_source(
     rows = splits[split]
     if tuning.peak_on is None:
         peak = peak_threshold_of(source, protocol)
-        beside = score_negatives(source, rows, split, protocol, processes, negatives)
-        return None, beside, score_samples(source, rows, protocol, processes, peak)
-    choice, beside = tune_peak(source, splits, split, protocol, processes, negatives, tuning)
+        beside = score_negatives(source, rows, split, protocol, work, negatives)
+        return None, beside, score_samples(source, rows, protocol, work, peak)
+    choice, beside = tune_peak(source, splits, split, protocol, work, negatives, tuning)
     if tuning.peak_on != split:
-        beside = score_negatives(source, rows, split, protocol, processes, negatives)
-    return choice, beside, score_with_choice(source, rows, protocol, processes, choice)
+        beside = score_negatives(source, rows, split, protocol, work, negatives)
+    return choice, beside, score_with_choice(source, rows, protocol, work, choice)
+
+
+def identity_of(rows: Dataset) -> list[Any]:
+    """Tells the samples of a split from others: their fingerprint, and their names."""
+    return [fingerprint_of(rows), [cell and cell["path"] for cell in rows["image"]]]
 
 
 def fingerprint_of(rows: Dataset) -> str:
@@ -234,7 +254,7 @@ def tune_peak(
     splits: Mapping[str, Dataset],
     split: str,
     protocol: Protocol,
-    processes: Processes,
+    work: Work,
     negatives: Negatives | None,
     tuning: Tuning,
 ) -> tuple[PeakChoice, ScoredNegatives]:
@@ -252,8 +272,8 @@ def tune_peak(
     def load(index: int) -> Sample:
         return load_sample(rows[index], protocol.mask_rules)
 
-    regions = score_regions(source, load, len(rows), protocol, processes)
-    beside = score_negatives(source, rows, tuning.peak_on, protocol, processes, negatives)
+    regions = score_regions(source, load, len(rows), protocol, work, identity_of(rows))
+    beside = score_negatives(source, rows, tuning.peak_on, protocol, work, negatives)
     choice = choose_peak(
         beside.beside(regions),
         split=tuning.peak_on,
@@ -267,25 +287,25 @@ def tune_peak(
 
 
 def score_with_choice(
-    source: Source, rows: Dataset, protocol: Protocol, processes: Processes, choice: PeakChoice
+    source: Source, rows: Dataset, protocol: Protocol, work: Work, choice: PeakChoice
 ) -> list[ImageScores]:
     """Score every sample with the peak threshold that was chosen without it."""
     peaks = choice.peaks[: len(rows)] if choice.is_cross_fitted else np.full(len(rows), choice.value)
     images: dict[int, ImageScores] = {}
     for peak in np.unique(peaks):
         indices = np.flatnonzero(peaks == peak)
-        scored = score_samples(source, rows.select(indices), protocol, processes, float(peak))
+        scored = score_samples(source, rows.select(indices), protocol, work, float(peak))
         images |= zip(indices.tolist(), scored, strict=True)
     return [images[index] for index in range(len(rows))]
 
 
 def score_negatives(
-    source: Source, rows: Dataset, split: str, protocol: Protocol, processes: Processes, negatives: Negatives | None
+    source: Source, rows: Dataset, split: str, protocol: Protocol, work: Work, negatives: Negatives | None
 ) -> ScoredNegatives:
     """Score images without polyp: those given, or windows of a split, if the protocol wants any.
 
     Args:
-        source, protocol, processes: As for `score_split`.
+        source, protocol, work: As for `score_split`.
         rows, split: The split and its name.
         negatives: Frames without polyp; or None.
     """
@@ -293,17 +313,18 @@ def score_negatives(
         negatives = Negatives.windows_of(rows, split, protocol.negative_windows, protocol.seed, protocol.mask_rules)
     if negatives is None:
         return ScoredNegatives(None, [])
-    regions = score_regions(source, negatives.sample, len(negatives), protocol, processes)
+    images = [*identity_of(negatives.rows), negatives.windows]
+    regions = score_regions(source, negatives.sample, len(negatives), protocol, work, images)
     return ScoredNegatives(negatives, regions)
 
 
 def score_samples(
-    source: Source, rows: Dataset, protocol: Protocol, processes: Processes, peak_threshold: float | None = None
+    source: Source, rows: Dataset, protocol: Protocol, work: Work, peak_threshold: float | None = None
 ) -> list[ImageScores]:
     """Score every sample of a split, in order. Each process scores a part and gets the scores of all.
 
     Args:
-        source, rows, protocol, processes: What to score, and how.
+        source, rows, protocol, work: What to score, and how.
         peak_threshold: Of the masks; None: every region counts.
 
     Raises:
@@ -327,18 +348,25 @@ def score_samples(
             images.append(image)
         return images
 
-    return in_shares(score, len(rows), source.name, protocol.batch_size, processes)
+    depends_on = [*identity_of(rows), asdict(protocol), peak_threshold]
+    return in_shares(score, len(rows), source, protocol.batch_size, work, depends_on)
 
 
 def score_regions(
-    source: Source, load: Callable[[int], Sample], count: int, protocol: Protocol, processes: Processes
+    source: Source,
+    load: Callable[[int], Sample],
+    count: int,
+    protocol: Protocol,
+    work: Work,
+    images: Sequence[Any],
 ) -> list[Regions]:
-    """Find the regions of images, without their other scores, which take longer; processes and errors as above.
+    """Find the regions of images, without their other scores, which take longer; work and errors as above.
 
     Args:
-        source, protocol, processes: What to score, and how.
+        source, protocol, work: What to score, and how.
         load: Gives the image of an index.
         count: How many images there are.
+        images: Tells which images they are.
     """
 
     def score(indices: Sequence[int]) -> list[Regions]:
@@ -348,35 +376,51 @@ def score_regions(
             for sample, maps in zip(samples, source.predict(samples), strict=True)
         ]
 
-    return in_shares(score, count, source.name, protocol.batch_size, processes)
+    return in_shares(score, count, source, protocol.batch_size, work, [images, asdict(protocol), "regions"])
 
 
 def in_shares(
-    score: Callable[[Sequence[int]], list[Result]], count: int, title: str, batch_size: int, processes: Processes
+    score: Callable[[Sequence[int]], list[Result]],
+    count: int,
+    source: Source,
+    batch_size: int,
+    work: Work,
+    depends_on: Any,
 ) -> list[Result]:
     """Score images in batches, shared among the processes, each of which gets the scores of all, in order.
+
+    Images that an interrupted run has scored are not scored again.
 
     Args:
         score: Scores the images of some indices.
         count: How many images there are.
-        title: Of the progress bar.
+        source: What is scored.
         batch_size: Images that are scored together.
-        processes: That share the work.
+        work: Who does it, and what is done.
+        depends_on: All that the scores depend on, source and batches aside.
 
     Raises:
         UserError: In every process, if one of them cannot score an image.
     """
+    processes, failure = work.processes, None
     mine = range(processes.index, count, processes.count)
-    scored: list[tuple[int, Result]] = []
-    failure = None
-    try:
-        with tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main) as progress:
-            for start in range(0, len(mine), batch_size):
-                indices = mine[start : start + batch_size]
-                scored += zip(indices, score(indices), strict=True)
-                progress.update(len(indices))
-    except UserError as error:
-        failure = error
+    with work.kept.share([depends_on, source.identity, batch_size, list(mine)]) as share:
+        done, before = len(share.scores), source.seconds
+        if done and processes.is_main:
+            tqdm.write(f"{source.name}: {done} images were scored by an interrupted run.", file=sys.stderr)
+        bar = tqdm(total=len(mine), initial=done, desc=source.name, unit="image", disable=not processes.is_main)
+        try:
+            with bar:
+                for start in range(done, len(mine), batch_size):
+                    indices = mine[start : start + batch_size]
+                    share.scores += score(indices)
+                    bar.update(len(indices))
+        except UserError as error:
+            failure = error
+        finally:
+            share.model_seconds += source.seconds - before
+            source.seconds = before + share.model_seconds
+    scored = list(zip(mine, share.scores, strict=failure is None))
     parts = processes.gather((scored, failure))
     failures = [error for _, error in parts if error is not None]
     if failures:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class ModelSource:
         name: What messages, and results that are not pushed, call it: a folder by its name.
         public_name: What results call it where it is not their subject; never the name of a folder or file.
         seconds: Time spent so far on predictions, with pre- and post-processing.
+        identity: All that the predictions depend on, the code aside.
         peak_threshold: The model's own: a region of its masks counts if its highest probability reaches it; or None.
         peak_chosen_on: Fingerprint of the data that `save_peak` says it was chosen on, or None.
         presence_calibration: The model's own scale and offset of presence, or None.
@@ -60,6 +61,8 @@ class ModelSource:
         self.peak_threshold: float | None = settings.get("peak_threshold")
         self.peak_chosen_on: str | None = settings.get("peak_chosen_on")
         self.presence_calibration = predictor.presence_calibration
+        self.identity: list[Any] = [predictor.identity, predictor.model.config.to_dict(), settings]
+        self.identity += [str(predictor.runtime), tta]
 
     @classmethod
     def load(cls, name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> "ModelSource":
@@ -114,6 +117,7 @@ class FileSource:
         self.peak_threshold: float | None = None
         self.peak_chosen_on: str | None = None
         self.presence_calibration: Sequence[float] | None = None
+        self.identity: list[Any] = [self.files.digest]
 
     def predict(self, samples: Sequence[Sample]) -> list[Maps]:
         """The maps of some samples, in order.
@@ -125,6 +129,24 @@ class FileSource:
 
 
 Source: TypeAlias = ModelSource | FileSource
+
+
+def open_sources(
+    model: str, revision: str | None, predictions: str | None, other: str | None, **how: Any
+) -> tuple[Source, Source | None]:
+    """What is scored, and what it is compared with, if anything.
+
+    Args:
+        model, revision: As for `ModelSource.load`.
+        predictions: The folder of predictions that is scored in place of the model; None: the model is.
+        other: What it is compared with, as `open_source` takes it; None: nothing.
+        how: Device, dtype and tta.
+
+    Raises:
+        UserError: If a model or a folder of predictions cannot be read.
+    """
+    source = ModelSource.load(model, revision, **how) if predictions is None else FileSource(Path(predictions))
+    return source, None if other is None else open_source(other, None, **how)
 
 
 def open_source(name: str, revision: str | None, *, device: str, dtype: str, tta: bool) -> Source:

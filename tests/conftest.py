@@ -57,6 +57,19 @@ def save_tiny_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
     return folder
 
 
+def save_confident_model(folder: Path) -> Path:
+    """Such a network with probabilities far from 0.5, like a trained one: rounding changes no mask."""
+    import torch
+    from unet_kvasir_seg.inference.checkpoint import load_checkpoint
+
+    model, _ = load_checkpoint(str(save_tiny_model(folder, seed=0)))
+    with torch.no_grad():
+        model.classifier.weight *= 20
+        model.classifier.bias *= 20
+    model.save_pretrained(folder)
+    return folder
+
+
 def peak_megabytes(folder: Path, command: str, *arguments: object) -> float:
     """Highest resident memory of a command, such as `train.py`, in a process of its own; in units of Linux."""
     process = subprocess.Popen(

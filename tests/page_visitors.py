@@ -35,11 +35,13 @@ class RunningPage:
     Attributes:
         address: Without a slash at the end.
         temporary: Folder in which the process makes its temporary files.
+        log: What it writes to standard error.
     """
 
     address: str
     process: subprocess.Popen
     temporary: Path
+    log: Path
 
     def megabytes(self) -> float:
         """Memory of the process and of those that it started."""
@@ -70,14 +72,23 @@ def running_page(checkpoint: Path, folder: Path, *flags: str) -> Iterator[Runnin
     port = free_port()
     command = [sys.executable, str(ROOT / "app.py"), "--model", str(checkpoint), "--port", str(port), *flags]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(
-        [*command, "--dtype", "float32"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    log = folder / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, "--dtype", "float32"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert re.search(rf" is on http://\S+:{port}/", line), line
+        assert re.search(rf" is on http://\S+:{port}/", line), line + log.read_text()
         try:
-            yield RunningPage(f"http://127.0.0.1:{port}", process, temporary)
+            yield RunningPage(f"http://127.0.0.1:{port}", process, temporary, log)
         finally:
             process.kill()
 

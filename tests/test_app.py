@@ -114,7 +114,7 @@ def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(checkpoint, tmp
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         _, html = client.predict(handle_file(tmp_path / "frame.png"), 0.5, 0.35, OVERLAY, api_name="/segment")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
     mask = np.asarray(Image.open(io.BytesIO(download_of(html, "Download mask (PNG)"))))
     expected = load_predictor(str(checkpoint), dtype="float32")(Image.open(tmp_path / "frame.png")).mask
     np.testing.assert_array_equal(mask, expected * np.uint8(255))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, save_tiny_model
+from conftest import ROOT, save_confident_model, save_tiny_model
 from loopback_hub import LoopbackHub, Repo
 from PIL import Image
 from torch import nn
@@ -29,14 +29,7 @@ from unet_kvasir_seg.onnx_export.graph import SegmentationGraph  # noqa: E402 - 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """Weights with probabilities far from 0.5, like trained ones: rounding changes no mask."""
-    folder = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
-    model, _ = load_checkpoint(str(folder))
-    with torch.no_grad():
-        model.classifier.weight *= 20
-        model.classifier.bias *= 20
-    model.save_pretrained(folder)
-    return folder
+    return save_confident_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -33,3 +33,11 @@ def test_help_imports_no_heavy_package(command, flag):
     assert done.returncode == 0, done.stderr
     assert flag in done.stdout
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluation", "predict", "export", "convert", "app"])
+def test_a_command_catches_signals_before_it_imports_a_large_package(command):
+    """Until then Ctrl-C shows a traceback."""
+    program = f"import sys, unet_kvasir_seg.{command}; print(*{set(HEAVY) | {'numpy', 'PIL'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "\n"), done

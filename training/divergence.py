@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from transformers.trainer_utils import get_last_checkpoint
+
+from .checkpoints import checkpoints_in, is_complete
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -24,7 +25,7 @@ def describe_divergence(what: str, step: int, epoch: float, learning_rate: float
         is_half: Whether the network computes in half precision.
         folder: Of the run.
     """
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint = next(filter(is_complete, checkpoints_in(folder)), None)
     left = "no checkpoint was written before"
     if checkpoint is not None:
         left = f"the last checkpoint before is {checkpoint}: to start from it, give it as --model_name_or_path"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from transformers import SchedulerType, Trainer
+from transformers import SchedulerType
 
 from ..data.columns import Split
 from ..data.dataset import describe_data
@@ -17,6 +17,7 @@ from ..reporting.results import RESULTS_SCHEMA, describe_environment
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
 from .encoder_weights import describe_weights
 from .flag_checks import SCORE_NAMES
+from .trainer import UNetTrainer
 
 
 def describe_run(
@@ -76,14 +77,13 @@ def count_negatives(rows: Split) -> int:
     return sum(is_empty(mask) for mask in rows["mask"])
 
 
-def record_outcome(results: dict[str, Any], trainer: Trainer, scores: Mapping[str, float]) -> None:
+def record_outcome(results: dict[str, Any], trainer: UNetTrainer, scores: Mapping[str, float]) -> None:
     """Add the loss curve and the validation scores of a finished run to its description."""
     validation = {name.removeprefix("eval_"): value for name, value in scores.items()}
     results["model"]["fingerprint"] = fingerprint(trainer.model)
     results["training"] |= {
         "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
-        # Trainer knows a best step even if the weights of the last step are kept.
-        "best_step": trainer.state.best_global_step if trainer.args.load_best_model_at_end else None,
+        "best_step": trainer.kept_step,
         "steps": trainer.state.global_step,
         "validation": {name: validation[name] for name in ("loss", *SCORE_NAMES) if name in validation},
     }

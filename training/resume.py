@@ -1,24 +1,17 @@
-"""Resuming a training: which checkpoint, whether it is complete, and whether it is of the same run."""
+"""Resuming a training: which checkpoint, and whether it is of the same run."""
 
 import inspect
-import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors.torch import load_file
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from ..common.command_line import NO
 from ..common.errors import UserError
+from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
-from .divergence import first_not_finite
+from .checkpoints import RUN_FILE, WEIGHTS, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
-# Saved in each checkpoint: its architecture and data. Resuming with different ones is refused.
-RUN_FILE = "run.json"
 FLAGS_OF_MASKS = {
     "foreground_values": "--foreground_values",
     "threshold": "--mask_threshold",
@@ -27,29 +20,27 @@ FLAGS_OF_MASKS = {
 
 
 def check_output_folder(folder: Path, resuming: bool) -> None:
-    """Make the folder of a run, unless it holds another run.
+    """Check that the folder of a run does not hold another one.
 
     Raises:
-        UserError: If the folder holds a run that is not resumed, or cannot be made.
+        UserError: If the folder holds a run that is not resumed. One that was killed before its first checkpoint was
+            complete may start anew.
     """
-    found = [*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *folder.glob("*.safetensors"), *folder.glob("results.json")]
+    checkpoints = [checkpoint for checkpoint in checkpoints_in(folder) if not is_unfinished(checkpoint)]
+    found = [*checkpoints, *folder.glob("*.safetensors"), *folder.glob("results.json")]
     if found and not resuming:
         raise UserError(
             f"{folder} holds another run ({', '.join(sorted(path.name for path in found)[:3])}). Choose another "
             "--output_dir, resume it with --resume_from_checkpoint, or remove the folder."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
 
 
 def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> str | None:
     """The checkpoint to resume from.
 
     Args:
-        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`; None or a word for
-            no: do not resume.
+        wanted: A checkpoint's folder; "auto" or "true": the last complete one in `folder`, or none if the run was
+            killed while it wrote its first one; None or a word for no: do not resume.
         folder: Of the run.
         with_ema: Whether the run that is to go on has an EMA of the weights.
 
@@ -60,42 +51,44 @@ def checkpoint_to_resume(wanted: str | None, folder: Path, with_ema: bool) -> st
     if wanted is None or wanted.lower() in NO:
         return None
     if wanted.lower() in ("auto", "true"):
-        checkpoint = _last_complete_checkpoint(folder)
-    elif is_complete(Path(wanted)):
-        checkpoint = wanted
+        found = _last_complete_checkpoint(folder)
+        if found is None:
+            return None
+        checkpoint = found
     else:
-        raise UserError(f"{wanted} is no checkpoint, or is incomplete. Resume from another one, or start anew.")
-    broken = first_not_finite(load_file(Path(checkpoint) / "model.safetensors"))
-    if broken is not None:
-        raise UserError(f"{checkpoint} is broken: {broken} holds NaN or infinity. Resume from an earlier one.")
-    had_ema = (Path(checkpoint) / TRAINING_WEIGHTS).is_file()
+        checkpoint = Path(wanted)
+        if fault := fault_of(checkpoint):
+            raise UserError(
+                f"{checkpoint} {fault}. Resume from another one, start anew, or fine-tune from its weights with "
+                "--model_name_or_path."
+            )
+    had_ema = (checkpoint / TRAINING_WEIGHTS).is_file()
     if had_ema != with_ema:
         raise UserError(
             f"{checkpoint} was trained {'with' if had_ema else 'without'} --ema_decay: "
             f"{'give' if had_ema else 'remove'} it to go on."
         )
-    return checkpoint
+    return str(checkpoint)
 
 
-def _last_complete_checkpoint(folder: Path) -> str:
-    checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
-    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
-        if is_complete(checkpoint):
-            return str(checkpoint)
-        print(f"{checkpoint} is incomplete: skipped.")
-    raise UserError(f"{folder} holds no complete checkpoint to go on from. Start without --resume_from_checkpoint.")
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether all files of a checkpoint exist and none was written in part."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for file in {checkpoint / "model.safetensors", *checkpoint.glob("*.safetensors")}:
-            with safetensors.safe_open(file, "pt"):
-                pass
-        return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
-    except (OSError, ValueError, safetensors.SafetensorError):
-        return False
+def _last_complete_checkpoint(folder: Path) -> Path | None:
+    skipped: list[str] = []
+    for checkpoint in checkpoints_in(folder):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            if skipped and is_main_process():
+                print("\n".join([*skipped, f"Going on from {checkpoint}."]))
+            return checkpoint
+        skipped.append(f"{checkpoint} {fault}: skipped.")
+    if skipped and all(map(is_unfinished, checkpoints_in(folder))):
+        if is_main_process():
+            print("\n".join([*skipped, "The run was killed before its first checkpoint was complete: starting anew."]))
+        return None
+    raise UserError(
+        f"{folder} holds no complete checkpoint to go on from. Start without --resume_from_checkpoint"
+        f"{', in another folder' if skipped else ''}.",
+        skipped,
+    )
 
 
 def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
@@ -109,19 +102,37 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
         Seconds that the training had taken when the checkpoint was written.
 
     Raises:
-        UserError: If architecture, image size, samples or the reading of masks differ. The path of the data may
-            differ. For a stream, name, revision and configuration are compared.
+        UserError: If architecture, image size, samples or the reading of masks differ, or the record is damaged. The
+            path of the data may differ. For a stream, name, revision and configuration are compared.
     """
     try:
-        before = json.loads((Path(checkpoint) / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        before = read_record(Path(checkpoint))
+        _check_same_network(checkpoint, before["model"], results["model"])
+        _check_same_data(checkpoint, before["data"], results["data"])
+        return float(before["training"]["seconds"])
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{checkpoint} has no {RUN_FILE}, which says what network and data it is of: another program or an early "
-            "version of this one wrote it. Fine-tune from it with --model_name_or_path."
-        ) from None
-    _check_same_network(checkpoint, before["model"], results["model"])
-    _check_same_data(checkpoint, before["data"], results["data"])
-    return before["training"]["seconds"]
+            f"{checkpoint} is damaged ({RUN_FILE} does not say what network and data it is of). Resume from an "
+            "earlier one, or fine-tune from it with --model_name_or_path."
+        ) from error
+
+
+def fault_of_weights(checkpoint: Path, results: Mapping[str, Any]) -> str | None:
+    """Why the weights of a checkpoint cannot become those of a run, as "is of another run"; None if they can.
+
+    Args:
+        checkpoint: Its folder.
+        results: What `describe_run` says of the run.
+    """
+    if fault := fault_of(checkpoint, WEIGHTS):
+        return fault
+    try:
+        check_same_run(str(checkpoint), results)
+    except UserError:
+        return "is of another run"
+    return None
 
 
 def _check_same_network(checkpoint: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

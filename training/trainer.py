@@ -2,28 +2,34 @@
 
 import contextlib
 import importlib.util
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import safetensors
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from ..common.errors import UserError, first_line
+from ..common.files import write_atomic
 from ..common.hub import push_files
+from ..common.launcher import is_main_process
 from ..data.transforms import TrainTransform
 from ..reporting.model_card import fill_card
 from ..reporting.results import write_results
 from ..scoring.metrics import PolypSegmentation
 from ..scoring.overlap import pixel_counts
+from .checkpoints import begin_checkpoint, checkpoint_of_step, complete_checkpoint, remove_older
 from .divergence import describe_divergence, first_not_finite
 from .ema import ExponentialMovingAverage
+from .failures import write_errors_explained
 from .flag_checks import flags_explained
-from .resume import RUN_FILE
+from .resume import fault_of_weights
+from .saving import check_saved, replacing_files
 
 if TYPE_CHECKING:
     from ..reporting.results import Results
@@ -72,12 +78,18 @@ class UNetTrainer(Trainer):
         self.results = results
         self.started = time.perf_counter()
         self.step_rate = 0.0  # learning rate of the last step
+        self.kept_step: int | None = None  # of the best checkpoint, once its weights are in the model at the end
         self.ema = ema
         if ema is not None:
             self.add_callback(ema)
         if self.hub_model_id is not None:
             # Trainer has added the user's name to the repository's id.
             self.results["model"]["repository"] = self.hub_model_id
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(str(self.args.output_dir))
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Only weights of convolutions decay ("no bias decay": He et al., 2019, arXiv 1812.01187, section 3.1)."""
@@ -160,9 +172,9 @@ class UNetTrainer(Trainer):
             raise self._divergence(f"{name} holds numbers that are not finite", self.state.global_step)
 
     def _divergence(self, what: str, step: int) -> UserError:
-        folder = Path(str(self.args.output_dir))
         is_half = self.args.bf16 or self.args.fp16
-        return UserError(describe_divergence(what, step, self.state.epoch or 0.0, self.step_rate, is_half, folder))
+        epoch = self.state.epoch or 0.0
+        return UserError(describe_divergence(what, step, epoch, self.step_rate, is_half, self.folder))
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Evaluate the model; during a training with EMA, its averaged weights."""
@@ -170,7 +182,7 @@ class UNetTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, with EMA its averaged weights. A checkpoint also gets what resuming needs.
+        """Save the model, with EMA its averaged weights. A checkpoint also gets the weights that resuming needs.
 
         Raises:
             UserError: If weights are not finite. Earlier checkpoints are left as they are.
@@ -178,12 +190,65 @@ class UNetTrainer(Trainer):
         with self._ema_in_place():
             self._check_weights()
             super().save_model(output_dir, _internal_call)
-        folder = Path(output_dir or str(self.args.output_dir))
         if self.ema is not None and self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
             self.ema.save_training_weights(cast("torch.nn.Module", self.model), folder)
-        if self.args.should_save and folder != Path(str(self.args.output_dir)):
-            self.record_seconds()
-            write_results(folder / RUN_FILE, self.results)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        """Save a checkpoint, then remove older ones.
+
+        Raises:
+            UserError: If it cannot be written; nothing is left of it.
+        """
+        checkpoint = checkpoint_of_step(self.folder, self.state.global_step)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the new one is not yet complete
+        try:
+            with write_errors_explained(checkpoint, self.folder):
+                if self.args.should_save:
+                    begin_checkpoint(checkpoint)
+                super()._save_checkpoint(*args, **kwargs)
+                self.accelerator.wait_for_everyone()  # each process has written its random state
+                if self.args.should_save:
+                    self.record_seconds()
+                    complete_checkpoint(checkpoint, self.results)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            remove_older(checkpoint, self.state.best_model_checkpoint, limit)
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint; if it is gone, damaged or replaced, keep those of the last step."""
+        best = Path(str(self.state.best_model_checkpoint))
+        faults = gather_object([fault_of_weights(best, self.results)])  # all processes keep the same weights
+        if fault := next(filter(None, faults), None):
+            if is_main_process():
+                print(f"{best}, the best checkpoint, {fault}: the weights of the last step are kept instead.")
+            self.state.best_model_checkpoint = None
+            return
+        super()._load_best_model()
+        self.kept_step = self.state.best_global_step
+
+    def save_outcome(self) -> None:
+        """Write the trained model with its code, `results.json` and the model card into the output folder.
+
+        Raises:
+            UserError: If they cannot be written, or are not there afterwards.
+        """
+        self.record_seconds()
+        if not self.args.should_save:
+            return
+        with write_errors_explained(self.folder, self.folder):
+            with replacing_files(self.folder) as unfinished:
+                self.save_model(str(unfinished), _internal_call=True)
+                # It holds paths, and a user may upload the folder. Checkpoints keep copies of their own.
+                (unfinished / "training_args.bin").unlink()
+            self.create_model_card()
+        if self.is_world_process_zero():
+            check_saved(self.folder, self.results["model"]["fingerprint"])
 
     def record_seconds(self) -> None:
         """Add the training's duration to the results, including the time before it was resumed."""
@@ -208,20 +273,17 @@ class UNetTrainer(Trainer):
     def create_model_card(self, *args, **kwargs) -> None:
         """Write `results.json`, and `README.md` from it, into the output folder."""
         if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir))
-            self.results["training"]["figures"] = draw_loss_curve(self.results, folder / "figures")
-            write_results(folder / "results.json", self.results)
-            card = fill_card(cast("Results", self.results))
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            self.results["training"]["figures"] = draw_loss_curve(self.results, self.folder / "figures")
+            write_results(self.folder / "results.json", self.results)
+            write_atomic(self.folder / "README.md", fill_card(cast("Results", self.results)).encode())
 
     def push_to_hub(self, commit_message: str | None = "Train the model", **kwargs) -> str | None:  # type: ignore[override]
         """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
         if not self.is_world_process_zero():
             return None
-        folder = Path(str(self.args.output_dir))
-        files = [file for pattern in PUSHED_FILES for file in folder.glob(pattern)]
+        files = [file for pattern in PUSHED_FILES for file in self.folder.glob(pattern)]
         return push_files(
-            str(self.hub_model_id), folder, files, commit_message or "Train the model", self.args.hub_revision
+            str(self.hub_model_id), self.folder, files, commit_message or "Train the model", self.args.hub_revision
         )
 
 
@@ -252,6 +314,30 @@ class SetEpoch(TrainerCallback):
         self.transform.set_epoch(int(state.epoch or 0))
 
 
+class FindBestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint of a resumed run, which may have been moved, or may be gone.
+
+    Args:
+        folders: Where it may lie.
+        results: What `describe_run` says of the run.
+    """
+
+    def __init__(self, folders: Sequence[Path], results: dict[str, Any]):
+        self.folders = folders
+        self.results = results
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if not state.best_global_step:
+            return
+        places = [checkpoint_of_step(folder, state.best_global_step) for folder in self.folders]
+        found = next((place for place in places if fault_of_weights(place, self.results) is None), None)
+        state.best_model_checkpoint = None if found is None else str(found)
+        if found is None:
+            if is_main_process():
+                print(f"{places[0]}, the best checkpoint so far, is gone or damaged: the best of the next is kept.")
+            state.best_metric = state.best_global_step = None  # else none of the next might count as better
+
+
 class EpochScores:
     """Validation scores from pixel counts, so that memory does not grow with the number of images."""
 
@@ -266,19 +352,3 @@ class EpochScores:
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         self.metric.add_counts(prediction.predictions)
         return self.metric.compute() if compute_result else {}
-
-
-@contextlib.contextmanager
-def explain_full_disk(output_dir: str) -> Iterator[None]:
-    """Turn the errors of a write to a full disk into a `UserError` that says what is left and what to do."""
-    try:
-        yield
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # The first message comes from safetensors and the operating system, the others from torch's zip writer.
-        signs = ("No space left", "PytorchStreamWriter", "inline_container", "iostream error")
-        if not any(sign in str(error) for sign in signs):
-            raise
-        raise UserError(
-            f"The disk is full: {output_dir} could not be written. Earlier checkpoints there are complete. Make room, "
-            "then go on with --resume_from_checkpoint."
-        ) from error

@@ -56,6 +56,15 @@ def test_a_killed_holder_is_no_obstacle_and_its_unfinished_files_go(tmp_path, ho
     assert [path.name for path in (tmp_path / "out").iterdir()] in (["masks", ".lock"], [".lock", "masks"])
 
 
+def test_a_failed_start_leaves_what_was_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    for folder in (tmp_path / "mine", tmp_path / "new"):
+        with pytest.raises(UserError, match="wrong"), output_lock(folder, "predict.py"):
+            raise UserError("wrong")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "notes"]
+
+
 def test_a_folder_that_is_removed_meanwhile_is_no_error_here(tmp_path):
     with output_lock(tmp_path / "out", "predict.py"), atomic_file(tmp_path / "other"):
         (tmp_path / "out" / ".lock.json").unlink()
@@ -72,3 +81,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             output_lock(path, "predict.py"),
         ):
             pass
+
+
+def test_what_is_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / ".lock.json").mkdir()
+    message = r"cannot be written to: Is a directory \(\.lock\.json\)"
+    with pytest.raises(UserError, match=message), output_lock(tmp_path, "b.py"):
+        pass

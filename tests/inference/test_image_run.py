@@ -10,7 +10,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.inference import image_run
 from unet_kvasir_seg.inference.image_run import Done, Frame, ImageRun, encode_png
 from unet_kvasir_seg.inference.inputs import Failure, Source
-from unet_kvasir_seg.inference.output_folder import image_row, make_record, read_record, refuse_mismatch
+from unet_kvasir_seg.inference.output_folder import OutputFolder, image_row, make_record, read_record, refuse_mismatch
 from unet_kvasir_seg.inference.prediction import Prediction, PreparedImage
 
 
@@ -38,21 +38,21 @@ def test_batches_are_bounded_by_number_and_by_pixels(monkeypatch):
     monkeypatch.setattr(image_run, "BATCH_PIXELS", 100)
     predictor = Recorder()
     items = frames(*[(2, 2)] * 7, (10, 8), (10, 2), (10, 1), (50, 50), (1, 1))
-    found = list(ImageRun(predictor, Path("out"), batch_size=3).segment(items))
+    found = list(ImageRun(predictor, OutputFolder(Path("out")), batch_size=3).segment(items))
     assert [frame for frame, _ in found] == items
     assert predictor.batches == [3, 3, 1 + 1, 2, 1, 1]
 
 
 def test_other_items_are_passed_on():
-    items = [Done(by_earlier_run=True), Failure("x.png", "is damaged")]
-    run = ImageRun(Recorder(), Path("out"))
+    items = [Done(Source("y.png", "y.png"), by_earlier_run=True), Failure("x.png", "is damaged")]
+    run = ImageRun(Recorder(), OutputFolder(Path("out")))
     assert list(run.segment(items)) == items
     assert [run.write(item) for item in items] == items
 
 
 def test_nan_ends_the_run():
     with pytest.raises(UserError, match=r"NaN for the image 0\.png"):
-        list(ImageRun(Recorder(float("nan")), Path("out")).segment(frames((2, 2))))
+        list(ImageRun(Recorder(float("nan")), OutputFolder(Path("out"))).segment(frames((2, 2))))
 
 
 def test_rows_of_images_are_sums_over_their_lesions():
@@ -94,7 +94,7 @@ class Fragile(Recorder):
 
 def test_of_a_batch_that_fails_only_the_images_that_fail_alone_are_not_done():
     items = frames((2, 2), (9, 9), (3, 3))
-    small, failed, other = ImageRun(Fragile(), Path("out"), batch_size=3).segment(items)
+    small, failed, other = ImageRun(Fragile(), OutputFolder(Path("out")), batch_size=3).segment(items)
     assert (small[0], other[0]) == (items[0], items[2])
     assert failed == Failure("1.png", "MemoryError: no 99 bytes")
 
@@ -107,7 +107,7 @@ def test_whatever_the_error_of_reading_an_image_it_is_its_own_failure(tmp_path, 
 
     Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
     source = Source(str(tmp_path / "x.png"), "x.png")
-    failure = ImageRun(Unable(), tmp_path / "out").read(source)
+    failure = ImageRun(Unable(), OutputFolder(tmp_path / "out")).read(source)
     assert isinstance(failure, Failure)
     assert failure.reason.startswith(type(error).__name__)
 
@@ -120,5 +120,5 @@ def test_an_error_of_finding_the_lesions_is_the_images_own_too(tmp_path):
 
     (frame,) = frames((2, 2))
     probability = np.zeros((2, 2), np.float32)
-    found = ImageRun(Recorder(), tmp_path).write((frame, Broken(probability, probability, 0.5)))
+    found = ImageRun(Recorder(), OutputFolder(tmp_path)).write((frame, Broken(probability, probability, 0.5)))
     assert found == Failure("0.png", "MemoryError")

@@ -219,7 +219,7 @@ def test_a_device_that_onnx_runtime_lacks_is_refused(folder, onnx_predictor):
     ("bound", "threads"), [(None, 8), ("3", 3), ("2,4", 2), ("99", 8), ("0", 8), ("many", 8), ("", 8)]
 )
 def test_threads_are_bounded_by_omp_num_threads(monkeypatch, bound, threads):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("unet_kvasir_seg.inference.onnx_session.usable_processors", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if bound is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", bound)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from training_runs import FP32, TINY, error_of, weights
+from unet_kvasir_seg.training.checkpoints import is_complete
 from unet_kvasir_seg.training.divergence import first_not_finite
-from unet_kvasir_seg.training.resume import is_complete
 
 EACH_STEP = ("--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "steps", "--eval_steps", 1)
 NO_SCORES = ("--eval_strategy", "no", "--load_best_model_at_end", False)
@@ -32,7 +32,7 @@ def test_the_first_training_loss_that_is_not_finite_stops_the_run(run_train, tmp
     assert "The training loss is nan at step 2 (epoch 0.50, learning rate 8.33e+17)" in message
     assert ("--bf16 False" in message) == ("--bf16" in flags)
     assert message.endswith("no checkpoint was written before.")
-    assert not list(tmp_path.glob("run/*"))
+    assert not list(tmp_path.glob("run/[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_checkpoint_before_is_left(run_train, tmp_path, flags, message):
     found = error_of(run_train(*RUN, "--learning_rate", "1e18", "--warmup_steps", 1, *flags, check=False))
     assert message in found
     assert "the last checkpoint before is run/checkpoint-1: to start from it" in found
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-1"]
+    assert [path.name for path in tmp_path.glob("run/[!.]*")] == ["checkpoint-1"]
     assert is_complete(tmp_path / "run" / "checkpoint-1")
     assert first_not_finite(weights(tmp_path / "run" / "checkpoint-1")) is None
 
@@ -66,7 +66,7 @@ def test_without_checkpoints_the_score_at_the_end_is_refused(run_train, tmp_path
     once = ("--max_steps", 1, *NO_SCORES, "--save_strategy", "no")
     message = error_of(run_train(*RUN, "--learning_rate", "1e18", *once, check=False))
     assert "The validation loss is nan at step 1" in message
-    assert not list(tmp_path.glob("run/*"))
+    assert not list(tmp_path.glob("run/[!.]*"))
 
 
 def test_broken_weights_are_no_start(run_train, tmp_path):
@@ -75,8 +75,6 @@ def test_broken_weights_are_no_start(run_train, tmp_path):
     tensors = load_file(file)
     tensors["classifier.bias"].fill_(float("nan"))
     save_file(tensors, file, metadata={"format": "pt"})
-    message = error_of(run_train(*RUN, "--resume_from_checkpoint", check=False))
-    assert "run/checkpoint-6 is broken: classifier.bias holds NaN or infinity" in message
     data = ("--dataset_name", "synthetic", "--synthetic_rows", 8, "--output_dir", "tuned")
     message = error_of(run_train(*data, "--model_name_or_path", "run/checkpoint-6", check=False))
     assert "run/checkpoint-6 is broken: classifier.bias holds NaN or infinity" in message

@@ -118,7 +118,7 @@ def test_every_refused_flag_is_documented():
 )
 def test_what_only_the_trainer_knows_is_refused_before_the_first_step(run_train, tmp_path, flags, message):
     assert message in error_of(run_train(*SHORT, *flags.split(), check=False))
-    assert not list(tmp_path.glob("run/*"))
+    assert not list(tmp_path.glob("run/[!.]*"))
 
 
 def test_no_validation_sample_is_dropped(run_train, tmp_path):

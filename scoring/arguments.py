@@ -1,0 +1,115 @@
+"""The flags of `evaluation.py`, and the checks of their values that need no data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.command_line import DataFlags, DeviceFlags, ModelFlags, flag
+from ..common.errors import UserError
+from ..common.paths import TRAINED_MODEL
+from ..data.split_names import known_split
+
+FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
+
+
+@dataclass
+class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
+    """What to score, on what, and how."""
+
+    predictions: str | None = flag(
+        None,
+        "Score the files of this folder in place of a model: one for each image, of the same name, with a mask or "
+        "8- or 16-bit probabilities, or .npy with probabilities.",
+    )
+    compare_with: str | None = flag(None, "A second model, or a folder of predictions, on the same images.")
+    split: str = flag("test", "The split to score, by any name that the data set has.")
+    output_dir: str = flag("outputs/evaluation", "Folder of the results.")
+    threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
+    tune_threshold_on: str | None = flag(None, "Another split, whose best threshold is taken in place of --threshold.")
+    peak_threshold: float | None = flag(
+        None, "A region counts if its highest probability reaches this: the model's own. At --threshold, all count."
+    )
+    tune_peak_on: str | None = flag(
+        None, "A split, also the scored one, whose polyps choose the peak threshold in place of --peak_threshold."
+    )
+    sensitivity: float = flag(0.98, "Share of the polyps found by the threshold alone that the chosen peak keeps.")
+    save_peak: bool = flag(False, "Write the chosen peak threshold into the model's preprocessor_config.json.")
+    negative_windows: int | None = flag(None, "Score so many windows without polyp of the split's frames too.")
+    tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
+    surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
+    audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
+    resamples: int = flag(10_000, "Resamples of the bootstrap.")
+    seed: int = flag(0, "Seed of the bootstrap, of the windows and of the halves of a split.")
+    batch_size: int = flag(8, "Images that go through the network together.")
+    dtype: str = flag("float32", "float32, so that scores do not depend on the machine; or auto, bfloat16, float16.")
+    push_to_hub: bool = flag(False, "Upload results, card and pictures to the Hub.")
+    hub_model_id: str | None = flag(None, "The repo to upload to; by default --model, if that is one.")
+    push_example_images: bool = flag(
+        False, "Publish the pictures that show frames of the data set too; they may be patients'."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("split", "tune_threshold_on", "tune_peak_on"):
+            setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
+
+    @property
+    def model_name(self) -> str:
+        """The model's folder, file or id on the Hub."""
+        return self.model or str(TRAINED_MODEL)
+
+    @property
+    def target_repo(self) -> str | None:
+        """The repo on the Hub that results are uploaded to; None if none is named."""
+        if self.hub_model_id is not None or self.model is None or Path(self.model).exists():
+            return self.hub_model_id
+        return self.model
+
+
+def check_arguments(arguments: EvaluationArguments) -> None:
+    """Refuse impossible values, and flags that exclude each other, before any work.
+
+    Raises:
+        UserError: The message says what was given and what to do.
+    """
+    if arguments.surface_tolerance < 0:
+        raise UserError(f"--surface_tolerance {arguments.surface_tolerance} is no distance: expected 0 or more.")
+    for name in ("resamples", "batch_size", "synthetic_rows", "negative_windows"):
+        count = getattr(arguments, name)
+        if count is not None and count < 1:
+            raise UserError(f"--{name} {count} is too few: expected 1 or more.")
+    if arguments.tune_threshold_on == arguments.split:
+        raise UserError(
+            f"--tune_threshold_on {arguments.split} is the split that is scored: its threshold would be chosen by its "
+            "own masks. Name another split."
+        )
+    if arguments.predictions is not None:
+        for name in FLAGS_OF_A_MODEL:
+            if getattr(arguments, name):
+                raise UserError(f"--{name} goes with a model, and --predictions is in place of one: leave one out.")
+    if arguments.push_to_hub and arguments.target_repo is None:
+        raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
+    check_peak_arguments(arguments)
+
+
+def check_peak_arguments(arguments: EvaluationArguments) -> None:
+    """The same, of the flags for the peak threshold and for images without polyp."""
+    from ..regions_unet import check_thresholds
+
+    try:
+        check_thresholds(0.0 if arguments.tune_threshold_on else arguments.threshold, arguments.peak_threshold)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not 0 < arguments.sensitivity <= 1:
+        raise UserError(f"--sensitivity {arguments.sensitivity} is no share: expected more than 0 and at most 1.")
+    for one, other in (("negatives", "negative_windows"), ("peak_threshold", "tune_peak_on")):
+        if None not in (getattr(arguments, one), getattr(arguments, other)):
+            raise UserError(f"--{one} and --{other} exclude each other: leave one out.")
+    if not arguments.save_peak:
+        return
+    if arguments.tune_peak_on is None:
+        raise UserError("--save_peak saves what --tune_peak_on SPLIT chooses: name the split.")
+    if arguments.threshold != 0.5 or arguments.tune_threshold_on is not None:
+        raise UserError("--save_peak is for masks at the threshold 0.5, a model's default: leave the other out.")
+    from .peak import check_savable
+
+    check_savable(arguments.model_name)
