@@ -1,13 +1,14 @@
 """segmentation_models_pytorch's Unet in a plain loop, as its users write it: a peer of `recipes/pretrained.yaml`.
 
     pip install -e ".[benchmark]"
-    python benchmarks/peer.py --dataset_name $D --encoder_weights lite0.pth --epochs 36
+    python benchmarks/peer.py --dataset_name $D --encoder_weights lite2.pth --epochs 36
     python evaluation.py --predictions outputs/peer/masks --dataset_name $D --split validation --output_dir outputs/b
 
 The network has the same encoder with the same weights, and the package's own decoder. The loop follows the package's
 example of binary segmentation: its Dice loss, a cosine schedule from 2e-4 to 1e-5, the weights of the last epoch; with
-AdamW, flips, and the recipe's input size and batch. Afterwards it writes a mask of each validation image at original
-size. Started again with the same flags, it continues after the last epoch that was completed.
+AdamW, flips, and the recipe's input size and batch, on the device and in the precision that the recipe is trained in.
+Afterwards it writes a mask of each validation image at original size. Started again with the same flags, it continues
+after the last epoch that was completed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered whi
     import torch.nn.functional as F
     from PIL import Image
     from torch import Tensor, nn
-    from unet_kvasir_seg.common.device import keep_freed_memory
+    from unet_kvasir_seg.common.device import Runtime, choose_runtime, keep_freed_memory
     from unet_kvasir_seg.common.files import atomic_file
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.data.columns import Split
@@ -34,7 +35,7 @@ with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered whi
     from unet_kvasir_seg.encoder_unet import make_encoder
     from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
 
-ENCODER = "efficientnet_lite0"
+ENCODER = "efficientnet_lite2"
 LEARNING_RATE, LAST_LEARNING_RATE = 2e-4, 1e-5
 
 
@@ -55,14 +56,24 @@ def normalise(images: Tensor) -> Tensor:
     return ((images / 255 - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
-def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_size: int, state_file: Path) -> None:
+def train(
+    network: nn.Module,
+    images: Tensor,
+    masks: Tensor,
+    epochs: int,
+    batch_size: int,
+    runtime: Runtime,
+    state_file: Path,
+) -> None:
     """Train in place, printing a line for each epoch, and go on from the state of an earlier run.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        network: On the runtime's device.
+        images: (N, 3, H, W) uint8, on any device.
         masks: (N, H, W) uint8, {0, 1}.
         epochs: In all.
         batch_size: Of each step.
+        runtime: Device and precision.
         state_file: Where the state is kept after each epoch.
     """
     from segmentation_models_pytorch.losses import DiceLoss
@@ -74,7 +85,7 @@ def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     done = 0
     if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
         done = state["epochs"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -88,7 +99,10 @@ def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_
             for axis in (-1, -2):
                 flipped = torch.rand(len(indices)) < 0.5
                 batch[flipped], labels[flipped] = batch[flipped].flip(axis), labels[flipped].flip(axis)
-            loss = dice_loss(network(normalise(batch)), labels)
+            inputs, labels = normalise(batch).to(runtime.device), labels.to(runtime.device)
+            with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
+                logits = network(inputs)
+            loss = dice_loss(logits.float(), labels)
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -103,13 +117,14 @@ def train(network: nn.Module, images: Tensor, masks: Tensor, epochs: int, batch_
 
 
 @torch.inference_mode()
-def write_masks(network: nn.Module, rows: Split, images: Tensor, folder: Path) -> None:
+def write_masks(network: nn.Module, rows: Split, images: Tensor, device: torch.device, folder: Path) -> None:
     """Write the mask of each image at its original size, as PNG of 0 and 255 under the image's name."""
     folder.mkdir(exist_ok=True)
     network.eval()
     for row, resized in zip(rows, images, strict=True):
         sample = load_sample(row)
-        logits = F.interpolate(network(normalise(resized[None])), sample.ground_truth.shape, mode="bilinear")
+        small = network(normalise(resized[None]).to(device)).cpu()
+        logits = F.interpolate(small, sample.ground_truth.shape, mode="bilinear")
         mask = (logits[0, 0] > 0).to(torch.uint8) * 255
         with atomic_file(folder / f"{sample.name}.png") as file:
             Image.fromarray(mask.numpy()).save(file, "PNG")
@@ -119,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default="Angelou0516/kvasir-seg", help="as of train.py")
     parser.add_argument("--synthetic_rows", type=int, default=1000, help="as of train.py")
-    parser.add_argument("--encoder_weights", default="imagenet", help="as of train.py, for efficientnet_lite0")
+    parser.add_argument("--encoder_weights", default="imagenet", help="as of train.py, for efficientnet_lite2")
     parser.add_argument("--image_size", type=int, default=320)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=36)
@@ -137,12 +152,14 @@ def run(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     keep_freed_memory()
     splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)
-    network = build(arguments.encoder_weights)
+    runtime = choose_runtime()
+    print(f"Computing on {runtime}.")
+    network = build(arguments.encoder_weights).to(runtime.device)
     state_file = arguments.output_dir / "state.pt"
     images, masks = in_memory(splits["train"], arguments.image_size)
-    train(network, images, masks, arguments.epochs, arguments.batch_size, state_file)
+    train(network, images, masks, arguments.epochs, arguments.batch_size, runtime, state_file)
     validation_images, _ = in_memory(splits["validation"], arguments.image_size)
-    write_masks(network, splits["validation"], validation_images, arguments.output_dir / "masks")
+    write_masks(network, splits["validation"], validation_images, runtime.device, arguments.output_dir / "masks")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_a_clone_loads_in_a_fresh_process(tmp_path: Path):
 
 def test_the_weights_are_float32_and_small():
     assert {tensor.dtype for tensor in load_file(ROOT / "model.safetensors").values()} <= {torch.float32, torch.int64}
-    assert (ROOT / "model.safetensors").stat().st_size <= 16e6
+    assert (ROOT / "model.safetensors").stat().st_size <= 22e6
 
 
 def test_the_results_are_of_these_weights_and_the_documents_state_them():
