@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ..common.errors import UserError, printable
 from ..common.files import open_regular, read_file, write_atomic
@@ -116,7 +117,8 @@ def _describe_images(output: Path, earlier: Mapping[str, bytes]) -> Iterator[dic
     found = records(output / MASKS)
     limits = {"size": _pixels, "largest_sum": READ_PIXELS}
     pictures = prefetch_map(read, found, threads=THREADS, ahead=4 * THREADS, **limits)
-    for picture in place(pictures, output):
+    # Shown if it takes long: thousands of thumbnails take a minute.
+    for picture in tqdm(place(pictures, output), desc="Report", unit="image", delay=2):
         yield _entry(output, picture, paths.get(picture.record["image"]))
 
 

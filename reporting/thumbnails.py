@@ -132,7 +132,7 @@ def _read_thumbnail(file: Path, key: str) -> bytes | None:
     """
     try:
         content = read_file(file, MAX_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise _foreign(file) from error

@@ -1,7 +1,7 @@
 // The page of `predict.py --report`. Its data stand in the page, since a page that is opened from disk may fetch nothing.
 "use strict";
 
-const BATCH = 120; // images that are added to the grid when its end comes into view
+const BATCH = 60; // images that are added to the grid when its end comes into view
 const STEP = 5; // seconds by which the arrow keys move a time line
 const NEAR = "1000px"; // distance from the window in which images and videos begin to load
 
@@ -62,19 +62,20 @@ let placed = 0;
 let current = 0; // index of the image that Tab reaches
 let viewed = 0;
 
-function describe(image) {
-  const regions = image.regions.length ? counted(image.regions.length, "region") : "no region";
-  return `${image.presence === null ? "presence not recorded" : `presence ${percent(image.presence)}`}, ${regions}`;
-}
+const presence = (image) => (image.presence === null ? "presence not recorded" : `presence ${percent(image.presence)}`);
+const marked = (image) =>
+  image.regions.length ? `${counted(image.regions.length, "region")}, area ${percent(image.area)}` : "no region";
+const describe = (image) => `${presence(image)}; ${marked(image)}`;
 
 function tile(index) {
   const image = shown[index];
   const source = image.thumbnail || image.mask;
   const picture = element("img", { alt: "", loading: "lazy", decoding: "async", src: source });
   const name = element("span", { className: "name" }, image.name);
-  const says = element("span", { className: "says" }, describe(image));
-  const button = element("button", { type: "button", tabIndex: index === current ? 0 : -1 }, picture, name, says);
-  if (image.problem) button.append(element("span", { className: "says" }, image.problem));
+  const button = element("button", { type: "button", tabIndex: index === current ? 0 : -1 }, picture, name);
+  for (const text of [presence(image), marked(image), image.problem]) {
+    if (text) button.append(element("span", { className: "says" }, text));
+  }
   button.addEventListener("click", () => view(index));
   return element("li", {}, button);
 }
@@ -137,7 +138,7 @@ function view(index) {
   byId("map-choice").hidden = !image.probability;
   byId("no-map").hidden = Boolean(image.probability);
   byId("frame").replaceChildren(...layers(image));
-  const files = [["image", image.problem ? null : image.large[0]], ["mask", image.mask], ["map", image.probability]];
+  const files = [["image", image.problem ? null : image.large[0]], ["mask", image.mask], ["probability", image.probability]];
   const links = files.filter(([, url]) => url).flatMap(([text, url]) => [" ", link(text, url)]);
   byId("files").replaceChildren("Files:", ...links);
   const rows = image.regions.map((region, i) => [
