@@ -10,7 +10,6 @@ it says so, and shows what is left. It holds names and small pictures of the ima
 import json
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template

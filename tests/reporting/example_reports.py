@@ -56,7 +56,9 @@ def save_images(output: Path, folder: Path, images: Mapping[str, np.ndarray]) ->
     write_inputs(output, [Source(str(folder / name), name) for name in images])
 
 
-def save_video(output: Path, name: str, frames: Sequence[Sequence[Any]], tracks: Sequence[Sequence[Any]] | None) -> Path:
+def save_video(
+    output: Path, name: str, frames: Sequence[Sequence[Any]], tracks: Sequence[Sequence[Any]] | None
+) -> Path:
     """What predict.py writes of a video, but for its overlay, whose path is returned and which is empty."""
     overlay = output / Source(name, name).output(VIDEOS, ".mp4")
     overlay.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def save_video(output: Path, name: str, frames: Sequence[Sequence[Any]], tracks:
     overlay.with_suffix(".json").write_text(json.dumps(summary), encoding="utf-8")
     _write_table(overlay.with_suffix(".csv"), FRAME_COLUMNS, frames)
     if tracks is not None:
-        _write_table(tracks_file(overlay), TRACK_COLUMNS, tracks)
+        _write_table(tracks_file(overlay), TRACK_COLUMNS, [[n, *track] for n, track in enumerate(tracks, start=1)])
     return overlay
 
 

@@ -19,8 +19,14 @@ from unet_kvasir_seg.reporting import thumbnails
 from unet_kvasir_seg.reporting.report_page import write_report
 
 HOSTILE = (
-    *('"quotes\' & <b>.png', "</script><script>document.title=1</script>.png", "<!-- <script>.png", "line\nbreak.png"),
-    *("escape\x1b[31m.png", "right-to-left \u202egnp.exe.png", "100 %41 # ? ;=+.png", "$notice ${data}.png", "ü 腸.png"),
+    *("\"quotes' & <b>.png", "</script><script>document.title=1</script>.png", "<!-- <script>.png", "line\nbreak.png"),
+    *(
+        "escape\x1b[31m.png",
+        "right-to-left \u202egnp.exe.png",
+        "100 %41 # ? ;=+.png",
+        "$notice ${data}.png",
+        "ü 腸.png",
+    ),
     *(os.fsdecode(b"not UTF-8 \xff.png"), "back\\slash.png", "javascript:alert(1).png", "a" * 251 + ".png"),
 )
 
