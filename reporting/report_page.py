@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -28,12 +28,12 @@ from PIL import Image
 from ..common.errors import UserError
 from ..common.files import image_from_bytes, open_regular, read_file, to_rgb, write_atomic
 from ..common.prefetch import prefetch_map
-from ..inference.inputs import MASKS, PROBABILITIES, VIDEOS
+from ..inference.inputs import MASKS, PROBABILITIES
 from ..inference.lesions import COLUMNS as LESION_COLUMNS
-from ..inference.output_folder import read_inputs, read_run, read_summary, records, tracks_file
+from ..inference.output_folder import REPORT, read_inputs, read_run, records, video_records
 from ..inference.overlay import PREDICTION_COLOUR, draw_overlay
+from ..inference.tracks import COLUMNS as TRACK_COLUMNS
 
-NAME = "report.html"
 THUMBNAILS = "thumbnails"  # folder beside the page, if they do not fit into it
 NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 SIDE = 320  # of a thumbnail's longer side, in pixels: sharp at twice the density of a grid cell's 160
@@ -90,7 +90,7 @@ def write_report(output: Path) -> Path:
         # In a script element, "</script" and "<!--" would end or change it.
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     )
-    file = output / NAME
+    file = output / REPORT
     write_atomic(file, page.encode())
     return file
 
@@ -165,12 +165,8 @@ def _with_thumbnails(pictures: Iterator[Picture], output: Path) -> Iterator[dict
 
 def _videos(output: Path) -> Iterator[dict[str, Any]]:
     """The videos, by the records beside them."""
-    for file in sorted((output / VIDEOS).rglob("*.json")):
-        record = read_summary(file)
-        overlay = file.with_suffix(".mp4")
-        if record is None or not overlay.exists():
-            continue
-        seconds, areas = _time_line(file.with_suffix(".csv"))
+    for overlay, record in video_records(output):
+        seconds, areas = _time_line(overlay.with_suffix(".csv"))
         yield {
             "name": record["video"],
             "overlay": _url(overlay.relative_to(output)),
@@ -178,7 +174,7 @@ def _videos(output: Path) -> Iterator[dict[str, Any]]:
             "problem": record["problem"],
             "seconds": seconds,
             "areas": areas,
-            "tracks": [_track(row) for row in _rows(tracks_file(overlay))],
+            "tracks": [_track(number, numbers) for number, numbers in enumerate(record.get("tracks", []), start=1)],
         }
 
 
@@ -198,16 +194,17 @@ def _time_line(table: Path) -> tuple[float, list[float]]:
     return length, parts.round(6).tolist()
 
 
-def _track(row: dict[str, str]) -> dict[str, Any]:
+def _track(number: int, numbers: Sequence[float]) -> dict[str, Any]:
+    track = dict(zip(TRACK_COLUMNS[2:], numbers, strict=True))
     return {
-        "number": int(row["track"]),
-        "alert": row["alert"] == "1",
-        "first": float(row["first_seconds"]),
-        "last": float(row["last_seconds"]),
-        "frames": int(row["frames"]),
-        "area": float(row["largest_area_percent"]) / 100,
-        "mean": float(row["mean_probability"]),
-        "highest": float(row["highest_probability"]),
+        "number": number,
+        "alert": track["alert"] == 1,
+        "first": track["first_seconds"],
+        "last": track["last_seconds"],
+        "frames": track["frames"],
+        "area": track["largest_area_percent"] / 100,
+        "mean": track["mean_probability"],
+        "highest": track["highest_probability"],
     }
 
 

@@ -145,7 +145,7 @@ def check_table(path: Path, probabilities: list[np.ndarray], predictor: Predicto
 
 
 def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_path):
-    done = run(clip, "--output_dir", "out")
+    done = run(clip, "--output_dir", "out", "--alert_seconds", "9")
     out = tmp_path / "out" / "videos"
     assert {path.name for path in out.iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
     with av.open(str(clip)) as theirs, av.open(str(out / "clip.mp4")) as ours:
@@ -163,7 +163,7 @@ def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_p
     check_table(out / "clip.csv", [prediction.probability for prediction in predictions], predictor)
     assert [int(row["lesions"]) for row in rows(out / "clip.csv")] == [len(p.lesions) for p in predictions]
     assert [float(row["seconds"]) for row in rows(out / "clip.csv")] == pytest.approx(times(clip))
-    assert re.search(r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; audio dropped", done.stdout)
+    assert re.search(r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; 0 alerts among \d+ tracks; audio dropped", done.stdout)
     assert "1 videos" in done.stdout
 
 
@@ -241,7 +241,7 @@ def test_times_of_a_variable_rate_are_kept(predictor, tmp_path):
 
 def test_odd_sizes_are_padded_by_a_pixel(predictor, tmp_path):
     source = write_video(tmp_path / "odd.mp4", size=(63, 47))
-    report = segment(source, predictor)
+    report = segment(source, predictor, alert_seconds=9)
     assert report.problem is None
     assert "padded from 63x47 to 64x48, since H.264 needs even sides" in report.notes
     for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
