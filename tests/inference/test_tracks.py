@@ -58,7 +58,9 @@ def test_an_alert_begins_after_the_stated_time():
     assert alerts == [False, False, True, True]
     assert Tracker(alert_seconds=0).add(0, 0.0, [lesion(0, 0)])[0].is_alert
     late = Tracker(alert_seconds=0.5)  # from 0.2 to 0.7, whose difference is 0.49999999999999994
-    assert [late.add(frame, frame / 10, [lesion(0, 0)])[0].is_alert for frame in range(2, 9)] == [False] * 5 + [True] * 2
+    assert [late.add(frame, frame / 10, [lesion(0, 0)])[0].is_alert for frame in range(2, 9)] == [False] * 5 + [
+        True
+    ] * 2
 
 
 @pytest.mark.parametrize("seconds", [{"alert_seconds": -1}, {"gap_seconds": float("nan")}])
