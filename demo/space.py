@@ -54,7 +54,7 @@ README = """---
 
 Upload a colonoscopy image or a short video, and see the polyps that the model {model} finds.
 
-**Research use only. Not a medical device; not for diagnosis or treatment.**
+**{notice}**
 """
 
 

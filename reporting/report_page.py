@@ -25,12 +25,11 @@ from ..common.notice import NOTICE
 from ..common.prefetch import prefetch_map
 from ..inference.inputs import MASKS, OVERLAYS, PROBABILITIES
 from ..inference.lesions import COLUMNS as LESION_COLUMNS
-from ..inference.output_folder import TABLES, cannot_write, read_inputs, read_run, records
+from ..inference.output_folder import REPORT, TABLES, cannot_write, read_inputs, read_run, records
 from ..inference.overlay import PREDICTION_COLOUR
 from .report_videos import describe_videos
 from .thumbnails import THREADS, Picture, place, read_picture, remove_unused, thumbnails_inside
 
-NAME = "report.html"
 GENERATOR = "unet-kvasir-seg predict.py --report"  # in the page: others of that name are not replaced
 MAX_PAGE_BYTES = 2**30
 READ_PIXELS = 2**26  # bound of the images that are decoded at the same time, as in inference/image_run.py
@@ -46,14 +45,17 @@ def write_report(output: Path) -> Path:
         output: The output folder of a run of `predict.py`, whose lock is held.
 
     Raises:
-        UserError: If it holds no run, the page cannot be written, or a file of another program is in its place.
+        UserError: If it holds no run or no outputs, the page cannot be written, or a file of another program is in
+            its place.
     """
-    file = output / NAME
+    file = output / REPORT
     run = read_run(output)
     earlier = thumbnails_inside(_read_earlier(file))
     try:
         images = list(_describe_images(output, earlier))
         videos = list(describe_videos(output, run.get("presence_calibration")))
+        if not images and not videos:
+            raise UserError(f"{output} holds no image and no video that was segmented: there is nothing to report.")
         write_atomic(file, _page(output, run, images, videos).encode())
         remove_unused(output, {image["thumbnail"] for image in images if isinstance(image["thumbnail"], Path)})
     except OSError as error:
@@ -71,12 +73,10 @@ def _read_earlier(file: Path) -> str:
         page = read_file(file, MAX_PAGE_BYTES).decode()
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:
-        page, cause = "", error
-    else:
-        cause = None
+    except (OSError, ValueError):
+        page = ""  # a folder, or no text
     if f'content="{GENERATOR}"' not in page:
-        raise UserError(f"{file} is there and not from this command: move it away, and run it again.") from cause
+        raise UserError(f"{file} is there and not from this command: move it away, and run it again.")
     return page
 
 
@@ -84,7 +84,7 @@ def _page(output: Path, run: dict[str, Any], images: list[dict[str, Any]], video
     data = {
         "summary": _summary(images, videos),
         "settings": [(name, _as_text(value)) for name, value in run.items() if name != "schema_version"],
-        "tables": [name for name in TABLES if images and (output / name).exists()],
+        "tables": [name for name in TABLES if (output / name).exists()],
         "images": images,
         "videos": videos,
     }
@@ -179,7 +179,7 @@ def _summary(images: list[dict[str, Any]], videos: list[dict[str, Any]]) -> str:
         tracks = [track for video in videos for track in video["tracks"] or []]
         alerts = sum(track["alert"] for track in tracks)
         parts.append(f"{_counted(len(videos), 'video')} with {_counted(alerts, 'alert')}")
-    return f"{'; '.join(parts) or 'No image and no video was segmented'}."
+    return f"{'; '.join(parts)}."
 
 
 def _counted(number: int, noun: str) -> str:

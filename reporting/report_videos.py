@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..common.errors import printable
-from ..inference.inputs import VIDEOS
-from ..inference.output_folder import read_summary, tracks_file
+from ..common.errors import describe_error, printable
+from ..inference.output_folder import video_records
+from ..inference.tracks import COLUMNS as TRACK_COLUMNS
 from ..regions_unet import presence_of
 
 TIME_LINE_PARTS = 500
 NO_TRACKS = "Its tracks were not recorded: an earlier version of this program segmented it."
-CHANGED = "Its tables are not as this program wrote them, and are not shown"
+NO_TABLE = "Its table of frames is gone or was changed, so there is no time line"
 
 
 def describe_videos(output: Path, calibration: Sequence[float] | None) -> Iterator[dict[str, Any]]:
@@ -29,42 +29,44 @@ def describe_videos(output: Path, calibration: Sequence[float] | None) -> Iterat
         Plain values for JSON: times in seconds, areas as shares of the frame. `overlay` is a path below the folder;
         `tracks` is None if they are not known.
     """
-    for record in sorted((output / VIDEOS).rglob("*.json")):
-        summary = read_summary(record)
-        overlay = record.with_suffix(".mp4")
-        if summary is None or not overlay.exists():
-            continue
-        problems = [printable(str(summary["problem"]))] if summary["problem"] else []
+    for overlay, record in video_records(output):
+        problems = [printable(record["problem"])] if record["problem"] else []
+        times: list[float] = []
+        line: dict[str, Any] = {"presences": [], "areas": []}
         try:
-            tables = _read_tables(overlay, calibration)
-            if tables["tracks"] is None:
-                problems.append(NO_TRACKS)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
-            problems.append(f"{CHANGED} ({printable(str(error))}).")
-            tables = {"frames": None, "seconds": 0.0, "presences": [], "areas": [], "tracks": None}
-        name = printable(str(summary.get("video", overlay.stem)))
-        yield {"name": name, "overlay": overlay.relative_to(output), "problems": problems, **tables}
+            times, presences, areas = _read_frames(overlay.with_suffix(".csv"), calibration)
+            line = {"presences": time_line(times, presences), "areas": time_line(times, areas)}
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or describe_error(error)  # without the path
+            problems.append(f"{NO_TABLE} ({printable(reason)}).")
+        tracks = record.get("tracks")
+        if tracks is None:
+            problems.append(NO_TRACKS)
+        yield {
+            "name": printable(record["video"]),
+            "overlay": overlay.relative_to(output),
+            "problems": problems,
+            "frames": len(times),
+            "seconds": _length(times),
+            **line,
+            "tracks": tracks and [_track(number, numbers, times) for number, numbers in enumerate(tracks, start=1)],
+        }
 
 
-def _read_tables(overlay: Path, calibration: Sequence[float] | None) -> dict[str, Any]:
+def _read_frames(table: Path, calibration: Sequence[float] | None) -> tuple[list[float], list[float], list[float]]:
+    """Time, presence and marked share of each frame of a video.
+
+    Raises:
+        OSError: If its table cannot be read.
+        ValueError, KeyError, TypeError, csv.Error: If that is not as `segment_video` writes it.
+    """
     times, presences, areas = [], [], []
-    for row in _rows(overlay.with_suffix(".csv")):
-        times.append(_number(row["seconds"]))
-        presences.append(presence_of(_number(row["max_probability"]), calibration))
-        areas.append(_number(row["area_percent"]) / 100)
-    tracks = tracks_file(overlay)
-    return {
-        "frames": len(times),
-        "seconds": _length(times),
-        "presences": time_line(times, presences),
-        "areas": time_line(times, areas),
-        "tracks": [_track(row, times) for row in _rows(tracks)] if tracks.exists() else None,
-    }
-
-
-def _rows(table: Path) -> Iterator[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+        for row in csv.DictReader(file):
+            times.append(_number(row["seconds"]))
+            presences.append(presence_of(_number(row["max_probability"]), calibration))
+            areas.append(_number(row["area_percent"]) / 100)
+    return times, presences, areas
 
 
 def _number(text: str) -> float:
@@ -99,15 +101,18 @@ def time_line(times: Sequence[float], values: Sequence[float]) -> list[float]:
     return np.nan_to_num(parts[latest]).round(6).tolist()
 
 
-def _track(row: dict[str, str], times: Sequence[float]) -> dict[str, Any]:
+def _track(number: int, numbers: Sequence[float], times: Sequence[float]) -> dict[str, Any]:
+    """A track of a video's record, whose frames were shown at these times."""
+    track = dict(zip(TRACK_COLUMNS[2:], numbers, strict=True))
+    best = int(track["best_frame"])
     return {
-        "number": int(row["track"]),
-        "alert": row["alert"] == "1",
-        "first": _number(row["first_seconds"]),
-        "last": _number(row["last_seconds"]),
-        "best": times[int(row["best_frame"])],
-        "frames": int(row["frames"]),
-        "area": _number(row["largest_area_percent"]) / 100,
-        "mean": _number(row["mean_probability"]),
-        "highest": _number(row["highest_probability"]),
+        "number": number,
+        "alert": bool(track["alert"]),
+        "first": track["first_seconds"],
+        "last": track["last_seconds"],
+        "best": times[best] if 0 <= best < len(times) else track["first_seconds"],
+        "frames": int(track["frames"]),
+        "area": track["largest_area_percent"] / 100,
+        "mean": track["mean_probability"],
+        "highest": track["highest_probability"],
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from unet_kvasir_seg.data.clips import generate_clips
 from unet_kvasir_seg.inference.lesions import Lesion, find_lesions
-from unet_kvasir_seg.inference.tracks import Tracker, buffered_overlaps
+from unet_kvasir_seg.inference.tracks import Tracker, buffered_overlaps, track_numbers, track_row
 
 
 def lesion(left: int, top: int, width: int = 10, height: int = 10, probability: float = 0.8) -> Lesion:
@@ -29,8 +29,8 @@ def test_two_lesions_that_move_side_by_side_keep_their_tracks():
         seen = tracker.add(frame, frame / 10, lesions[:: -1 if frame % 2 else 1])
         assert [track.number for track in seen] == ([2, 1] if frame % 2 else [1, 2])
     first, second = tracker.tracks
-    assert first.row() == [
-        *("1", "1", "0.000000", "0.900000", "10", "1.0000", "0.450000", "0.900000"),
+    assert track_row("a.mp4", first.number, track_numbers(first)) == [
+        *("a.mp4", "1", "1", "0.000000", "0.900000", "10", "1.0000", "0.450000", "0.900000"),
         *("9", "45", "0", "55", "10"),
     ]
     assert (second.frames, second.best_frame, second.best_box) == (10, 0, (0, 30, 10, 40))
@@ -41,7 +41,15 @@ def test_a_track_goes_on_after_a_gap_and_ends_after_a_longer_one():
     assert [tracker.add(0, 0.0, [lesion(0, 0)])[0].number] == [1]
     tracker.add(1, 0.25, [])
     assert tracker.add(2, 0.5, [lesion(2, 0)])[0].number == 1
-    assert tracker.add(3, 1.25, [lesion(2, 0)])[0].number == 2
+    tracker.add(3, 0.75, [])
+    assert tracker.add(4, 1.25, [lesion(2, 0)])[0].number == 2
+
+
+@pytest.mark.parametrize(("step", "numbers"), [(0.5, [1, 1, 1]), (2.0, [1, 1, 1]), (2.1, [1, 2, 3])])
+def test_frames_with_none_between_have_no_gap(step, numbers):
+    """As in a video of one frame a second, or one whose frames are left out while nothing moves."""
+    tracker = Tracker(gap_seconds=0.5)
+    assert [tracker.add(frame, step * frame, [lesion(frame, 0)])[0].number for frame in range(3)] == numbers
 
 
 def test_an_alert_begins_after_the_stated_time():
@@ -49,6 +57,24 @@ def test_an_alert_begins_after_the_stated_time():
     alerts = [tracker.add(frame, frame / 4, [lesion(0, 0)])[0].is_alert for frame in range(4)]
     assert alerts == [False, False, True, True]
     assert Tracker(alert_seconds=0).add(0, 0.0, [lesion(0, 0)])[0].is_alert
+    late = Tracker(alert_seconds=0.5)  # from 0.2 to 0.7, whose difference is 0.49999999999999994
+    assert [late.add(frame, frame / 10, [lesion(0, 0)])[0].is_alert for frame in range(2, 9)] == [False] * 5 + [
+        True
+    ] * 2
+
+
+@pytest.mark.parametrize("seconds", [{"alert_seconds": -1}, {"gap_seconds": float("nan")}])
+def test_times_that_cannot_be_are_refused(seconds):
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        Tracker(**seconds)
+
+
+def test_of_a_frame_full_of_specks_the_largest_are_followed():
+    specks = [lesion(100 * column, 100 * row, 10 + (row == column == 0)) for row in range(30) for column in range(30)]
+    tracker = Tracker()
+    for frame in range(3):
+        assert [track.number for track in tracker.add(frame, frame / 25, specks)] == list(range(1, 65))
+    assert len(tracker.tracks) == 64
 
 
 def test_parts_of_a_lesion_that_falls_apart_stay_one_track():

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 from unet_kvasir_seg.inference.image_run import encode_png
 from unet_kvasir_seg.inference.inputs import MASKS, VIDEOS, Source
-from unet_kvasir_seg.inference.output_folder import RUN_FILE, make_record, tracks_file, write_inputs
+from unet_kvasir_seg.inference.output_folder import RUN_FILE, make_record, write_inputs
 from unet_kvasir_seg.inference.prediction import Prediction
-from unet_kvasir_seg.inference.tracks import COLUMNS as TRACK_COLUMNS
 from unet_kvasir_seg.inference.video import COLUMNS as FRAME_COLUMNS
 
 RUN = {"schema_version": 1, "model": "sha256:0123", "threshold": 0.5, "presence_calibration": None}
@@ -56,24 +55,25 @@ def save_images(output: Path, folder: Path, images: Mapping[str, np.ndarray]) ->
     write_inputs(output, [Source(str(folder / name), name) for name in images])
 
 
-def save_video(
-    output: Path, name: str, frames: Sequence[Sequence[Any]], tracks: Sequence[Sequence[Any]] | None
-) -> Path:
-    """What predict.py writes of a video, but for its overlay, whose path is returned and which is empty."""
+def save_video(output: Path, name: str, frames: Sequence[Sequence[Any]], tracks: list[list[float]] | None) -> Path:
+    """What predict.py writes of a video, but for its overlay, whose path is returned and which is empty.
+
+    Args:
+        output: The output folder.
+        name: Of the video.
+        frames: The rows of its table.
+        tracks: As in its record; None: as in one of an earlier version.
+    """
     overlay = output / Source(name, name).output(VIDEOS, ".mp4")
     overlay.parent.mkdir(parents=True, exist_ok=True)
     overlay.write_bytes(b"")
-    summary = {"video": name, "digest": "00", "frames": len(frames), "problem": None, "notes": []}
-    overlay.with_suffix(".json").write_text(json.dumps(summary), encoding="utf-8")
-    _write_table(overlay.with_suffix(".csv"), FRAME_COLUMNS, frames)
+    record = {"video": name, "digest": "00", "frames": len(frames), "problem": None, "notes": []}
     if tracks is not None:
-        _write_table(tracks_file(overlay), TRACK_COLUMNS, [[n, *track] for n, track in enumerate(tracks, start=1)])
+        record["tracks"] = tracks
+    overlay.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+    with overlay.with_suffix(".csv").open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([FRAME_COLUMNS, *frames])
     return overlay
-
-
-def _write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as table:
-        csv.writer(table).writerows([columns, *rows])
 
 
 def page_data(page: Path) -> dict[str, Any]:

@@ -310,16 +310,6 @@ def test_a_video_that_cannot_be_played(chromium, tmp_path):
         assert page.get_by_text("2 videos with 0 alerts.").is_visible()
 
 
-def test_a_run_without_outputs(chromium, tmp_path):
-    with chromium.new_context() as context:
-        page = context.new_page()
-        page.goto(write_report(save_run(tmp_path / "out", threshold=0.4)).as_uri())
-        assert page.get_by_text("No image and no video was segmented.").is_visible()
-        page.get_by_text("Model, settings and tables").click()
-        assert page.get_by_role("definition").all_inner_texts() == ["sha256:0123", "0.4", "none"]
-        assert page.get_by_role("region").count() == 0
-
-
 @pytest.mark.slow
 def test_five_thousand_images(chromium, tmp_path, capsys):
     """Seconds until the pictures of the first view are there, and milliseconds from a choice to the next picture."""

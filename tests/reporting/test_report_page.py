@@ -230,7 +230,8 @@ def test_folders_without_a_run_or_without_outputs(tmp_path, output):
             write_report(output)
     assert sorted(file.name for file in output.iterdir()) == [RUN_FILE]
     (output / RUN_FILE).write_text('{"model": "sha256:0"}', encoding="utf-8")
-    assert page_data(write_report(output))["summary"] == "No image and no video was segmented."
+    with pytest.raises(UserError, match="holds no image and no video that was segmented"):
+        write_report(output)
 
 
 def test_a_report_of_an_earlier_version_has_no_presence(output, tmp_path):
@@ -251,7 +252,8 @@ def test_damaged_records_are_passed_over(output, tmp_path, presence):
         del record["presence"]
         text = json.dumps(record).replace("{", f'{{"presence": {presence}, ', 1)
         mask.write_bytes(encode_png(opened, text))
-    assert page_data(write_report(output))["images"] == []
+    save_image(output, tmp_path / "in" / "b.png", "b.png", boxes(0.9))
+    assert [image["name"] for image in page_data(write_report(output))["images"]] == ["b.png"]
 
 
 def test_a_file_in_the_place_of_the_thumbnails(output, tmp_path, monkeypatch):
