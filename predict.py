@@ -121,15 +121,9 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     """
     from PIL import Image
     from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.inference import output_folder
     from unet_kvasir_seg.inference.image_run import print_report
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS, find_inputs
-    from unet_kvasir_seg.inference.output_folder import (
-        describe_settings,
-        open_output,
-        restore_settings,
-        write_inputs,
-        write_tables,
-    )
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
@@ -141,7 +135,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         settings: dict[str, Any] = {}
         with ending_alike(processes):
             if processes.is_main:
-                held.callback(restore_settings, output, settings, PROGRAM)  # when the lock is released
+                held.callback(output_folder.restore_settings, output, settings, PROGRAM)  # when the lock is released
                 held.enter_context(output_lock(output, PROGRAM, OUTPUT_FOLDERS))
         predictor = open_predictor(arguments)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
@@ -149,17 +143,18 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         with ending_alike(processes):
             if processes.is_main:
                 how = {name: getattr(arguments, name) for name in SETTINGS}
-                described = describe_settings(predictor, **how)
-                open_output(output, described)
+                described = output_folder.describe_settings(predictor, **how)
+                output_folder.open_output(output, described)
                 settings |= described  # now that the folder is this run's
-                write_inputs(output, found.sources, keep_known=True)
+                output_folder.write_inputs(output, found.sources, keep_known=True)
         total = segment_all(found, predictor, arguments, processes)
-        if processes.is_main:
-            write_inputs(output, [done.source for done in total.done])
-            write_tables(output)
-            print_report(total, found.ignored, arguments.output_dir)
-            if arguments.report:
-                write_page(output)
+        with ending_alike(processes):
+            if processes.is_main:
+                output_folder.write_inputs(output, [done.source for done in total.done])
+                output_folder.write_tables(output)
+                print_report(total, found.ignored, arguments.output_dir)
+                if arguments.report:
+                    write_page(output)
     return total
 
 
@@ -254,17 +249,13 @@ def segment_all(
 
 
 def write_report_alone(arguments: PredictArguments) -> None:
-    """Write the page of an output folder, of what is there.
-
-    Raises:
-        UserError: If the folder holds no run, or another command works in it.
-    """
+    """Write the report of an output folder, of what is there."""
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS
     from unet_kvasir_seg.inference.output_folder import read_run
 
     output = Path(arguments.output_dir)
-    with share_work(cpu=True) as processes:
+    with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
             read_run(output)  # the lock would make the folder
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):
@@ -272,10 +263,19 @@ def write_report_alone(arguments: PredictArguments) -> None:
 
 
 def write_page(output: Path) -> None:
-    """Write report.html, and print where it is."""
+    """Write report.html, and print where it is.
+
+    Raises:
+        UserError: If there is nothing to show, or it cannot be written.
+    """
+    from unet_kvasir_seg.inference.output_folder import REPORT, cannot_write
     from unet_kvasir_seg.reporting.report_page import write_report
 
-    print(f"{printable(str(write_report(output)))}: the report, to be opened in a browser.")
+    try:
+        page = write_report(output)
+    except OSError as error:
+        raise cannot_write(output / REPORT, error) from error
+    print(f"{printable(str(page))}: the report, to be opened in a browser.")
 
 
 def main(argv: list[str] | None = None) -> None:
