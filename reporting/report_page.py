@@ -186,11 +186,14 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_as_text(each)}" for name, each in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_as_text, value))
+def _as_text(value: Any, levels: int = 3) -> str:
+    """A value of run.json in words; what lies deeper than so many levels is left out."""
+    if levels and isinstance(value, dict):
+        return ", ".join(f"{name} {_as_text(each, levels - 1)}" for name, each in value.items())
+    if levels and isinstance(value, list):
+        return ", ".join(_as_text(each, levels - 1) for each in value)
+    if isinstance(value, dict | list):
+        return "..."
     return "none" if value is None else printable(str(value))
 
 

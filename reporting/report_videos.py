@@ -1,7 +1,6 @@
 """What report.html shows of each video: its overlay, a time line, and its tracks."""
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ..inference.tracks import COLUMNS as TRACK_COLUMNS
 from ..regions_unet import presence_of
 
 TIME_LINE_PARTS = 500
+LARGEST = 1e12  # of the numbers in a table; seconds of the longest film are far fewer
 NO_TRACKS = "Its tracks were not recorded: an earlier version of this program segmented it."
 NO_TABLE = "Its table of frames is gone or was changed, so there is no time line"
 
@@ -36,7 +36,7 @@ def describe_videos(output: Path, calibration: Sequence[float] | None) -> Iterat
         try:
             times, presences, areas = _read_frames(overlay.with_suffix(".csv"), calibration)
             line = {"presences": time_line(times, presences), "areas": time_line(times, areas)}
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or describe_error(error)  # without the path
             problems.append(f"{NO_TABLE} ({printable(reason)}).")
         tracks = record.get("tracks")
@@ -58,25 +58,26 @@ def _read_frames(table: Path, calibration: Sequence[float] | None) -> tuple[list
 
     Raises:
         OSError: If its table cannot be read.
-        ValueError, KeyError, TypeError, csv.Error: If that is not as `segment_video` writes it.
+        ValueError, KeyError, TypeError, ArithmeticError, csv.Error: If that is not as `segment_video` writes it.
     """
     times, presences, areas = [], [], []
     with table.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             times.append(_number(row["seconds"]))
-            presences.append(presence_of(_number(row["max_probability"]), calibration))
+            presences.append(_number(presence_of(_number(row["max_probability"]), calibration)))
             areas.append(_number(row["area_percent"]) / 100)
     return times, presences, areas
 
 
-def _number(text: str) -> float:
-    """A finite number: JSON has no other.
+def _number(value: str | float) -> float:
+    """A number that JSON has and that can be computed with.
 
     Raises:
         ValueError: If it is none.
     """
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"got {text}, expected a number")
+    number = float(value)
+    if not abs(number) <= LARGEST:  # NaN is not
+        raise ValueError(f"got {value}, expected a number")
     return number
 
 

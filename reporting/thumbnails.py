@@ -224,7 +224,8 @@ def remove_unused(output: Path, used: set[Path]) -> None:
     for parent, _, names in os.walk(output / THUMBNAILS, topdown=False):
         for name in names:
             file = Path(parent, name)
-            if file.relative_to(output) not in used and file.is_file() and key_of(file.read_bytes()) is not None:
-                file.unlink()
+            with suppress(ValueError):  # too large or no regular file
+                if file.relative_to(output) not in used and key_of(read_file(file, MAX_BYTES)) is not None:
+                    file.unlink()
         with suppress(OSError):  # not empty
             os.rmdir(parent)

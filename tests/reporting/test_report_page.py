@@ -71,7 +71,10 @@ def test_images_and_their_regions(output, tmp_path):
     assert np.abs(pixels[14:16, 38:42] - (78, 152, 154)).max() <= 6
 
 
-def test_names_stay_text_and_urls_lead_to_files(output, tmp_path):
+@pytest.mark.parametrize("inside", [True, False])
+def test_names_stay_text_and_urls_lead_to_files(output, tmp_path, monkeypatch, inside):
+    if not inside:
+        monkeypatch.setattr(thumbnails, "MAX_INSIDE_BYTES", 0)
     images = {name: boxes(0.9) for name in HOSTILE}
     save_images(output, tmp_path / "in", images)
     page = write_report(output)
@@ -81,7 +84,8 @@ def test_names_stay_text_and_urls_lead_to_files(output, tmp_path):
     assert len(data["images"]) == len(HOSTILE)
     for image in data["images"]:
         assert image["name"].isprintable()
-        for url in (*image["large"], image["mask"]):
+        assert image["thumbnail"].startswith("data:") == inside
+        for url in (*image["large"], image["mask"], *([] if inside else [image["thumbnail"]])):
             assert ":" not in url  # no scheme
             path = os.path.join(os.fsencode(output), unquote_to_bytes(url))
             assert Image.open(os.fsdecode(path)).size == (80, 60)
@@ -224,7 +228,7 @@ def test_folders_without_a_run_or_without_outputs(tmp_path, output):
     with pytest.raises(UserError, match="holds no run of this command"):
         write_report(tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
-    for content in ("", "[1]", "{}", "{" * 10_000, '"model"'):
+    for content in ("", "[1]", "{}", "[" * 100_000, '"model"'):
         (output / RUN_FILE).write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"run\.json is not the run\.json of this command"):
             write_report(output)
@@ -263,3 +267,18 @@ def test_a_file_in_the_place_of_the_thumbnails(output, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="thumbnails cannot be written: File exists"):
         write_report(output)
     assert not (output / "report.html").exists()
+
+
+def test_odd_settings_and_an_odd_folder(tmp_path):
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    output = save_run(
+        tmp_path / os.fsdecode(b"<b>\xff"), model=deep, threshold=float("nan"), tta=True, odd="\udcff<b>"
+    )
+    save_image(output, tmp_path / "a.png", "a.png", boxes(0.9))
+    page = write_report(output)
+    assert "<h1>Predictions: &lt;b&gt;\\udcff</h1>" in page.read_text(encoding="utf-8")
+    settings = dict(page_data(page)["settings"])
+    expected = {"model": "...", "threshold": "nan", "presence_calibration": "none", "tta": "True", "odd": "\\udcff<b>"}
+    assert settings == expected

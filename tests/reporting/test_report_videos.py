@@ -80,3 +80,14 @@ def test_videos_of_earlier_versions_and_damaged_tables(tmp_path: Path):
         assert str(tmp_path) not in problem
         assert (videos[name]["frames"], len(videos[name]["tracks"])) == (0, 1)  # the record has the tracks
     assert videos["g.mp4"]["problems"] == ["it is cut off"]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "seconds"),
+    [([float("nan"), 0], 0.5), ([10**400, 0], 0.5), ("abc", 0.5), ([1], 0.5), (None, 1e308)],
+)
+def test_numbers_that_cannot_be_computed_with(tmp_path: Path, calibration, seconds):
+    output = save_run(tmp_path / "out", presence_calibration=calibration)
+    save_video(output, "a.mp4", [[0, 0.0, 1, 10, 0.5, 0.5], [1, seconds, 1, 10, 0.5, 0.5]], [])
+    (video,) = page_data(write_report(output))["videos"]
+    assert (len(video["problems"]), video["frames"], video["presences"]) == (1, 0, [])
