@@ -95,7 +95,9 @@ def test_the_table_shows_the_largest_lesions_and_counts_the_others():
 
 
 def test_a_video_with_damage_is_described(tmp_path):
-    report = VideoReport(frames=50, seconds=2.0, rate=25.0, notes=["audio dropped"], problem="cut off at frame 50", tracks=[])
+    report = VideoReport(
+        frames=50, seconds=2.0, rate=25.0, notes=["audio dropped"], problem="cut off at frame 50", tracks=[]
+    )
     html = video_html(SegmentedVideo("<a>.mp4", tmp_path / "overlay.mp4", b"frame,area\n", report))
     assert "Not all of it could be read: cut off at frame 50." in html
     assert "50 frames, 25.0 frames per second of 25 needed; audio dropped." in html
