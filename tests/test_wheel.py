@@ -45,7 +45,6 @@ def test_predict_finds_the_weights_from_another_folder(site: Path, tmp_path: Pat
     expected = Predictor.from_pretrained(str(ROOT), device="cpu", dtype="float32")(Image.fromarray(frame)).mask
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / "masks" / "frame.png")) == 255, expected)
 
-
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for part in ("report.css", "report.js"):
         assert (ROOT / "reporting" / "page" / part).read_text(encoding="utf-8") in page

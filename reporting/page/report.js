@@ -160,7 +160,7 @@ function layers(image) {
   picture.addEventListener("error", () => {
     if (!picture.isConnected) return;
     const next = sources.shift();
-    say(image.problem || `This browser cannot show the image's file: shown is ${next ? "a picture of it" : "its mask"}.`);
+    say(image.problem || `This browser cannot find or show the image's file: shown is ${next ? "a picture of it" : "its mask"}.`);
     if (next) picture.src = next;
     else picture.removeAttribute("src");
   });

@@ -182,7 +182,7 @@ def test_an_image_large_with_outline_probability_and_regions(page):
 
 def test_what_cannot_be_shown_is_said(page):
     page.get_by_role("button", name="scan.tif").click()
-    page.get_by_text("This browser cannot show the image's file: shown is a picture of it.").wait_for()
+    page.get_by_text("This browser cannot find or show the image's file: shown is a picture of it.").wait_for()
     assert is_loaded(page, "#frame img")
     page.get_by_role("button", name="Next").click()
     problem = page.locator("#viewer-problem")

@@ -144,6 +144,29 @@ def test_photographs_are_upright_and_small_regions_stay(output, tmp_path):
     assert pixels[160, 60, 2] > 100  # 801 / 5 and 302 / 5
 
 
+@pytest.mark.parametrize(
+    ("mode", "suffix", "size", "expected"),
+    [
+        ("RGB", ".png", (1, 1), (1, 1)),
+        ("RGB", ".png", (3200, 1), (320, 1)),
+        ("RGBA", ".webp", (10, 700), (5, 320)),
+        ("CMYK", ".jpg", (1280, 960), (320, 240)),
+        ("P", ".gif", (640, 480), (320, 240)),
+        ("1", ".tif", (64, 48), (64, 48)),
+        ("I;16", ".png", (640, 480), (320, 240)),
+        ("F", ".tif", (640, 480), (320, 240)),
+    ],
+)
+def test_images_of_all_kinds_and_shapes(output, tmp_path, mode, suffix, size, expected):
+    (tmp_path / "in").mkdir()
+    Image.new(mode, size).save(tmp_path / "in" / f"a{suffix}")
+    save_images(output, tmp_path / "in", {f"a{suffix}": np.full(size[::-1], 0.9, np.float32)})
+    (image,) = page_data(write_report(output))["images"]
+    assert image["problem"] is None
+    assert (image["width"], image["height"]) == size
+    assert decoded(image["thumbnail"]).size == expected
+
+
 @pytest.fixture
 def drawn(monkeypatch) -> list[str]:
     """The masks' hashes of thumbnails that are drawn."""
