@@ -1,4 +1,4 @@
-// The page of `predict.py --report`. Its data stand in the page, since a page that is opened from disk may fetch nothing.
+// The page of `predict.py --report`. Its data stand in the page: one that is opened from disk may fetch nothing.
 "use strict";
 
 const BATCH = 60; // images that are added to the grid when its end comes into view
@@ -62,7 +62,8 @@ let placed = 0;
 let current = 0; // index of the image that Tab reaches
 let viewed = 0;
 
-const presence = (image) => (image.presence === null ? "presence not recorded" : `presence ${percent(image.presence)}`);
+const presence = (image) =>
+  image.presence === null ? "presence not recorded" : `presence ${percent(image.presence)}`;
 const marked = (image) =>
   image.regions.length ? `${counted(image.regions.length, "region")}, area ${percent(image.area)}` : "no region";
 const describe = (image) => `${presence(image)}; ${marked(image)}`;
@@ -117,7 +118,8 @@ function update() {
     byId(`${id}-text`).textContent = percent(share, 0);
     byId(id).setAttribute("aria-valuetext", percent(share, 0));
   }
-  const isWithin = (presence) => (presence === null ? least === 0 && most === 1 : presence >= least && presence <= most);
+  const isAny = least === 0 && most === 1;
+  const isWithin = (presence) => isAny || (presence !== null && presence >= least && presence <= most);
   shown = images.filter((image) => isWithin(image.presence) && kind(image) && image.lower.includes(name));
   shown.sort(orders[byId("sort").value]);
   byId("shown").textContent = `${shown.length.toLocaleString("en")} of ${counted(images.length, "image")}`;
@@ -138,7 +140,8 @@ function view(index) {
   byId("map-choice").hidden = !image.probability;
   byId("no-map").hidden = Boolean(image.probability);
   byId("frame").replaceChildren(...layers(image));
-  const files = [["image", image.problem ? null : image.large[0]], ["mask", image.mask], ["probability", image.probability]];
+  const file = image.problem ? null : image.large[0];
+  const files = [["image", file], ["mask", image.mask], ["probability", image.probability]];
   const links = files.filter(([, url]) => url).flatMap(([text, url]) => [" ", link(text, url)]);
   byId("files").replaceChildren("Files:", ...links);
   const rows = image.regions.map((region, i) => [
@@ -160,7 +163,8 @@ function layers(image) {
   picture.addEventListener("error", () => {
     if (!picture.isConnected) return;
     const next = sources.shift();
-    say(image.problem || `This browser cannot find or show the image's file: shown is ${next ? "a picture of it" : "its mask"}.`);
+    const instead = next ? "a picture of it" : "its mask";
+    say(image.problem || `This browser cannot find or show the image's file: shown is ${instead}.`);
     if (next) picture.src = next;
     else picture.removeAttribute("src");
   });
@@ -202,7 +206,8 @@ const [WIDTH, HEIGHT, LANE] = [1000, 60, 9]; // of a time line; the lanes below 
 /** The corners of a line through the parts of a time line: steps, as high as the values, which are shares. */
 function steps(values) {
   const step = WIDTH / values.length;
-  return values.map((value, i) => `${i * step},${HEIGHT * (1 - value)} ${(i + 1) * step},${HEIGHT * (1 - value)}`).join(" ");
+  const y = (value) => HEIGHT * (1 - value);
+  return values.map((value, i) => `${i * step},${y(value)} ${(i + 1) * step},${y(value)}`).join(" ");
 }
 
 /** A bar for each track, in the first lane that is free then; and the height of all lanes. */
@@ -228,11 +233,15 @@ function timeline(video, player) {
   const [bars, lanes] = trackBars(video.tracks || [], x);
   const height = HEIGHT + 4 + lanes;
   const now = shape("line", { class: "now", y1: 0, y2: height });
-  const slider = { tabindex: 0, role: "slider", "aria-label": `Time in ${video.name}`, "aria-valuemin": 0, "aria-valuemax": length };
+  const slider = { tabindex: 0, role: "slider", "aria-valuemin": 0, "aria-valuemax": length };
+  const area = `0,${HEIGHT} ${steps(video.areas.map((share) => share / highest))} ${WIDTH},${HEIGHT}`;
   const drawing = shape(
     "svg",
-    { class: "timeline", viewBox: `0 0 ${WIDTH} ${height}`, height, preserveAspectRatio: "none", ...slider },
-    shape("polygon", { class: "area", points: `0,${HEIGHT} ${steps(video.areas.map((area) => area / highest))} ${WIDTH},${HEIGHT}` }),
+    {
+      class: "timeline", viewBox: `0 0 ${WIDTH} ${height}`, height, preserveAspectRatio: "none",
+      "aria-label": `Time in ${video.name}`, ...slider,
+    },
+    shape("polygon", { class: "area", points: area }),
     shape("polyline", { class: "presence", points: steps(video.presences) }),
     ...bars,
     now
@@ -252,9 +261,9 @@ function timeline(video, player) {
   });
   drawing.addEventListener("keydown", (event) => {
     const time = player.currentTime;
-    const target = {
-      ArrowLeft: time - STEP, ArrowDown: time - STEP, ArrowRight: time + STEP, ArrowUp: time + STEP, Home: 0, End: length,
-    }[event.key];
+    const [back, on] = [time - STEP, time + STEP];
+    const targets = { ArrowLeft: back, ArrowDown: back, ArrowRight: on, ArrowUp: on, Home: 0, End: length };
+    const target = targets[event.key];
     if (target === undefined) return;
     seek(target);
     event.preventDefault();
@@ -281,10 +290,13 @@ function tracksTable(video, player) {
       });
       return button;
     };
+    const times = [jump(track.first), clock(track.last), jump(track.best)];
     const numbers = [`${track.frames}`, percent(track.area), percent(track.mean), percent(track.highest)];
-    return [`${track.number}`, track.alert ? "yes" : "no", jump(track.first), clock(track.last), jump(track.best), ...numbers];
+    return [`${track.number}`, track.alert ? "yes" : "no", ...times, ...numbers];
   });
-  const columns = ["track", "alert", "from", "to", "best frame", "frames", "largest area", "mean probability", "highest"];
+  const columns = [
+    "track", "alert", "from", "to", "best frame", "frames", "largest area", "mean probability", "highest",
+  ];
   return table(`Tracks of ${video.name}`, columns, rows);
 }
 
@@ -303,7 +315,8 @@ function videoSection(video) {
   for (const problem of video.problems) left.append(element("p", { className: "problem" }, problem));
   player.addEventListener("error", () => {
     const file = link("Open the file", video.overlay);
-    left.append(element("p", { className: "problem" }, "This browser cannot play the video. ", file, " with a player."));
+    const words = ["This browser cannot play the video. ", file, " with a player."];
+    left.append(element("p", { className: "problem" }, ...words));
   }, { once: true });
   section.append(left, element("div", {}, tracksTable(video, player)));
   loading.observe(player);

@@ -295,6 +295,25 @@ def test_a_video_can_be_searched(page):
     assert cells == ["2", "yes", "0:01.0", "0:02.5", "0:02.0", "16", "12.5 %", "90.0 %", "95.0 %"]
 
 
+def test_the_policy_keeps_the_page_from_asking_elsewhere(chromium, report):
+    """Whatever a script in it might do: of a picture, a request and a form, none is sent."""
+    attempt = """() => new Promise(resolve => {
+        const refused = [];
+        document.addEventListener("securitypolicyviolation", event => {
+            if (refused.push(event.effectiveDirective) === 3) resolve(refused.sort());
+        });
+        new Image().src = "http://127.0.0.1:9/picture.png";
+        fetch("http://127.0.0.1:9/").catch(() => {});
+        const form = document.body.appendChild(document.createElement("form"));
+        form.action = "http://127.0.0.1:9/";
+        form.submit();
+    })"""
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        assert page.evaluate(attempt) == ["connect-src", "form-action", "img-src"]
+
+
 def test_a_video_that_cannot_be_played(chromium, tmp_path):
     output = save_run(tmp_path / "out")
     save_video(output, "one.mp4", [[0, 0.0, 0, 0, 0.25, ""]], [])
