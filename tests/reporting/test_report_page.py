@@ -4,11 +4,15 @@ import base64
 import io
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from example_reports import boxes, page_data, save_image, save_images, save_run
 from PIL import Image
 from unet_kvasir_seg.common.errors import UserError
@@ -223,6 +227,30 @@ def test_large_thumbnails_are_files_and_are_not_made_again(output, tmp_path, dra
     monkeypatch.undo()
     assert page_data(write_report(output))["images"][0]["thumbnail"].startswith("data:")
     assert [file.name for file in (output / THUMBNAILS).rglob("*") if file.is_file()] == ["notes.txt"]
+
+
+def test_a_killed_report_is_made_by_the_next(output, tmp_path):
+    """600 images of noise, whose thumbnails take more than 8 MiB; the process is killed while it writes them."""
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in" / "0.png", compress_level=1)
+    for number in range(1, 600):
+        os.link(tmp_path / "in" / "0.png", tmp_path / "in" / f"{number}.png")
+    probability = np.zeros((240, 320), np.float32)
+    save_images(output, tmp_path / "in", {f"{number}.png": probability for number in range(600)})
+    command = [sys.executable, str(ROOT / "predict.py"), "--report", "--output_dir", str(output)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list((output / THUMBNAILS).glob("*.jpg")):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    times = {file: file.stat().st_mtime_ns for file in (output / THUMBNAILS).glob("*.jpg")}
+    assert 0 < len(times) < 600
+    assert not (output / "report.html").exists()
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    assert len(page_data(output / "report.html")["images"]) == 600
+    assert len(list((output / THUMBNAILS).iterdir())) == 600  # no unfinished file is left
+    assert {file: file.stat().st_mtime_ns for file in times} == times
 
 
 def test_files_of_others_are_not_replaced(output, tmp_path, monkeypatch):
