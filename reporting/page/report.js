@@ -3,6 +3,7 @@
 
 const BATCH = 60; // images that are added to the grid when its end comes into view
 const STEP = 5; // seconds by which the arrow keys move a time line
+const MANY_TRACKS = 50; // of more, the table has the alerts alone until all are asked for: a long film has thousands
 const NEAR = "1000px"; // distance from the window in which images and videos begin to load
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -277,27 +278,39 @@ function timeline(video, player) {
   return element("div", {}, drawing, legend);
 }
 
+/** The cells of a track's row; buttons show its first and its best frame in the player. */
+function trackCells(track, player) {
+  const jump = (seconds) => {
+    const text = clock(seconds);
+    const button = element("button", { type: "button", "aria-label": `${text}, show track ${track.number}` }, text);
+    button.addEventListener("click", () => {
+      player.currentTime = seconds;
+      player.scrollIntoView({ block: "nearest" });
+    });
+    return button;
+  };
+  const times = [jump(track.first), clock(track.last), jump(track.best)];
+  const numbers = [`${track.frames}`, percent(track.area), percent(track.mean), percent(track.highest)];
+  return [`${track.number}`, track.alert ? "yes" : "no", ...times, ...numbers];
+}
+
 function tracksTable(video, player) {
   if (video.tracks === null) return "";
   if (!video.tracks.length) return element("p", {}, "No region was marked.");
-  const rows = video.tracks.map((track) => {
-    const jump = (seconds) => {
-      const text = clock(seconds);
-      const button = element("button", { type: "button", "aria-label": `${text}, show track ${track.number}` }, text);
-      button.addEventListener("click", () => {
-        player.currentTime = seconds;
-        player.scrollIntoView({ block: "nearest" });
-      });
-      return button;
-    };
-    const times = [jump(track.first), clock(track.last), jump(track.best)];
-    const numbers = [`${track.frames}`, percent(track.area), percent(track.mean), percent(track.highest)];
-    return [`${track.number}`, track.alert ? "yes" : "no", ...times, ...numbers];
-  });
   const columns = [
     "track", "alert", "from", "to", "best frame", "frames", "largest area", "mean probability", "highest",
   ];
-  return table(`Tracks of ${video.name}`, columns, rows);
+  const list = (caption, tracks) => table(caption, columns, tracks.map((track) => trackCells(track, player)));
+  const all = () => list(`Tracks of ${video.name}`, video.tracks);
+  if (video.tracks.length <= MANY_TRACKS) return all();
+  const more = element("button", { type: "button" }, `Show all ${counted(video.tracks.length, "track")}`);
+  const alerts = list(`Alerts of ${video.name}`, video.tracks.filter((track) => track.alert));
+  const part = element("div", {}, alerts, more);
+  more.addEventListener("click", () => {
+    part.replaceChildren(all());
+    part.firstChild.focus();
+  });
+  return part;
 }
 
 function videoSection(video) {

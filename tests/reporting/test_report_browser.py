@@ -295,6 +295,23 @@ def test_a_video_can_be_searched(page):
     assert cells == ["2", "yes", "0:01.0", "0:02.5", "0:02.0", "16", "12.5 %", "90.0 %", "95.0 %"]
 
 
+def test_of_many_tracks_the_alerts_come_first(chromium, tmp_path):
+    output = save_run(tmp_path / "out")
+    tracks = [[number % 10 == 0, number, number + 1, 3, 2.0, 0.75, 0.8, 0, 1, 1, 9, 9] for number in range(60)]
+    save_video(output, "long.mp4", [[number, number, 0, 0, 0.25, ""] for number in range(70)], tracks)
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(write_report(output).as_uri())
+        alerts = page.get_by_role("table", name="Alerts of long.mp4").get_by_role("row")
+        assert alerts.count() == 1 + 6
+        assert alerts.nth(2).get_by_role("cell").all_inner_texts()[:4] == ["11", "yes", "0:10.0", "0:11.0"]
+        page.get_by_role("button", name="Show all 60 tracks").press("Enter")
+        assert page.get_by_role("table", name="Tracks of long.mp4").get_by_role("row").count() == 1 + 60
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Tracks of long.mp4"
+        assert page.locator(".timeline rect").count() == 60
+        assert page.locator(".timeline rect.alert").count() == 6
+
+
 def test_the_policy_keeps_the_page_from_asking_elsewhere(chromium, report):
     """Whatever a script in it might do: of a picture, a request and a form, none is sent."""
     attempt = """() => new Promise(resolve => {
