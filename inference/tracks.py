@@ -23,12 +23,12 @@ COLUMNS = (
     *("video", "track", "alert", "first_seconds", "last_seconds", "frames", "largest_area_percent"),
     *("mean_probability", "highest_probability", "best_frame", "left", "top", "right", "bottom"),
 )
+Box = tuple[int, int, int, int]
 BUFFER = 0.5  # share of its width and height by which a box is enlarged on each side
-MIN_BUFFER = 0.03  # and the least, as a share of the frame's side: at the border a lesion comes into view as a sliver
+MIN_BUFFER = 0.05  # and the least, as a share of the frame's side: at the border a lesion comes into view as slivers
 MIN_OVERLAP = 0.25  # share of the smaller of two enlarged boxes inside the other, from which they may be linked
-GAP_SECONDS = 0.5  # a track goes on if its lesion was not marked for at most so long
-STEP_SECONDS = 2.0  # and if no frame lies between, as at one frame a second, for at most so long
-TOLERANCE = 1e-6  # seconds: 0.7 - 0.2 is less than 0.5
+GAP_SECONDS = 1.0  # a track goes on if its lesion was not marked for at most so long
+ROUNDING = 1e-6  # seconds by which sums of times may be off: 0.7 - 0.2 is less than 0.5
 MAX_REGIONS = 64  # of a frame; the work grows with their square, and a network that was not trained marks thousands
 ALERT_SECONDS = 0.5  # as in Holzwanger et al., Endoscopy 2021, 53:937
 SAME_LESION = 0.5  # share of a lesion's box inside a track's enlarged by the least, from which it is a part of that
@@ -74,7 +74,7 @@ class Track:
         self.probability_sum += probability
         if probability > self.highest_probability:
             self.highest_probability, self.best_frame, self.best_box = probability, frame, self.box
-        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds - TOLERANCE
+        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds - ROUNDING
 
 
 def track_numbers(track: Track) -> list[float]:
@@ -112,7 +112,7 @@ class Tracker:
 
     Args:
         alert_seconds: A track is an alert from the frame on in which it has been seen for so long.
-        gap_seconds: A track that is not seen for longer has ended, if there was a frame without it.
+        gap_seconds: A track that is not seen for longer has ended.
 
     Attributes:
         tracks: All tracks so far, in the order of first sight.
@@ -128,7 +128,6 @@ class Tracker:
         self.gap_seconds = gap_seconds
         self.tracks: list[Track] = []
         self._alive: list[Track] = []
-        self._before = -math.inf  # time of the frame before
 
     def add(self, frame: int, seconds: float, lesions: Sequence[Lesion]) -> list[Track]:
         """Link the lesions of the next frame.
@@ -143,25 +142,23 @@ class Tracker:
             same.
         """
         lesions = lesions[:MAX_REGIONS]
-        self._alive = [track for track in self._alive if self._goes_on(track, seconds)]
-        self._before = seconds
+        self._alive = [track for track in self._alive if seconds - track.last_seconds <= self.gap_seconds + ROUNDING]
         # A share of the side of a square with the frame's area.
         margin = MIN_BUFFER * math.sqrt(lesions[0].pixels / lesions[0].share) if lesions else 0.0
         linked = {lesion: self._alive[track] for lesion, track in _assign(lesions, self._alive, margin)}
+        places = [(track.box, track) for track in self._alive]
+        places += [(lesions[index].box, track) for index, track in linked.items()]
         seen = []
         for index, lesion in enumerate(lesions):
-            seen.append(
-                linked.get(index) or _track_around(lesion, self._alive, margin) or self._begin(seconds, lesion)
-            )
+            track = linked.get(index) or _track_around(lesion, places, margin)
+            if track is None:
+                track = self._begin(seconds, lesion)
+            places.append((lesion.box, track))
+            seen.append(track)
         for track in dict.fromkeys(seen):  # each once
             parts = [lesion for lesion, owner in zip(lesions, seen, strict=True) if owner is track]
             track.see(frame, seconds, parts, self.alert_seconds)
         return seen
-
-    def _goes_on(self, track: Track, seconds: float) -> bool:
-        """Whether a track may be seen again in a frame at this time."""
-        longest = STEP_SECONDS if track.last_seconds == self._before else 0.0
-        return seconds - track.last_seconds <= max(longest, self.gap_seconds) + TOLERANCE
 
     def _begin(self, seconds: float, lesion: Lesion) -> Track:
         track = Track(len(self.tracks) + 1, first_seconds=seconds, last_seconds=seconds, box=lesion.box)
@@ -212,12 +209,18 @@ def _assign(lesions: Sequence[Lesion], tracks: Sequence[Track], margin: float) -
     return [(int(lesion), int(track)) for lesion, track in pairs if share[lesion, track] >= MIN_OVERLAP]
 
 
-def _track_around(lesion: Lesion, tracks: Sequence[Track], margin: float) -> Track | None:
-    """The track of which a lesion is a part: its box when last seen, enlarged, holds most of the lesion's."""
+def _track_around(lesion: Lesion, places: Sequence[tuple[Box, Track]], margin: float) -> Track | None:
+    """The track of which a lesion is a part.
+
+    Args:
+        lesion: The lesion.
+        places: Boxes of tracks, as last seen or in this frame.
+        margin: A track's box, enlarged by so many pixels, holds most of the lesion's.
+    """
     left, top, right, bottom = lesion.box
-    for track in tracks:
-        width = min(right, track.box[2] + margin) - max(left, track.box[0] - margin)
-        height = min(bottom, track.box[3] + margin) - max(top, track.box[1] - margin)
+    for box, track in places:
+        width = min(right, box[2] + margin) - max(left, box[0] - margin)
+        height = min(bottom, box[3] + margin) - max(top, box[1] - margin)
         if width > 0 < height and width * height >= SAME_LESION * (right - left) * (bottom - top):
             return track
     return None

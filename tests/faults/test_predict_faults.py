@@ -215,6 +215,7 @@ def test_tables_and_pages_that_cannot_be_written_are_named(run, folder, tmp_path
     (tmp_path / "out" / name).mkdir()
     done = run(few(folder)[0], "--output_dir", "out", "--report", status=2)
     assert re.search(f"{named} cannot be written: .* directory", done.stderr)
+    assert unfinished(tmp_path / "out") == []
     (tmp_path / "out" / name).rmdir()
     run(few(folder)[0], "--output_dir", "out", "--report")
     assert contents(tmp_path / "out") == before
