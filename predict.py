@@ -3,7 +3,8 @@
     python predict.py frame.jpg                                    # with the model of this clone
     python predict.py frames/ more/*.png --output_dir out --overlay
     python predict.py "archive/**/*.tif" --model me/unet-kvasir-seg --threshold 0.4 --tta
-    python predict.py clip.mp4 --smoothing 0.6
+    python predict.py clip.mp4 frames/ --report                    # then open outputs/predictions/report.html
+    python predict.py --report --output_dir out                    # the report of an earlier run, made again
     python predict.py --output_dir out -- -odd-name.png            # after --, names may begin with a dash
 
 INPUT is a file, a folder (with all folders in it), a glob in quotes, or several of them, images and videos mixed.
@@ -19,7 +20,12 @@ The output folder holds, with the names and folders of the inputs:
     overlays/         with --overlay: the images with the polyps drawn in.
     probabilities/    with --probabilities: 16-bit PNG, where 65535 is the probability 1.
     videos/           for each video: an mp4 with the polyps drawn in, without audio, and a CSV with a row per frame.
+    tracks.csv        a row per lesion of a video, followed through its frames: whether it is an alert (seen for
+                      --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
+                      area, mean and highest probability, its best frame, and its box in pixels there.
+    report.html       with --report: a page to look through all that is in the folder; it needs no network.
     run.json          model and settings. Outputs of other models or settings need a folder of their own.
+    inputs.json       the paths of the inputs, for the report.
 
 If a run was stopped, the same command continues it. Inputs that cannot be used are listed at the end, all others are
 done, and the exit status is 1 (0: all done; 2: nothing was started, or it could not go on). Files of folders that are
@@ -29,18 +35,18 @@ neither images nor videos are counted. Several processes share the inputs:
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
-from unet_kvasir_seg.common.errors import UserError, printable, require_extra, some, user_errors
+from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
-from unet_kvasir_seg.common.processes import Processes, share_work
+from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 
 # All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
 # are answered at once, and with an ONNX file neither torch nor transformers is imported at all.
@@ -51,6 +57,8 @@ if TYPE_CHECKING:
 
 PROGRAM, KEPT = "predict.py", "What was done is kept. Run the same command again to go on."
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
+VIDEO_FLAGS = ("smoothing", "alert_seconds")
+SETTINGS = ("threshold", "tta", "peak_threshold", *VIDEO_FLAGS)  # that the outputs depend on
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
 
@@ -75,6 +83,10 @@ class PredictArguments(DeviceFlags, ModelFlags):
         "For videos, against flicker: s in S = s * (S of the previous frame) + (1 - s) * probability, the map that "
         "--threshold is applied to; from 0 (none) to below 1.",
     )
+    alert_seconds: float = flag(0.5, "For videos: a lesion that was seen for so long is an alert.")
+    report: bool = flag(
+        False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
+    )
     batch_size: int = flag(8, "Images that go through the network together.")
     compile: bool = flag(False, "Compile the network first: it pays off over thousands of images.")
 
@@ -91,6 +103,8 @@ def check_arguments(arguments: PredictArguments) -> None:
             raise UserError(f"--{name} {value} is no probability: expected 0 to 1.")
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
+    if not 0 <= arguments.alert_seconds < float("inf"):
+        raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
 
@@ -107,13 +121,9 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     """
     from PIL import Image
     from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.inference import output_folder
+    from unet_kvasir_seg.inference.image_run import print_report
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS, find_inputs
-    from unet_kvasir_seg.inference.output_folder import (
-        describe_settings,
-        open_output,
-        restore_settings,
-        write_tables,
-    )
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
@@ -125,35 +135,27 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         settings: dict[str, Any] = {}
         with ending_alike(processes):
             if processes.is_main:
-                held.callback(restore_settings, output, settings, PROGRAM)  # when the lock is released
+                held.callback(output_folder.restore_settings, output, settings, PROGRAM)  # when the lock is released
                 held.enter_context(output_lock(output, PROGRAM, OUTPUT_FOLDERS))
         predictor = open_predictor(arguments)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
         # No process writes before this: the main one would take the masks for those of another program.
         with ending_alike(processes):
             if processes.is_main:
-                how = (arguments.threshold, arguments.tta, arguments.smoothing, arguments.peak_threshold)
-                described = describe_settings(predictor, *how)
-                open_output(output, described)
+                how = {name: getattr(arguments, name) for name in SETTINGS}
+                described = output_folder.describe_settings(predictor, **how)
+                output_folder.open_output(output, described)
                 settings |= described  # now that the folder is this run's
+                output_folder.write_inputs(output, found.sources, keep_known=True)
         total = segment_all(found, predictor, arguments, processes)
-        if processes.is_main:
-            write_tables(output)
-            print_report(total, found.ignored, arguments.output_dir)
+        with ending_alike(processes):
+            if processes.is_main:
+                output_folder.write_inputs(output, [done.source for done in total.done])
+                output_folder.write_tables(output)
+                print_report(total, found.ignored, arguments.output_dir)
+                if arguments.report:
+                    write_page(output)
     return total
-
-
-@contextmanager
-def ending_alike(processes: Processes) -> Iterator[None]:
-    """Raise the first `UserError` that a process had in all of them, so that none waits for it."""
-    error = None
-    try:
-        yield
-    except UserError as raised:
-        error = raised
-    for found in processes.gather(error):
-        if found is not None:
-            raise found
 
 
 def computes_on_cpu(arguments: PredictArguments) -> bool:
@@ -233,7 +235,8 @@ def segment_all(
         if videos:
             from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
 
-            how |= {"smoothing": arguments.smoothing, "show_progress": processes.is_main}
+            how |= {name: getattr(arguments, name) for name in VIDEO_FLAGS}
+            how["show_progress"] = processes.is_main
         for video in videos:
             segment_video_file(video, predictor, output, report, **how)
     with ending_alike(processes):  # when all are through: what is counted as done exists in the end
@@ -245,36 +248,49 @@ def segment_all(
     return total
 
 
-def print_report(report: "Report", ignored: Sequence[str], output_dir: str) -> None:
-    """Print what was done, which other files were ignored, and what was not done on stderr."""
-    done = []
-    images, images_before = (report.count(videos=False, by_earlier_run=earlier) for earlier in (False, True))
-    videos, videos_before = (report.count(videos=True, by_earlier_run=earlier) for earlier in (False, True))
-    if images or images_before:
-        speed = f" ({images / report.seconds:.2f} a second)" if images else ""
-        done.append(f"{images} images{speed}, {images_before} before")
-    if videos or videos_before:
-        done.append(f"{videos} videos, {videos_before} before")
-    print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
-    if ignored:
-        print(f"{len(ignored)} other {'files were' if len(ignored) > 1 else 'file was'} ignored: {some(ignored)}.")
-    if report.failures:
-        print(f"{len(report.failures)} inputs were not done, or not all of them:", file=sys.stderr)
-        for failure in sorted(report.failures, key=str):
-            print(f"  {failure}", file=sys.stderr)
+def write_report_alone(arguments: PredictArguments) -> None:
+    """Write the report of an output folder, of what is there."""
+    from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS
+    from unet_kvasir_seg.inference.output_folder import read_run
+
+    output = Path(arguments.output_dir)
+    with share_work(cpu=True) as processes, ending_alike(processes):
+        if processes.is_main:
+            read_run(output)  # the lock would make the folder
+            with output_lock(output, PROGRAM, OUTPUT_FOLDERS):
+                write_page(output)
+
+
+def write_page(output: Path) -> None:
+    """Write report.html, and print where it is.
+
+    Raises:
+        UserError: If there is nothing to show, or it cannot be written.
+    """
+    from unet_kvasir_seg.inference.output_folder import REPORT, cannot_write
+    from unet_kvasir_seg.reporting.report_page import write_report
+
+    try:
+        page = write_report(output)
+    except OSError as error:
+        raise cannot_write(output / REPORT, error) from error
+    print(f"{printable(str(page))}: the report, to be opened in a browser.")
 
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser(
-            [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s INPUT... [flags]"
+            [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s [INPUT...] [flags]"
         )
         flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv)
         (arguments,) = parser.parse(flags)
-        if not inputs:
+        if not inputs and not arguments.report:
             raise UserError("No input: name images, folders, globs or videos; see --help.")
-        report = predict(inputs, arguments)
-    if report.failures:
+        report = predict(inputs, arguments) if inputs else None
+        if report is None:
+            write_report_alone(arguments)
+    if report and report.failures:
         sys.exit(1)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Protocol
 
+from .errors import UserError
 from .launcher import was_launched
 
 
@@ -95,3 +96,16 @@ def share_work(cpu: bool, timeout: timedelta | None = None) -> Iterator[Processe
         # A process that ends within the group may abort, and be taken for a crash.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def ending_alike(processes: Processes) -> Iterator[None]:
+    """Raise the first `UserError` that a process had in all of them, so that none waits for it."""
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    for found in processes.gather(error):
+        if found is not None:
+            raise found

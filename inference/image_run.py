@@ -8,6 +8,7 @@ Reading, inference and writing overlap, with bounded prefetching. Images that ha
 
 import hashlib
 import io
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError, describe_error
+from ..common.errors import UserError, describe_error, printable, some
 from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
@@ -105,6 +106,25 @@ class Report:
                 self.failures.append(Failure(each.source.path, reason))
             else:
                 self.done.append(each)
+
+
+def print_report(report: Report, ignored: Sequence[str], output_dir: str) -> None:
+    """Print what was done, which other files were ignored, and what was not done on stderr."""
+    done = []
+    images, images_before = (report.count(videos=False, by_earlier_run=earlier) for earlier in (False, True))
+    videos, videos_before = (report.count(videos=True, by_earlier_run=earlier) for earlier in (False, True))
+    if images or images_before:
+        speed = f" ({images / report.seconds:.2f} a second)" if images else ""
+        done.append(f"{images} images{speed}, {images_before} before")
+    if videos or videos_before:
+        done.append(f"{videos} videos, {videos_before} before")
+    print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
+    if ignored:
+        print(f"{len(ignored)} other {'files were' if len(ignored) > 1 else 'file was'} ignored: {some(ignored)}.")
+    if report.failures:
+        print(f"{len(report.failures)} inputs were not done, or not all of them:", file=sys.stderr)
+        for failure in sorted(report.failures, key=str):
+            print(f"  {failure}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

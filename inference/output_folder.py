@@ -1,21 +1,21 @@
-"""The output folder of `predict.py`: run.json, the records inside the masks' files, and the tables.
+"""The output folder of `predict.py`: run.json, inputs.json, the records of images and videos, and the tables.
 
     open_output(Path("out"), settings)    # makes it, or refuses what is not of these settings
     output = OutputFolder(Path("out"))
     output.write(Path("out/masks/frame.png"), content)
 
-A mask's PNG file holds a record of its image and lesions. So a run that goes on knows what is done, and the tables can
-be written from the masks alone.
+A mask's PNG file holds a record of its image and lesions, and a JSON file beside a video's overlay one of the video
+and its tracks. So a run that goes on knows what is done, and the tables can be written from the records alone.
 """
 
 import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -26,13 +26,20 @@ from ..common.output_lock import output_lock
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
+from .tracks import ALERT_SECONDS, track_numbers, track_row
+from .tracks import COLUMNS as TRACK_COLUMNS
+
+if TYPE_CHECKING:
+    from .video import VideoReport  # which needs the extra "video"
 
 RUN_SCHEMA = 1
-RUN_FILE, INPUTS = "run.json", "inputs.json"
+RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
-TABLES = ("predictions.csv", "images.csv")
+TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
+ADDED_SETTINGS = ("alert_seconds",)  # not in the run.json of earlier versions, whose outputs do not depend on them
 MAX_INPUTS_BYTES = 2**30
-MAX_JSON_BYTES = 2**20  # of run.json and a video's record, which have some hundred
+MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
+MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
 # Errors of the disk, which further files would meet too. Others may be those of one name.
 ERRORS_OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 REMEDY = "What was done is kept: mend that, and run the same command again to go on."
@@ -45,12 +52,17 @@ PROCESSOR_SETTINGS = (
 
 
 def describe_settings(
-    predictor: BasePredictor, threshold: float, tta: bool, smoothing: float, peak_threshold: float | None = None
+    predictor: BasePredictor,
+    threshold: float,
+    tta: bool,
+    smoothing: float,
+    peak_threshold: float | None = None,
+    alert_seconds: float = ALERT_SECONDS,
 ) -> dict[str, Any]:
     """What run.json holds: everything that the outputs depend on, images apart.
 
     Args:
-        predictor, threshold, tta, smoothing: As in `predict.py`.
+        predictor, threshold, tta, smoothing, alert_seconds: As in `predict.py`.
         peak_threshold: The one that is used, whether it was given or is the model's own.
     """
     processor = predictor.processor_settings
@@ -63,6 +75,7 @@ def describe_settings(
         "presence_calibration": predictor.presence_calibration,
         "tta": tta,
         "smoothing": smoothing,
+        "alert_seconds": alert_seconds,
         "dtype": str(predictor.runtime.dtype).removeprefix("torch."),
     }
 
@@ -84,13 +97,14 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
         output.mkdir(parents=True, exist_ok=True)
         if file.exists():
             before = json.loads(read_file(file, MAX_JSON_BYTES))
-            differing = [name for name in settings if before.get(name) != settings[name]]
+            known = [name for name in settings if name in before or name not in ADDED_SETTINGS]
+            differing = [name for name in known if before.get(name) != settings[name]]
             if "model" in differing or "image_processor" in differing:
                 raise UserError(f"{output} holds the outputs of another model. {remedy}")
             if differing:
                 values = ", ".join(f"{name} {before.get(name)} and not {settings[name]}" for name in differing)
                 raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
-        elif taken := [name for name in (*OUTPUT_FOLDERS, *TABLES) if _is_taken(output / name)]:
+        elif taken := [name for name in (*OUTPUT_FOLDERS, *TABLES, INPUTS, REPORT) if _is_taken(output / name)]:
             raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
         if files := [name for name in OUTPUT_FOLDERS if (output / name).exists() and not (output / name).is_dir()]:
             raise UserError(f"{output / files[0]} is a file: expected a folder for outputs. {remedy}")
@@ -101,7 +115,7 @@ def open_output(output: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"--output_dir {output} cannot be written to: {reason}. Choose another one.") from error
     except UserError:
         raise
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not the run.json of this command ({error}). {remedy}") from error
 
 
@@ -228,13 +242,17 @@ def is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("image", "digest")):
         return False
     lesions = record.get("lesions")
-    if not isinstance(lesions, list) or not isinstance(record.get("presence", 0.0), Real):
+    if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
     return all(
-        isinstance(lesion, list) and len(lesion) == numbers and all(isinstance(number, Real) for number in lesion)
-        for lesion in lesions
+        isinstance(lesion, list) and len(lesion) == numbers and all(map(_is_number, lesion)) for lesion in lesions
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that fits into a float, and no NaN."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def refuse_mismatch(record: dict[str, Any] | None, digest: str, target: Path, source: Source) -> Failure | None:
@@ -266,25 +284,25 @@ def cannot_write(target: Path | str, error: OSError) -> UserError:
 
 
 def write_tables(output: Path) -> None:
-    """Write `predictions.csv` and `images.csv` from the records of all masks in the folder, and print a summary.
+    """Write the `TABLES` from the records of all masks and videos in the folder, and print a summary.
 
     Raises:
         UserError: If they cannot be written.
     """
     try:
-        summary = _write_tables([output / name for name in TABLES], output / MASKS)
+        summary = _write_image_tables(output) + _write_tracks(output)
     except OSError as error:
-        raise cannot_write(f"{output / TABLES[0]} or {TABLES[1]}", error) from error
+        raise cannot_write(f"{output / PREDICTIONS}, {IMAGES} or {TRACKS}", error) from error
     print(summary, end="")
 
 
-def _write_tables(files: Sequence[Path], masks: Path) -> str:
-    """Write them, and give the line that sums them up; an empty text without images."""
+def _write_image_tables(output: Path) -> str:
+    """Write the tables of images, and give the line that sums them up; an empty text without images."""
     images = empty = lesions = 0
-    with open_table(files[0]) as lesion_table, open_table(files[1]) as image_table:
+    with open_table(output / PREDICTIONS) as lesion_table, open_table(output / IMAGES) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
-        for _, record in records(masks):
+        for _, record in records(output / MASKS):
             images += 1
             empty += not record["lesions"]
             lesions += len(record["lesions"])
@@ -293,8 +311,24 @@ def _write_tables(files: Sequence[Path], masks: Path) -> str:
             write_row(image_table, image_row(record))
     if not images:
         return ""
-    table = printable(str(files[0]))
+    table = printable(str(output / PREDICTIONS))
     return f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.\n"
+
+
+def _write_tracks(output: Path) -> str:
+    """Write the table of tracks, and give the line that sums it up; an empty text without videos."""
+    videos = tracks = alerts = 0
+    with open_table(output / TRACKS) as table:
+        write_row(table, TRACK_COLUMNS)
+        for _, record in video_records(output):
+            videos += 1
+            for number, numbers in enumerate(record.get("tracks", []), start=1):
+                tracks += 1
+                alerts += numbers[0]
+                write_row(table, track_row(record["video"], number, numbers))
+    if not videos:
+        return ""
+    return f"{printable(str(output / TRACKS))}: {alerts} alerts among {tracks} tracks in {videos} videos.\n"
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
@@ -308,28 +342,51 @@ def image_row(record: dict[str, Any]) -> list[str]:
 
 def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All masks below a folder, and their records; damaged files and those of other programs are passed over."""
+    for file in _files_below(folder, ".png"):
+        try:
+            record = read_record(file)
+        except OSError:
+            continue
+        if record is not None:
+            yield file, record
+
+
+def video_records(output: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The overlays of all videos that are done, and their records, as `read_summary` gives them."""
+    for file in _files_below(output / VIDEOS, ".json"):
+        record, overlay = read_summary(file), file.with_suffix(".mp4")
+        if record is not None and overlay.is_file():
+            yield overlay, record
+
+
+def _files_below(folder: Path, suffix: str) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        for name in sorted(files):
-            if not name.endswith(".png"):
-                continue
-            file = Path(parent, name)
-            try:
-                record = read_record(file)
-            except OSError:
-                continue
-            if record is not None:
-                yield file, record
+        yield from (Path(parent, name) for name in sorted(files) if name.endswith(suffix))
 
 
-def write_inputs(output: Path, sources: Iterable[Source]) -> None:
-    """Add the paths of images to `inputs.json`, so that the report can show them later."""
+def write_inputs(output: Path, sources: Iterable[Source], *, keep_known: bool = False) -> None:
+    """Add the paths of inputs to `inputs.json`, so that the report can show them later.
+
+    Args:
+        output: The output folder.
+        sources: The inputs.
+        keep_known: Whether a name that is there keeps its path: the output of that name may be of another file.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     paths = {source.name: os.path.abspath(source.path) for source in sources}
-    write_atomic(output / INPUTS, (json.dumps(read_inputs(output) | paths, indent=0) + "\n").encode())
+    known = read_inputs(output)
+    text = json.dumps(paths | known if keep_known else known | paths, indent=0)
+    try:
+        write_atomic(output / INPUTS, f"{text}\n".encode())
+    except OSError as error:
+        raise cannot_write(output / INPUTS, error) from error
 
 
 def read_inputs(output: Path) -> dict[str, str]:
-    """The paths of images by their names; those of other programs are passed over."""
+    """The paths of inputs by their names; those of other programs are passed over."""
     try:
         inputs = json.loads(read_file(output / INPUTS, MAX_INPUTS_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -349,7 +406,10 @@ def read_run(output: Path) -> dict[str, Any]:
     try:
         run = json.loads(read_file(file, MAX_JSON_BYTES))
     except FileNotFoundError as error:
-        raise UserError(f"{output} holds no run of this command: expected {RUN_FILE} in it.") from error
+        raise UserError(
+            f"{output} holds no run of this command: expected {RUN_FILE} in it. Name the folder of a run with "
+            "--output_dir, or the inputs of a new one."
+        ) from error
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -359,16 +419,32 @@ def read_run(output: Path) -> dict[str, Any]:
     return run
 
 
-def read_summary(record: Path) -> dict[str, Any] | None:
-    """What this command wrote beside a video; None if there is nothing, or another program changed it."""
+def video_record(source: Source, digest: str, done: "VideoReport") -> bytes:
+    """The content of the JSON file beside a video's overlay: the video's name and hash, what was read, its tracks."""
+    tracks = [track_numbers(track) for track in done.tracks]
+    counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes, "tracks": tracks}
+    return (json.dumps({"video": source.name, "digest": digest, **counts}) + "\n").encode()
+
+
+def read_summary(file: Path) -> dict[str, Any] | None:
+    """The record beside a video; None if there is none, or another program changed it.
+
+    Those of earlier versions have no tracks.
+    """
     try:
-        summary = json.loads(read_file(record, MAX_JSON_BYTES))
+        record = json.loads(read_file(file, MAX_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
-    is_summary = isinstance(summary, dict) and {"digest", "problem"} <= summary.keys()
-    return summary if is_summary else None
+    return record if _is_video_record(record) else None
 
 
-def tracks_file(overlay: Path) -> Path:
-    """Where the tracks of a video are, beside its overlay."""
-    return overlay.with_name(f"{overlay.stem}-tracks.csv")
+def _is_video_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("video", "digest")):
+        return False
+    if not isinstance(record.get("problem", 0), str | None) or not isinstance(record.get("frames"), int):
+        return False
+    tracks = record.get("tracks", [])
+    numbers = len(TRACK_COLUMNS) - 2  # without the names of video and track
+    return isinstance(tracks, list) and all(
+        isinstance(track, list) and len(track) == numbers and all(map(_is_number, track)) for track in tracks
+    )

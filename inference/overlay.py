@@ -2,12 +2,15 @@
 
     draw_overlay(image, mask).save("overlay.png")
     draw_overlay(image, mask, ground_truth)  # the annotated polyp too, as a dashed contour
+    draw_alert(overlay, box, number)  # a box around a lesion, with its number
 
 Fast enough for video: the time depends on the area of the polyps, not of the image.
 """
 
+from functools import lru_cache
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ..common.files import to_rgb
@@ -20,7 +23,9 @@ Colour = tuple[int, int, int]
 PREDICTION_COLOUR: Colour = (0, 229, 255)
 GROUND_TRUTH_COLOUR: Colour = (255, 235, 59)
 HALO_COLOUR: Colour = (10, 20, 40)
+ALERT_COLOUR: Colour = (255, 255, 255)  # what tells an alert is its box, in any colour
 
+LETTERS, MIN_LETTERS = 6, 11  # height of numbers: so many contours, and pixels at least
 CONTOURS_PER_SIDE = 130  # shorter side of an image / width of its contours: 2 pixels in 288, 8 in 1080
 
 
@@ -66,6 +71,36 @@ def draw_overlay(
 def contour_width(size: tuple[int, int]) -> int:
     """Width in pixels of the contours in an image of this size."""
     return max(1, round(min(size) / CONTOURS_PER_SIDE))
+
+
+def draw_alert(image: Image.Image, box: tuple[int, int, int, int], number: int) -> None:
+    """Frame a lesion with a box, and write a number on it.
+
+    Args:
+        image: RGB; it is changed.
+        box: First column, first row, and column and row after the last, in pixels.
+        number: Of the lesion's track.
+    """
+    width = contour_width(image.size)
+    gap = 3 * width  # room for the lesion's contour, its halo, and the frame
+    left, top = max(box[0] - gap, 0), max(box[1] - gap, 0)
+    right, bottom = min(box[2] + gap, image.width) - 1, min(box[3] + gap, image.height) - 1
+    canvas = ImageDraw.Draw(image)
+    canvas.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO_COLOUR, width=width + 2)
+    canvas.rectangle((left, top, right, bottom), outline=ALERT_COLOUR, width=width)
+    # Above the frame, or inside where there is no room.
+    font, text = _font(max(MIN_LETTERS, LETTERS * width)), str(number)
+    _, _, text_width, text_height = canvas.textbbox((0, 0), text, font=font)
+    room = 2 * width
+    x = min(left, image.width - round(text_width) - room)
+    y = top - round(text_height) - room if top > text_height + room else top
+    canvas.rectangle((x, y, x + text_width + room, y + text_height + room), fill=ALERT_COLOUR)
+    canvas.text((x + width, y + width), text, fill=HALO_COLOUR, font=font)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 class _Area:

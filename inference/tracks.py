@@ -20,18 +20,21 @@ from scipy.optimize import linear_sum_assignment
 from .lesions import Lesion
 
 COLUMNS = (
-    *("track", "alert", "first_seconds", "last_seconds", "frames", "largest_area_percent", "mean_probability"),
-    *("highest_probability", "best_frame", "left", "top", "right", "bottom"),
+    *("video", "track", "alert", "first_seconds", "last_seconds", "frames", "largest_area_percent"),
+    *("mean_probability", "highest_probability", "best_frame", "left", "top", "right", "bottom"),
 )
+Box = tuple[int, int, int, int]
 BUFFER = 0.5  # share of its width and height by which a box is enlarged on each side
-MIN_BUFFER = 0.03  # and the least, as a share of the frame's side: at the border a lesion comes into view as a sliver
+MIN_BUFFER = 0.05  # and the least, as a share of the frame's side: at the border a lesion comes into view as slivers
 MIN_OVERLAP = 0.25  # share of the smaller of two enlarged boxes inside the other, from which they may be linked
-GAP_SECONDS = 0.5  # a track goes on if its lesion was not marked for at most so long
+GAP_SECONDS = 1.0  # a track goes on if its lesion was not marked for at most so long
+ROUNDING = 1e-6  # seconds by which sums of times may be off: 0.7 - 0.2 is less than 0.5
+MAX_REGIONS = 64  # of a frame; the work grows with their square, and a network that was not trained marks thousands
 ALERT_SECONDS = 0.5  # as in Holzwanger et al., Endoscopy 2021, 53:937
 SAME_LESION = 0.5  # share of a lesion's box inside a track's enlarged by the least, from which it is a part of that
 
 
-@dataclass(eq=False)  # a track is the same while it grows
+@dataclass(eq=False, slots=True)  # a track is the same while it grows; a long film may have very many
 class Track:
     """One lesion through time.
 
@@ -71,22 +74,37 @@ class Track:
         self.probability_sum += probability
         if probability > self.highest_probability:
             self.highest_probability, self.best_frame, self.best_box = probability, frame, self.box
-        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds
+        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds - ROUNDING
 
-    def row(self) -> list[str]:
-        """Its row of the table with `COLUMNS`."""
-        return [
-            str(self.number),
-            str(int(self.is_alert)),
-            f"{self.first_seconds:.6f}",
-            f"{self.last_seconds:.6f}",
-            str(self.frames),
-            f"{100 * self.largest_share:.4f}",
-            f"{self.probability_sum / self.frames:.6f}",
-            f"{self.highest_probability:.6f}",
-            str(self.best_frame),
-            *map(str, self.best_box),
-        ]
+
+def track_numbers(track: Track) -> list[float]:
+    """The columns of the table from `alert` on; times and probabilities are rounded to six digits."""
+    return [
+        int(track.is_alert),
+        round(track.first_seconds, 6),
+        round(track.last_seconds, 6),
+        track.frames,
+        round(100 * track.largest_share, 6),
+        round(track.probability_sum / track.frames, 6),
+        round(track.highest_probability, 6),
+        track.best_frame,
+        *track.best_box,
+    ]
+
+
+def track_row(video: str, number: int, numbers: Sequence[float]) -> list[str]:
+    """A row of the table.
+
+    Args:
+        video: Name of the video.
+        number: Of the track, from 1.
+        numbers: As `track_numbers` gives them.
+    """
+    alert, first, last, frames, percent, mean, highest, *best = numbers
+    probabilities = (f"{probability:.6f}" for probability in (mean, highest))
+    seconds = (f"{time:.6f}" for time in (first, last))
+    row = [video, number, alert, *seconds, frames, f"{percent:.4f}", *probabilities, *best]
+    return [str(cell) for cell in row]
 
 
 class Tracker:
@@ -100,11 +118,11 @@ class Tracker:
         tracks: All tracks so far, in the order of first sight.
 
     Raises:
-        ValueError: If a time is negative.
+        ValueError: If a time is negative or NaN.
     """
 
     def __init__(self, alert_seconds: float = ALERT_SECONDS, gap_seconds: float = GAP_SECONDS):
-        if alert_seconds < 0 or gap_seconds < 0:
+        if not (alert_seconds >= 0 and gap_seconds >= 0):
             raise ValueError(f"alert_seconds is {alert_seconds} and gap_seconds {gap_seconds}: expected 0 or more.")
         self.alert_seconds = alert_seconds
         self.gap_seconds = gap_seconds
@@ -120,17 +138,23 @@ class Tracker:
             lesions: Its lesions, the largest first.
 
         Returns:
-            The track of each lesion. Lesions that are parts of one track have the same.
+            The track of each lesion, or of the `MAX_REGIONS` largest. Lesions that are parts of one track have the
+            same.
         """
-        self._alive = [track for track in self._alive if seconds - track.last_seconds <= self.gap_seconds]
+        lesions = lesions[:MAX_REGIONS]
+        self._alive = [track for track in self._alive if seconds - track.last_seconds <= self.gap_seconds + ROUNDING]
         # A share of the side of a square with the frame's area.
         margin = MIN_BUFFER * math.sqrt(lesions[0].pixels / lesions[0].share) if lesions else 0.0
         linked = {lesion: self._alive[track] for lesion, track in _assign(lesions, self._alive, margin)}
+        places = [(track.box, track) for track in self._alive]
+        places += [(lesions[index].box, track) for index, track in linked.items()]
         seen = []
         for index, lesion in enumerate(lesions):
-            seen.append(
-                linked.get(index) or _track_around(lesion, self._alive, margin) or self._begin(seconds, lesion)
-            )
+            track = linked.get(index) or _track_around(lesion, places, margin)
+            if track is None:
+                track = self._begin(seconds, lesion)
+            places.append((lesion.box, track))
+            seen.append(track)
         for track in dict.fromkeys(seen):  # each once
             parts = [lesion for lesion, owner in zip(lesions, seen, strict=True) if owner is track]
             track.see(frame, seconds, parts, self.alert_seconds)
@@ -185,12 +209,18 @@ def _assign(lesions: Sequence[Lesion], tracks: Sequence[Track], margin: float) -
     return [(int(lesion), int(track)) for lesion, track in pairs if share[lesion, track] >= MIN_OVERLAP]
 
 
-def _track_around(lesion: Lesion, tracks: Sequence[Track], margin: float) -> Track | None:
-    """The track of which a lesion is a part: its box when last seen, enlarged, holds most of the lesion's."""
+def _track_around(lesion: Lesion, places: Sequence[tuple[Box, Track]], margin: float) -> Track | None:
+    """The track of which a lesion is a part.
+
+    Args:
+        lesion: The lesion.
+        places: Boxes of tracks, as last seen or in this frame.
+        margin: A track's box, enlarged by so many pixels, holds most of the lesion's.
+    """
     left, top, right, bottom = lesion.box
-    for track in tracks:
-        width = min(right, track.box[2] + margin) - max(left, track.box[0] - margin)
-        height = min(bottom, track.box[3] + margin) - max(top, track.box[1] - margin)
+    for box, track in places:
+        width = min(right, box[2] + margin) - max(left, box[0] - margin)
+        height = min(bottom, box[3] + margin) - max(top, box[1] - margin)
         if width > 0 < height and width * height >= SAME_LESION * (right - left) * (bottom - top):
             return track
     return None

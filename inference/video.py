@@ -1,7 +1,8 @@
-"""Segments a video: writes it with its polyps drawn in, and a table with one row per frame.
+"""Segments a video: writes it with its polyps drawn in, a table with one row per frame, and gives its tracks.
 
     report = segment_video("clip.mp4", "overlay.mp4", "overlay.csv", predictor)
-    print(report)    # 900 frames, 23.1 frames per second of 25 needed
+    print(report)    # 900 frames, 23.1 frames per second of 25 needed; 2 alerts among 7 tracks
+    report.tracks    # one for each lesion that was seen for some time
 
 Frames keep their size and their times, also at a variable frame rate. A rotation or mirror that is stored in the file
 is applied. Of several videos in a file the main one is taken; audio is dropped. Decoding, network, drawing and
@@ -33,8 +34,9 @@ from PIL import Image
 from ..common.errors import UserError
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
-from .overlay import draw_overlay
+from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
+from .tracks import ALERT_SECONDS, Track, Tracker
 
 # FFmpeg's demuxers of the suffixes in inputs.py. A file's content chooses the demuxer, and others read further files
 # and addresses that the content names (HLS, DASH, concat).
@@ -42,7 +44,9 @@ DEMUXERS = ("asf", "avi", "m4v", "matroska", "mov", "mpeg", "mpegts", "mpegvideo
 MAX_DAMAGED_IN_A_ROW = 10_000  # packets: seven minutes without a picture, in a second or so
 MAX_FRAME_PIXELS = 2**25  # 8K UHD has 33 million; FFmpeg refuses larger frames before it decodes them
 
-COLUMNS = ("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability")
+COLUMNS = (
+    *("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability", "presence", "alerts"),
+)
 
 # In order of preference, with options; builds of FFmpeg have different encoders.
 ENCODERS: dict[str, dict[str, str]] = {
@@ -91,6 +95,7 @@ class VideoReport:
         frames: Number of frames that were segmented.
         seconds: The time it took.
         rate: Frames per second of the video.
+        tracks: Its lesions, each followed through the frames.
         notes: Differences between the written video and its source, overlays apart.
         problem: Why some frames are missing; None if all were segmented.
     """
@@ -98,12 +103,14 @@ class VideoReport:
     frames: int
     seconds: float
     rate: float
+    tracks: list[Track]
     notes: list[str]
     problem: str | None
 
     def __str__(self) -> str:
         speed = f"{self.frames} frames, {self.frames / self.seconds:.1f} frames per second of {self.rate:.4g} needed"
-        return "; ".join([speed, *self.notes])
+        alerts = sum(track.is_alert for track in self.tracks)
+        return "; ".join([speed, f"{alerts} alerts among {len(self.tracks)} tracks", *self.notes])
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,19 @@ class Frame:
     duration: int
     seconds: float
     image: Image.Image
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert as it is seen in a frame.
+
+    Attributes:
+        number: Of its track.
+        box: First column, first row, and column and row after the last, in pixels.
+    """
+
+    number: int
+    box: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -149,14 +169,15 @@ def segment_video(
     tta: bool = False,
     smoothing: float = 0.0,
     peak_threshold: float | None = None,
+    alert_seconds: float = ALERT_SECONDS,
     batch_size: int = 8,
     on_frame: Callable[[], Any] = lambda: None,
 ) -> VideoReport:
     """Segment a video frame by frame.
 
     Columns of the table: the frame's number, its time in seconds, the number of lesions in its mask, their area in per
-    cent of the frame, the highest probability in the frame, and the mean probability in the mask (empty if there is
-    no lesion).
+    cent of the frame, the highest probability in the frame, the mean probability in the mask (empty if there is no
+    lesion), presence (`Prediction.presence`), and the number of alerts, which the overlay frames with a box.
 
     Args:
         source: The video.
@@ -166,6 +187,7 @@ def segment_video(
         threshold, tta, peak_threshold: As for a call of the predictor.
         smoothing: s in [0, 1). The map that both thresholds are applied to is S = s * (S of the previous frame) +
             (1 - s) * P, and P for the first frame. The effect depends on the number of frames, not on seconds.
+        alert_seconds: A track is an alert from the frame on in which it has been seen for so long.
         batch_size: Frames that go through the network together; fewer if they are large.
         on_frame: Called after each frame.
 
@@ -176,6 +198,7 @@ def segment_video(
         OSError: If `overlay` or `table` cannot be written.
     """
     started = time.perf_counter()
+    tracker = Tracker(alert_seconds)
     with VideoReader(source) as video:
         together = max(1, min(batch_size, BATCH_PIXELS // (video.width * video.height)))
 
@@ -202,7 +225,9 @@ def segment_video(
                 prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
                 predicted = chain.from_iterable(predict(batch) for batch in _batches(prepared, together))
                 smooth = smoothed(predicted, smoothing)
-                drawn = prefetch_map(lambda pair: draw(*pair), smooth, threads=THREADS, ahead=together)
+                measured = prefetch_map(_with_lesions, smooth, threads=THREADS, ahead=together)
+                tracked = _with_alerts(measured, tracker)
+                drawn = prefetch_map(lambda items: draw(*items), tracked, threads=THREADS, ahead=together)
                 with contextlib.closing(prefetch_map(encode, drawn, threads=1, ahead=together)) as encoded:
                     for done in encoded:
                         rows.writerow(done.row)
@@ -211,6 +236,7 @@ def segment_video(
             frames=video.decoded,
             seconds=time.perf_counter() - started,
             rate=float(video.rate),
+            tracks=tracker.tracks,
             notes=[*video.notes, *writer.notes],
             problem=video.problem,
         )
@@ -247,10 +273,28 @@ def smoothed(predictions: Iterable[tuple[Frame, Prediction]], smoothing: float) 
         yield frame, prediction
 
 
-def draw(frame: Frame, prediction: Prediction) -> Drawn:
+def _with_lesions(pair: tuple[Frame, Prediction]) -> tuple[Frame, Prediction]:
+    """Find the lesions of a frame, which the prediction keeps; in a thread, while the network computes."""
+    _ = pair[1].lesions
+    return pair
+
+
+def _with_alerts(
+    predictions: Iterable[tuple[Frame, Prediction]], tracker: Tracker
+) -> Iterator[tuple[Frame, Prediction, list[Alert]]]:
+    """Link the lesions of the frames to tracks, and add the alerts that are seen in each frame."""
+    for frame, prediction in predictions:
+        tracks = dict.fromkeys(tracker.add(frame.index, frame.seconds, prediction.lesions))  # each once
+        yield frame, prediction, [Alert(track.number, track.box) for track in tracks if track.is_alert]
+
+
+def draw(frame: Frame, prediction: Prediction, alerts: Sequence[Alert]) -> Drawn:
     """Draw the overlay of a frame and compute its row of the table."""
     mask = prediction.mask
-    pixels = np.asarray(draw_overlay(frame.image, mask))
+    picture = draw_overlay(frame.image, mask)
+    for alert in alerts:
+        draw_alert(picture, alert.box, alert.number)
+    pixels = np.asarray(picture)
     height, width = mask.shape
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -260,8 +304,10 @@ def draw(frame: Frame, prediction: Prediction) -> Drawn:
         f"{frame.seconds:.6f}",
         len(prediction.lesions),
         f"{100 * area / mask.size:.4f}",
-        f"{prediction.probability.max():.6f}",
+        f"{prediction.peak:.6f}",
         f"{prediction.probability[mask].mean():.6f}" if area else "",
+        f"{prediction.presence:.6f}",
+        len(alerts),
     )
     return Drawn(frame, pixels, row)
 

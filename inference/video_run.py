@@ -1,6 +1,5 @@
 """Segments a video, from its file to the files of its outputs, unless it is done already."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from ..common.errors import UserError, describe_error, printable
 from ..common.files import atomic_file, digest_of, open_regular, write_atomic
 from .image_run import Done, Report
 from .inputs import Failure, Source
-from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_targets
+from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_record, video_targets
 from .prediction import BasePredictor
+from .tracks import ALERT_SECONDS
 from .video import VideoError, segment_video
 
 MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state more than any disk has
@@ -27,6 +27,7 @@ def segment_video_file(
     tta: bool = False,
     smoothing: float = 0.0,
     peak_threshold: float | None = None,
+    alert_seconds: float = ALERT_SECONDS,
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> None:
@@ -39,7 +40,7 @@ def segment_video_file(
         predictor: Segments its frames.
         output: The output folder.
         report: The outcome is added to it.
-        threshold, tta, smoothing, peak_threshold, batch_size: As for `segment_video`.
+        threshold, tta, smoothing, peak_threshold, alert_seconds, batch_size: As for `segment_video`.
         show_progress: Whether to show a progress bar.
 
     Raises:
@@ -79,14 +80,13 @@ def segment_video_file(
                 tta=tta,
                 smoothing=smoothing,
                 peak_threshold=peak_threshold,
+                alert_seconds=alert_seconds,
                 batch_size=batch_size,
                 on_frame=on_frame,
             )
             if was_changed(source.path, status):
                 raise VideoError("was changed while it was read: run the same command again when it is complete")
-            counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
-            summary = {"video": source.name, "digest": digest, **counts}
-            write_atomic(record, (json.dumps(summary, indent=2) + "\n").encode())
+            write_atomic(record, video_record(source, digest, done))
     except OSError as error:
         output.refuse_error_of_all_files(overlay, error)
         reason = getattr(error, "strerror", None) or error
@@ -117,7 +117,15 @@ def _report_earlier_run(source: Source, digest: str, output: Path, report: Repor
     if not table.is_file():
         return False
     report.done.append(Done(source, by_earlier_run=True))
-    if before and before["problem"]:
+    assert before is not None  # else it was refused
+    if "tracks" not in before:
+        tqdm.write(
+            printable(
+                f"{source.path}: done by an earlier version, without tracks and alerts. To get them, remove {overlay} "
+                "and run the same command again."
+            )
+        )
+    if before["problem"]:
         report.failures.append(Failure(source.path, f"{before['problem']}; what was read is kept"))
     return True
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..common.errors import UserError, some
 from ..inference.lesions import Lesion, find_lesions
-from ..inference.tracks import ALERT_SECONDS, Tracker
+from ..inference.tracks import ALERT_SECONDS, MAX_REGIONS, Tracker
 
 STILL = 8.0  # grey levels: mean difference of two frames, small and grey, from which on they show motion
 STILL_SIZE = (64, 48)  # in pixels, of the small frames
@@ -182,7 +182,7 @@ def _per_minute(count: int, scores: Sequence[SequenceScores]) -> float | None:
 
 
 def _lesions(mask: np.ndarray) -> list[Lesion]:
-    return find_lesions(mask, np.ones(mask.shape, np.float32))
+    return find_lesions(mask, np.ones(mask.shape, np.float32))[:MAX_REGIONS]
 
 
 def _meet(first: Lesion, second: Lesion, shared: np.ndarray) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from conftest import ROOT, peak_megabytes, save_tiny_model
 from PIL import Image, ImageOps
 from skimage.measure import label, regionprops
 from unet_kvasir_seg import predict
+from unet_kvasir_seg.common.output_lock import output_lock
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.image_run import encode_png
@@ -326,6 +328,10 @@ def test_a_killed_run_continues_where_it_stopped(run, model, tmp_path):
     times = {path: path.stat().st_mtime_ns for path in masks.glob("*.png")}
     assert 5 <= len(times) < 120
     assert not (tmp_path / "out" / "predictions.csv").exists()
+    run("--report", "--output_dir", "out")  # of what there is
+    images = images_of_report(tmp_path / "out")
+    assert len(images) == len(times)
+    assert all(image["thumbnail"] for image in images.values())
     done = run(folder, "--output_dir", "out", "--batch_size", "1")
     assert f"{120 - len(times)} images" in done.stdout
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
@@ -572,6 +578,13 @@ def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, t
         (["x.png", "--peak_threshold", "-1"], "--peak_threshold -1.0 is no probability"),
         (["x.png", "--smoothing", "1"], "--smoothing 1.0 cannot be"),
         (["x.png", "--batch_size", "0"], "--batch_size 0 is too few"),
+        (["x.png", "--alert_seconds", "-0.5"], "--alert_seconds -0.5 cannot be"),
+        (["x.png", "--alert_seconds", "nan"], "--alert_seconds nan cannot be"),
+        (["x.png", "--alert_seconds", "inf"], "--alert_seconds inf cannot be"),
+        (["--report"], "outputs/predictions holds no run of this command: expected run.json in it"),
+        (["--report", "--output_dir", "empty"], "empty holds no run of this command"),
+        (["--report", "--output_dir", "x.png"], "x.png/run.json cannot be read"),
+        (["--output_dir", "empty"], "No input"),
         (["x.png", "--overlays"], "near it are --overlay"),
         (["-x.png"], "unknown flag '-x.png'"),
     ],
@@ -581,3 +594,80 @@ def test_invalid_commands_are_refused(run, tmp_path, arguments, expected):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert expected in refused(run(*arguments, status=2))
     assert not (tmp_path / "outputs").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def images_of_report(output: Path) -> dict[str, dict]:
+    """What the report of a folder says of its images, by their names."""
+    page = (output / "report.html").read_text(encoding="utf-8")
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    return {image["name"]: image for image in json.loads(data[1])["images"]}
+
+
+def test_a_report_shows_what_the_folder_holds_and_is_made_again_alone(run, frames, tmp_path):
+    done = run(frames / "first.jpg", "--output_dir", "out", "--report")
+    assert f"out{os.sep}report.html: the report" in done.stdout
+    assert images_of_report(tmp_path / "out").keys() == {"first.jpg"}
+    run(frames / "palette.png", frames / "pixel.png", "--output_dir", "out")
+    before = {path: path.read_bytes() for path in tmp_path.glob("out/masks/*")}
+    done = run("--report", "--output_dir", "out")
+    assert done.stdout == f"out{os.sep}report.html: the report, to be opened in a browser.\n"
+    images = images_of_report(tmp_path / "out")
+    assert images.keys() == {"first.jpg", "palette.png", "pixel.png"}
+    assert all(image["thumbnail"] for image in images.values())  # their files were found
+    for row in table(tmp_path / "out", "images.csv"):
+        assert images[row["image"]]["presence"] == pytest.approx(float(row["presence"]), abs=1e-6)
+        assert len(images[row["image"]]["regions"]) == int(row["regions"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_report_of_a_folder_in_use_or_without_outputs_is_refused(run, frames, tmp_path):
+    (tmp_path / "bad.png").write_text("no image")
+    done = run("bad.png", "--output_dir", "out", "--report", status=2)
+    assert "bad.png: " in done.stderr  # it is named first
+    assert "out holds no image and no video that was segmented" in done.stderr
+    run(frames / "first.jpg", "--output_dir", "out")
+    with output_lock(tmp_path / "out", "another.py"):
+        assert "out is in use by another.py" in refused(run("--report", "--output_dir", "out", status=2))
+    for text in ("no JSON", "[]", "{}"):
+        (tmp_path / "out" / "run.json").write_text(text)
+        assert "run.json is not the run.json of" in refused(run("--report", "--output_dir", "out", status=2))
+
+
+@pytest.mark.parametrize("name", ["report.html", "inputs.json", "tracks.csv"])
+def test_files_of_another_program_are_not_replaced(run, frames, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    message = refused(run(frames / "first.jpg", "--output_dir", "mine", "--report", status=2))
+    assert f"mine holds {name} that no run of this command wrote" in message
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def inputs_of(output: Path) -> dict[str, str]:
+    return json.loads((output / "inputs.json").read_text())
+
+
+def test_the_paths_of_inputs_are_kept(run, frames, tmp_path):
+    run(frames, "--output_dir", "out")
+    assert inputs_of(tmp_path / "out") == {
+        path.relative_to(frames).as_posix(): str(path) for path in images_of(frames)
+    }
+    # Those of later runs are added; one that has moved gets its new path.
+    (tmp_path / "new").mkdir()
+    for name, other in (("added.jpg", "first.jpg"), ("first.jpg", "first.jpg"), ("pixel.png", "palette.png")):
+        (tmp_path / "new" / name).write_bytes((frames / other).read_bytes())
+    before = inputs_of(tmp_path / "out")
+    (line,) = failures(run("new", "--output_dir", "out", status=1))
+    assert "pixel.png is there, of another file of that name" in line
+    new = {name: str(tmp_path / "new" / name) for name in ("added.jpg", "first.jpg")}
+    assert inputs_of(tmp_path / "out") == before | new  # the other pixel.png is not the one that was done
+
+
+def test_names_that_are_no_utf_8_are_in_the_inputs(run, frames, tmp_path):
+    odd = tmp_path / os.fsdecode(b'bytes \xff "<b>\n.jpg')
+    odd.write_bytes((frames / "first.jpg").read_bytes())
+    run(odd, "--output_dir", "out")
+    assert inputs_of(tmp_path / "out") == {odd.name: str(odd)}
+    (tmp_path / "out" / "inputs.json").write_text("[" * 100_000)  # damaged: made again
+    run(odd, "--output_dir", "out")
+    assert inputs_of(tmp_path / "out") == {odd.name: str(odd)}

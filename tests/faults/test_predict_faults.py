@@ -199,13 +199,26 @@ def test_a_full_disk_is_one_line_and_a_run_goes_on_when_there_is_room(run, folde
     assert {path.suffix for path in (disk / "out" / "videos").iterdir()} == {".mp4", ".csv", ".json"}
 
 
-def test_tables_that_cannot_be_written_are_named(run, folder, tmp_path):
-    run(few(folder)[0], "--output_dir", "out")
-    (tmp_path / "out" / "images.csv").unlink()
-    (tmp_path / "out" / "images.csv").mkdir()
-    done = run(few(folder)[0], "--output_dir", "out", status=2)
-    assert re.search(r"out/predictions.csv or images.csv cannot be written: .* directory", done.stderr)
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("images.csv", "out/predictions.csv, images.csv or tracks.csv"),
+        ("tracks.csv", "out/predictions.csv, images.csv or tracks.csv"),
+        ("inputs.json", "out/inputs.json"),
+        ("report.html", "out/report.html"),
+    ],
+)
+def test_tables_and_pages_that_cannot_be_written_are_named(run, folder, tmp_path, name, named):
+    run(few(folder)[0], "--output_dir", "out", "--report")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / name).mkdir()
+    done = run(few(folder)[0], "--output_dir", "out", "--report", status=2)
+    assert re.search(f"{named} cannot be written: .* directory", done.stderr)
     assert unfinished(tmp_path / "out") == []
+    (tmp_path / "out" / name).rmdir()
+    run(few(folder)[0], "--output_dir", "out", "--report")
+    assert contents(tmp_path / "out") == before
 
 
 def test_names_at_the_limit_are_shortened_and_complete_in_the_tables(run, folder, tmp_path):

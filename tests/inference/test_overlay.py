@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 from unet_kvasir_seg.inference.overlay import (
+    ALERT_COLOUR,
     GROUND_TRUTH_COLOUR,
     HALO_COLOUR,
     PREDICTION_COLOUR,
     contour_width,
+    draw_alert,
     draw_overlay,
 )
 
@@ -97,6 +99,32 @@ def test_pictures_drawn_by_hand(picture):
 def test_the_tint_follows_the_opacity(opacity, inside):
     mask = np.ones((5, 5), bool)
     assert draw_overlay(plain(5, 5), mask, opacity=opacity).getpixel((2, 2)) == inside
+
+
+def test_the_frame_of_an_alert_pixel_by_pixel():
+    """Contours of one pixel: three pixels outside the box is its frame, with halo on both sides."""
+    image = plain(100, 100)
+    draw_alert(image, (40, 50, 60, 70), number=7)
+    row = [image.getpixel((x, 60)) for x in range(100)]
+    edges = [HALO_COLOUR, ALERT_COLOUR, HALO_COLOUR]
+    assert row == [MUCOSA] * 36 + edges + [MUCOSA] * 22 + edges + [MUCOSA] * 36
+    column = [image.getpixel((55, y)) for y in range(46, 100)]
+    assert column == edges + [MUCOSA] * 22 + edges + [MUCOSA] * 26
+    above = np.asarray(image)[:46]  # the number
+    assert is_colour(image, ALERT_COLOUR)[:46].sum() > 20
+    assert (above[:, :37] == MUCOSA).all()
+    assert (above[:, 55:] == MUCOSA).all()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 60, 40), (0, 0, 1, 1), (59, 39, 60, 40), (55, 0, 60, 40), (0, 35, 60, 40)])
+def test_the_frame_of_an_alert_at_the_border_is_inside(box):
+    image = plain(40, 60)
+    draw_alert(image, box, number=123)
+    white = np.argwhere(is_colour(image, ALERT_COLOUR))
+    left, top = max(box[0] - 3, 0), max(box[1] - 3, 0)
+    right, bottom = min(box[2] + 3, 60) - 1, min(box[3] + 3, 40) - 1
+    corners = {(top, left), (top, right), (bottom, left), (bottom, right)}
+    assert corners <= {tuple(place) for place in white.tolist()}
 
 
 def test_an_empty_mask_changes_nothing_and_the_image_is_not_changed():

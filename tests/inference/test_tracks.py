@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from unet_kvasir_seg.data.clips import generate_clips
 from unet_kvasir_seg.inference.lesions import Lesion, find_lesions
-from unet_kvasir_seg.inference.tracks import Tracker, buffered_overlaps
+from unet_kvasir_seg.inference.tracks import Tracker, buffered_overlaps, track_numbers, track_row
 
 
 def lesion(left: int, top: int, width: int = 10, height: int = 10, probability: float = 0.8) -> Lesion:
@@ -29,8 +29,8 @@ def test_two_lesions_that_move_side_by_side_keep_their_tracks():
         seen = tracker.add(frame, frame / 10, lesions[:: -1 if frame % 2 else 1])
         assert [track.number for track in seen] == ([2, 1] if frame % 2 else [1, 2])
     first, second = tracker.tracks
-    assert first.row() == [
-        *("1", "1", "0.000000", "0.900000", "10", "1.0000", "0.450000", "0.900000"),
+    assert track_row("a.mp4", first.number, track_numbers(first)) == [
+        *("a.mp4", "1", "1", "0.000000", "0.900000", "10", "1.0000", "0.450000", "0.900000"),
         *("9", "45", "0", "55", "10"),
     ]
     assert (second.frames, second.best_frame, second.best_box) == (10, 0, (0, 30, 10, 40))
@@ -41,7 +41,14 @@ def test_a_track_goes_on_after_a_gap_and_ends_after_a_longer_one():
     assert [tracker.add(0, 0.0, [lesion(0, 0)])[0].number] == [1]
     tracker.add(1, 0.25, [])
     assert tracker.add(2, 0.5, [lesion(2, 0)])[0].number == 1
-    assert tracker.add(3, 1.25, [lesion(2, 0)])[0].number == 2
+    tracker.add(3, 0.75, [])
+    assert tracker.add(4, 1.25, [lesion(2, 0)])[0].number == 2
+
+
+@pytest.mark.parametrize(("step", "numbers"), [(1.0, [1, 1, 1]), (1.1, [1, 2, 3])])
+def test_in_a_video_of_one_frame_a_second_tracks_go_on(step, numbers):
+    tracker = Tracker()
+    assert [tracker.add(frame, step * frame, [lesion(frame, 0)])[0].number for frame in range(3)] == numbers
 
 
 def test_an_alert_begins_after_the_stated_time():
@@ -49,6 +56,24 @@ def test_an_alert_begins_after_the_stated_time():
     alerts = [tracker.add(frame, frame / 4, [lesion(0, 0)])[0].is_alert for frame in range(4)]
     assert alerts == [False, False, True, True]
     assert Tracker(alert_seconds=0).add(0, 0.0, [lesion(0, 0)])[0].is_alert
+    late = Tracker(alert_seconds=0.5)  # from 0.2 to 0.7, whose difference is 0.49999999999999994
+    assert [late.add(frame, frame / 10, [lesion(0, 0)])[0].is_alert for frame in range(2, 9)] == [False] * 5 + [
+        True
+    ] * 2
+
+
+@pytest.mark.parametrize("seconds", [{"alert_seconds": -1}, {"gap_seconds": float("nan")}])
+def test_times_that_cannot_be_are_refused(seconds):
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        Tracker(**seconds)
+
+
+def test_of_a_frame_full_of_specks_the_largest_are_followed():
+    specks = [lesion(100 * column, 100 * row, 10 + (row == column == 0)) for row in range(30) for column in range(30)]
+    tracker = Tracker()
+    for frame in range(3):
+        assert [track.number for track in tracker.add(frame, frame / 25, specks)] == list(range(1, 65))
+    assert len(tracker.tracks) == 64
 
 
 def test_parts_of_a_lesion_that_falls_apart_stay_one_track():
@@ -69,23 +94,36 @@ def test_far_lesions_are_not_linked():
     assert tracker.add(1, 0.04, [lesion(60, 60)])[0].number == 2
 
 
-def test_a_polyp_that_is_visible_for_a_second_is_one_track():
+def test_parts_of_a_lesion_that_comes_into_view_are_one_track():
+    """At the border it is first seen as slivers, of which none was seen before."""
+    tracker = Tracker()
+    parts = [lesion(0, 0, 4, 20), lesion(0, 22, 2, 4), lesion(0, 28, 1, 2), lesion(60, 0)]
+    assert [track.number for track in tracker.add(0, 0.0, parts)] == [1, 1, 1, 2]
+    assert [track.number for track in tracker.add(1, 0.04, [lesion(0, 0, 8, 30), lesion(60, 0)])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("clips", "size", "rate"),
+    [(12, (96, 128), 12.5), pytest.param(40, (288, 384), 25.0, marks=pytest.mark.slow)],
+)
+def test_a_polyp_that_is_visible_for_a_second_is_one_track(clips, size, rate):
     """In clips with a camera that moves, where a sixth of the masks is lost and the others are shifted at random."""
     whole = visible = 0
-    for clip in generate_clips(12, num_frames=50, size=(96, 128), polyps=2, rate=12.5, seed=5):
+    height, width = size
+    shift = height // 24  # pixels, at most in each direction
+    for clip in generate_clips(clips, num_frames=round(4 * rate), size=size, polyps=2, rate=rate, seed=5):
         rng = np.random.default_rng(0)
         tracker, owners = Tracker(), {1: [], 2: []}
         for index, frame in enumerate(clip.frames()):
-            down, right = rng.integers(0, 5, 2)
-            shown = np.pad(frame.labels, 2)[down:, right:][:96, :128] * (rng.random() > 1 / 6)
+            down, right = rng.integers(0, shift + 1, 2)
+            shown = np.pad(frame.labels, shift // 2)[down:, right:][:height, :width] * (rng.random() > 1 / 6)
             lesions = find_lesions(shown > 0, np.ones(shown.shape, np.float32))
-            for track, found in zip(tracker.add(index, index / clip.rate, lesions), lesions, strict=True):
-                column, row = map(int, found.centroid)
-                if number := shown[row, column]:
-                    owners[number].append(track.number)
-        for numbers in owners.values():
-            if len(numbers) >= 1.0 * clip.rate:
-                visible += 1
-                whole += len(set(numbers)) == 1
-    assert visible >= 10
+            for track, found in zip(tracker.add(index, index / rate, lesions), lesions, strict=True):
+                left, top, right, bottom = found.box
+                owners[shown[top:bottom, left:right].max()].append(track.number)
+        seen = [numbers for numbers in owners.values() if len(numbers) >= rate]
+        visible += bool(seen)
+        whole += bool(seen) and all(len(set(numbers)) == 1 for numbers in seen)
+    assert visible == clips
+    print(f"{whole} of {visible} clips without a split")
     assert whole / visible >= 0.95

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import json
 import os
 import re
 import struct
 import subprocess
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -22,10 +25,14 @@ from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference import video
+from unet_kvasir_seg.inference.image_run import Report
 from unet_kvasir_seg.inference.inputs import Source
+from unet_kvasir_seg.inference.output_folder import OutputFolder, open_output, write_tables
 from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.prediction import BasePredictor, PreparedImage
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.inference.video import VideoError, VideoReader, VideoReport, segment_video
+from unet_kvasir_seg.inference.video_run import segment_video_file
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 FRAMES = 12
@@ -145,7 +152,7 @@ def check_table(path: Path, probabilities: list[np.ndarray], predictor: Predicto
 
 
 def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_path):
-    done = run(clip, "--output_dir", "out")
+    done = run(clip, "--output_dir", "out", "--alert_seconds", "9")
     out = tmp_path / "out" / "videos"
     assert {path.name for path in out.iterdir()} == {"clip.mp4", "clip.csv", "clip.json"}
     with av.open(str(clip)) as theirs, av.open(str(out / "clip.mp4")) as ours:
@@ -163,7 +170,10 @@ def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_p
     check_table(out / "clip.csv", [prediction.probability for prediction in predictions], predictor)
     assert [int(row["lesions"]) for row in rows(out / "clip.csv")] == [len(p.lesions) for p in predictions]
     assert [float(row["seconds"]) for row in rows(out / "clip.csv")] == pytest.approx(times(clip))
-    assert re.search(r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; audio dropped", done.stdout)
+    assert re.search(
+        r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; 0 alerts among \d+ tracks; audio dropped",
+        done.stdout,
+    )
     assert "1 videos" in done.stdout
 
 
@@ -241,7 +251,7 @@ def test_times_of_a_variable_rate_are_kept(predictor, tmp_path):
 
 def test_odd_sizes_are_padded_by_a_pixel(predictor, tmp_path):
     source = write_video(tmp_path / "odd.mp4", size=(63, 47))
-    report = segment(source, predictor)
+    report = segment(source, predictor, alert_seconds=9)
     assert report.problem is None
     assert "padded from 63x47 to 64x48, since H.264 needs even sides" in report.notes
     for frame, shown in zip(decode(source), decode(tmp_path / "overlay.mp4"), strict=True):
@@ -599,3 +609,182 @@ def test_a_video_without_end_of_damaged_packets_is_given_up(tmp_path, monkeypatc
     with VideoReader(tmp_path / "damaged.avi") as reader:
         list(reader.frames())
         assert (reader.decoded, reader.damaged) == (1, 10)
+
+
+class Brightness(BasePredictor):
+    """Gives the brightness of each pixel as its probability, so that tracks can be worked out by hand."""
+
+    model, processor, identity = None, None, "brightness"
+    runtime = SimpleNamespace(dtype="float32")
+    processor_settings: ClassVar[dict] = {}
+
+    def prepare(self, image):
+        return PreparedImage(np.asarray(image.convert("L"), np.float32) / 255, image.size[::-1])
+
+    def probability_maps(self, prepared, tta):
+        return [(image.pixels, image.pixels) for image in prepared]
+
+
+def write_squares(path: Path, squares: list[list[tuple[int, int]]], ticks: list[int] | None = None) -> Path:
+    """A dark video of 160x96 pixels, with bright squares of 16x16 whose left and top are given for each frame."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        stream.codec_context.options = {"crf": "1"}
+        for index, places in enumerate(squares):
+            pixels = np.zeros((96, 160, 3), np.uint8)
+            for left, top in places:
+                pixels[top : top + 16, left : left + 16] = 240
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts, picture.time_base = ticks[index] if ticks else 10 * index, Fraction(1, 100)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+# One that moves right by 4 pixels a frame, is hidden in frame 3, and is seen for 0.9 s; one that is seen for 0.2 s.
+MOVING = [[(8 + 4 * index, 8)] * (index != 3) + [(120, 64)] * (2 <= index <= 4) for index in range(10)]
+
+
+def segment_brightness(source: Path, output: Path, **options) -> Report:
+    """Segment a video as `predict.py` does, by its brightness, and write the tables."""
+    open_output(output, {})
+    report = Report()
+    segment_video_file(Source(str(source), source.name), Brightness(), OutputFolder(output), report, **options)
+    write_tables(output)
+    return report
+
+
+def test_tracks_and_alerts_of_squares_worked_out_by_hand(tmp_path):
+    source = write_squares(tmp_path / "=squares.mp4", MOVING)
+    report = segment_brightness(source, tmp_path / "out")
+    assert (report.failures, len(report.done)) == ([], 1)
+    first, second = rows(tmp_path / "out" / "tracks.csv")
+    assert first["video"] == second["video"] == "./=squares.mp4"  # no formula
+    assert (first["track"], first["alert"], first["frames"]) == ("1", "1", "9")
+    assert (float(first["first_seconds"]), float(first["last_seconds"])) == (0.0, 0.9)
+    assert (second["track"], second["alert"], second["frames"]) == ("2", "0", "3")
+    assert (float(second["first_seconds"]), float(second["last_seconds"])) == (0.2, 0.4)
+    for row in (first, second):
+        assert float(row["largest_area_percent"]) == pytest.approx(100 * 256 / (96 * 160), abs=0.01)
+        assert float(row["mean_probability"]) == pytest.approx(240 / 255, abs=0.01)
+        assert float(row["highest_probability"]) >= float(row["mean_probability"])
+    best = 8 + 4 * int(first["best_frame"])
+    assert [int(first[side]) for side in ("left", "top", "right", "bottom")] == [best, 8, best + 16, 24]
+    assert [int(second[side]) for side in ("left", "top", "right", "bottom")] == [120, 64, 136, 80]
+    # An alert from the frame at 0.5 seconds on.
+    table = rows(tmp_path / "out" / "videos" / "=squares.csv")
+    assert [int(row["alerts"]) for row in table] == [0] * 5 + [1] * 5
+    assert [int(row["lesions"]) for row in table] == [1, 1, 2, 1, 2, 1, 1, 1, 1, 1]
+    assert [float(row["presence"]) for row in table] == [float(row["max_probability"]) for row in table]
+
+
+def test_alerts_are_framed_in_the_overlay_and_other_regions_are_not(tmp_path):
+    source = write_squares(tmp_path / "squares.mp4", MOVING)
+    segment_brightness(source, tmp_path / "out")
+    for index, shown in enumerate(decode(tmp_path / "out" / "videos" / "squares.mp4")):
+        left = 8 + 4 * index
+        # Beside the moving square, where its frame is: three pixels outside, between two lines of halo.
+        assert (shown[12:20, left - 3].mean() > 150) == (index >= 5)
+        assert shown[68:76, 120 - 3].mean() < 60
+        assert shown[68:76, 120 + 18].mean() < 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "alerts"), [(0.0, ["1", "1"]), (0.2, ["1", "1"]), (0.9, ["1", "0"]), (1, ["0"] * 2)]
+)
+def test_the_time_of_an_alert_is_stated(tmp_path, seconds, alerts):
+    source = write_squares(tmp_path / "squares.mp4", MOVING)
+    segment_brightness(source, tmp_path / "out", alert_seconds=seconds)
+    assert [row["alert"] for row in rows(tmp_path / "out" / "tracks.csv")] == alerts
+
+
+def test_alerts_go_by_time_where_the_frame_rate_varies(tmp_path):
+    """Four frames of a square that rests: three within 0.02 s, and one after a pause of 0.5 s."""
+    source = write_squares(tmp_path / "uneven.mp4", [[(8, 8)]] * 4, ticks=[0, 1, 2, 52])
+    segment_brightness(source, tmp_path / "out")
+    (track,) = rows(tmp_path / "out" / "tracks.csv")
+    assert (track["alert"], track["frames"], float(track["last_seconds"])) == ("1", "4", 0.52)
+    assert [row["alerts"] for row in rows(tmp_path / "out" / "videos" / "uneven.csv")] == ["0", "0", "0", "1"]
+
+
+def test_frames_without_times_get_them_from_a_rate(tmp_path):
+    """A bare stream of MPEG-2 states no times; 25 a second."""
+    with av.open(str(tmp_path / "bare.m2v"), "w", format="mpeg2video") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        pixels = np.zeros((96, 160, 3), np.uint8)
+        pixels[40:72, 40:72] = 240
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    segment_brightness(tmp_path / "bare.m2v", tmp_path / "out")
+    (track,) = rows(tmp_path / "out" / "tracks.csv")
+    assert (track["alert"], track["frames"], float(track["last_seconds"])) == ("1", "20", pytest.approx(19 / 25))
+
+
+@pytest.mark.parametrize(("seconds", "alert"), [(0.5, "0"), (0.0, "1")])
+def test_a_video_of_one_frame_has_tracks(tmp_path, seconds, alert):
+    source = write_squares(tmp_path / "one.mp4", [[(8, 8), (100, 60)]])
+    report = segment_brightness(source, tmp_path / "out", alert_seconds=seconds)
+    assert report.failures == []
+    found = rows(tmp_path / "out" / "tracks.csv")
+    assert [(row["track"], row["alert"], row["frames"]) for row in found] == [("1", alert, "1"), ("2", alert, "1")]
+    assert all(float(row["first_seconds"]) == float(row["last_seconds"]) == 0 for row in found)
+
+
+def test_tracks_are_of_all_videos_in_the_folder(tmp_path):
+    """Also where one is called as the other's tracks might be, and in folders."""
+    output = tmp_path / "out"
+    for name in ("clip.mp4", "clip-tracks.mp4", "clip.tracks.mp4"):
+        segment_brightness(write_squares(tmp_path / name, MOVING), output)
+    names = [row["video"] for row in rows(output / "tracks.csv")]
+    assert names == ["clip-tracks.mp4"] * 2 + ["clip.mp4"] * 2 + ["clip.tracks.mp4"] * 2
+    (output / "videos" / "clip.mp4").unlink()  # with its record left
+    write_tables(output)
+    assert {row["video"] for row in rows(output / "tracks.csv")} == {"clip-tracks.mp4", "clip.tracks.mp4"}
+
+
+def test_a_video_of_an_earlier_version_is_kept_and_told(tmp_path, capsys):
+    source, output = write_squares(tmp_path / "squares.mp4", MOVING), tmp_path / "out"
+    segment_brightness(source, output)
+    written = rows(output / "tracks.csv")
+    record, overlay = output / "videos" / "squares.json", output / "videos" / "squares.mp4"
+    old = json.loads(record.read_text())
+    del old["tracks"]
+    record.write_text(json.dumps(old, indent=2))
+    before = overlay.stat().st_mtime_ns
+    capsys.readouterr()
+    report = segment_brightness(source, output)
+    assert (report.count(videos=True, by_earlier_run=True), report.failures) == (1, [])
+    assert f"without tracks and alerts. To get them, remove {overlay}" in capsys.readouterr().out
+    assert overlay.stat().st_mtime_ns == before
+    assert rows(output / "tracks.csv") == []
+    overlay.unlink()
+    assert segment_brightness(source, output).count(videos=True, by_earlier_run=False) == 1
+    assert rows(output / "tracks.csv") == written
+
+
+@pytest.mark.parametrize("tracks", ["none", [1], [[1]], [["1"] * 12], [[float("nan")] * 12], {}])
+def test_tracks_that_were_damaged_are_one_line(tmp_path, tracks):
+    source, output = write_squares(tmp_path / "squares.mp4", MOVING[:3]), tmp_path / "out"
+    segment_brightness(source, output)
+    record = output / "videos" / "squares.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"tracks": tracks}))
+    (failure,) = segment_brightness(source, output).failures
+    assert "is there and not from this command" in failure.reason
+    assert rows(output / "tracks.csv") == []
+
+
+def test_the_time_of_alerts_is_a_setting_of_the_outputs(run, tmp_path):
+    write_squares(tmp_path / "clip.mp4", MOVING)
+    run("clip.mp4", "--output_dir", "out", "--alert_seconds", "0.2")
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert settings["alert_seconds"] == 0.2
+    refusal = run("clip.mp4", "--output_dir", "out", status=2).stderr
+    assert "out holds outputs of other settings: alert_seconds 0.2 and not 0.5" in refusal
+    del settings["alert_seconds"]  # as earlier versions wrote it
+    (tmp_path / "out" / "run.json").write_text(json.dumps(settings))
+    assert "0 videos, 1 before" in run("clip.mp4", "--output_dir", "out").stdout
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == settings | {"alert_seconds": 0.5}
