@@ -314,11 +314,8 @@ class UNetImageProcessor(TorchvisionBackend):
             ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1], a peak
                 threshold below `threshold`.
         """
-        if peak_threshold is None:
-            peak_threshold = self.peak_threshold
-        check_thresholds(threshold, peak_threshold)
         probabilities = self.polyp_probabilities(outputs.logits, target_sizes)
-        masks = [_threshold(probability, threshold, peak_threshold) for probability in probabilities]
+        masks = [self.polyp_mask(probability, threshold, peak_threshold) for probability in probabilities]
         if not return_segmentation_scores:
             return masks
         return [
@@ -327,6 +324,30 @@ class UNetImageProcessor(TorchvisionBackend):
             )
             for mask, probability in zip(masks, probabilities, strict=True)
         ]
+
+    def polyp_mask(
+        self, probability: torch.Tensor, threshold: float = 0.5, peak_threshold: float | None = None
+    ) -> torch.Tensor:
+        """
+        Turn a map of probabilities into a mask, as `post_process_semantic_segmentation` does.
+
+        Args:
+            probability: (H, W) float, as `polyp_probabilities` gives it.
+            threshold, peak_threshold: as for `post_process_semantic_segmentation`.
+
+        Returns:
+            (H, W) int64 in {0, 1}, on the map's device.
+
+        Raises:
+            ValueError: a threshold outside [0, 1], or a peak threshold below `threshold`.
+        """
+        if peak_threshold is None:
+            peak_threshold = self.peak_threshold
+        check_thresholds(threshold, peak_threshold)
+        if peak_threshold is None or peak_threshold <= threshold:
+            return (probability > threshold).to(torch.int64)
+        mask = keep_peaks(probability.detach().cpu().numpy(), threshold, peak_threshold)
+        return torch.from_numpy(mask).to(probability.device, torch.int64)
 
     def presence(self, probability: "torch.Tensor | np.ndarray") -> float:
         """
@@ -343,14 +364,6 @@ class UNetImageProcessor(TorchvisionBackend):
         """
         check_calibration(self.presence_calibration)
         return presence_of(float(probability.max()), self.presence_calibration)
-
-
-def _threshold(probability: torch.Tensor, threshold: float, peak_threshold: float | None) -> torch.Tensor:
-    """A map (H, W) -> mask (H, W) int64 in {0, 1}, on its device."""
-    if peak_threshold is None or peak_threshold <= threshold:
-        return (probability > threshold).to(torch.int64)
-    mask = keep_peaks(probability.detach().cpu().numpy(), threshold, peak_threshold)
-    return torch.from_numpy(mask).to(probability.device, torch.int64)
 
 
 def load_image(source: "str | os.PathLike[str]", timeout: float | None = None) -> Image.Image:

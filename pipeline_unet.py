@@ -15,6 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import BatchFeature, ImageSegmentationPipeline
 
+# Axes of images (..., H, W) that test-time augmentation flips: none, width, height, both.
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
 
 class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     """Images to one mask and score for each label, by the model's own image processor.
@@ -34,6 +37,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     - `threshold`: a pixel is polyp if its probability is higher; in [0, 1], by default 0.5.
     - `peak_threshold`: and if the highest probability of its region is at least this; not below `threshold`. By
       default the image processor's own, if it has one.
+    - `tta`: test-time augmentation: the mean of the probabilities of the image and its three flips, for four times the
+      work; by default False.
     - `subtask`: None or "semantic", which mean the same.
     - `timeout`: seconds to wait for an image from the web.
     - `batch_size`: images that the network takes at once, of any sizes.
@@ -41,7 +46,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     Raises:
         ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], a
             peak threshold below the threshold, or no image to be found.
-        TypeError: An image of another type, such as an array, whose order of channels nobody knows.
+        TypeError: An unknown argument, or an image of another type, such as an array, whose order of channels nobody
+            knows.
     """
 
     # Classes of remote code, which transformers has no type for.
@@ -70,6 +76,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         threshold: float | None = None,
         timeout: float | None = None,
         peak_threshold: float | None = None,
+        tta: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if subtask not in (None, "semantic"):
@@ -82,10 +89,16 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
                 raise ValueError(
                     f"Got {name}, which this pipeline does not know; a pixel's probability is `threshold`."
                 )
+        if kwargs:
+            raise TypeError(
+                f"Got {', '.join(kwargs)}, which this pipeline does not know; it takes threshold, peak_threshold, "
+                "tta, subtask, timeout and batch_size."
+            )
         preprocess = {} if timeout is None else {"timeout": timeout}
+        forward = {} if tta is None else {"tta": tta}
         thresholds = {"threshold": threshold, "peak_threshold": peak_threshold}
         postprocess = {name: value for name, value in thresholds.items() if value is not None}
-        return preprocess, {}, postprocess
+        return preprocess, forward, postprocess
 
     def preprocess(  # type: ignore[override]
         self, image: "str | os.PathLike[str] | Image.Image", timeout: float | None = None
@@ -107,21 +120,25 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         inputs["target_size"] = [size]
         return inputs
 
+    def _forward(self, model_inputs: Any, tta: bool = False) -> Any:  # type: ignore[override]
+        """`pixel_values` (B, 3, h, w) -> `logits` (B, F, h, w) of the image and, with `tta`, its flips turned back."""
+        pixel_values = model_inputs["pixel_values"]
+        logits = [self.model(pixel_values.flip(axes)).logits.flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
+        return {"logits": torch.cat(logits, dim=1), "target_size": model_inputs["target_size"]}
+
     def postprocess(  # type: ignore[override]
         self, model_outputs: Any, threshold: float = 0.5, peak_threshold: float | None = None
     ) -> list[dict[str, Any]]:
-        """Logits (1, 1, h, w) of one image -> an entry for each label, at the image's own size."""
-        output = self.image_processor.post_process_semantic_segmentation(
-            model_outputs,
-            target_sizes=model_outputs["target_size"],
-            threshold=threshold,
-            return_segmentation_scores=True,
-            peak_threshold=peak_threshold,
-        )[0]
-        presence = self.image_processor.presence(output["segmentation_scores"][1])
+        """Logits (1, F, h, w) of one image -> an entry for each label, at the image's own size."""
+        flips = model_outputs["logits"].split(1, dim=1)
+        sizes = model_outputs["target_size"]
+        maps = [self.image_processor.polyp_probabilities(logits, sizes)[0] for logits in flips]
+        probability = sum(maps) / len(maps)
+        mask = self.image_processor.polyp_mask(probability, threshold, peak_threshold)
+        presence = self.image_processor.presence(probability)
         scores = (1 - presence, presence)
         return [
-            {"label": name, "mask": to_image(output["segmentation"] == label), "score": scores[label]}
+            {"label": name, "mask": to_image(mask == label), "score": scores[label]}
             for label, name in sorted(self.model.config.id2label.items())
         ]
 

@@ -60,7 +60,13 @@ def _train(
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training.batch_sizes import check_batches
-    from unet_kvasir_seg.training.building import build_datasets, build_model, print_cache_size, with_negatives
+    from unet_kvasir_seg.training.building import (
+        build_datasets,
+        build_model,
+        leave_out_large_sizes,
+        print_cache_size,
+        with_negatives,
+    )
     from unet_kvasir_seg.training.outcome import describe_run, print_scores, print_usage, record_outcome
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
 
@@ -77,6 +83,7 @@ def _train(
     # Network and data.
     set_seed(training_arguments.seed)
     model, processor = build_model(model_arguments, resuming=checkpoint is not None)
+    leave_out_large_sizes(data_arguments, processor.size["height"])
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
             **data_arguments.source,

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         require_extra("benchmark", "matplotlib")
         logging.disable_progress_bar()
         folder = Path(arguments.output_dir)
-        environment = describe_machine(arguments.devices)
+        environment = describe_machine(arguments.devices) | {"quick": arguments.quick}
         with output_lock(folder, PROGRAM):
             measurements = measure(QUICK if arguments.quick else Plan(), arguments.parts, arguments.devices)
             print(tables(environment, measurements))  # first: the disk may be full

@@ -18,7 +18,7 @@ from unet_kvasir_seg.benchmarks.measurement import (
     share_of_peak,
     speed_up,
 )
-from unet_kvasir_seg.common.errors import user_errors
+from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.reporting.markdown import table
 from unet_kvasir_seg.reporting.tables import update_document
 
@@ -133,6 +133,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with user_errors(program, OSError, kept="The document is as it was."):
         environment, measurements = read_benchmarks(arguments.benchmarks)
+        if environment.get("quick"):
+            raise UserError(
+                f"{arguments.benchmarks} holds figures of --quick, which say that it works and not how fast: run "
+                "benchmarks/speed.py without it."
+            )
         update_document(arguments.document, tables(environment, measurements, fold=True), SPEED_MARKERS)
         print(f"Put the tables of {arguments.benchmarks} into {arguments.document}.")
 

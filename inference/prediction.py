@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class Prediction:
     threshold: float
     peak_threshold: float | None = None
     presence_calibration: Sequence[float] | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.probability.shape
+        return f"<Prediction {width}x{height}: {len(self.lesions)} lesions, presence {self.presence:.3f}>"
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -89,21 +93,43 @@ class BasePredictor(ABC):
     model: Any
     runtime: Any
 
+    @overload
+    def __call__(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        *,
+        threshold: float = ...,
+        tta: bool = ...,
+        peak_threshold: float | None = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(
+        self, image: Any, *, threshold: float = ..., tta: bool = ..., peak_threshold: float | None = ...
+    ) -> Prediction: ...
+
     def __call__(
         self, image: Any, *, threshold: float = 0.5, tta: bool = False, peak_threshold: float | None = None
-    ) -> Prediction:
-        """Segment one image: PIL, numpy or torch, as `UNetImageProcessor` takes it.
+    ) -> Prediction | list[Prediction]:
+        """Segment an image: PIL, numpy or torch, as `UNetImageProcessor` takes it; or several, one after the other.
 
         Args:
-            image: RGB or grey, any size, upright or with an EXIF tag that says how to turn it.
+            image: RGB or grey, any size, upright or with an EXIF tag that says how to turn it. A list or a tuple of
+                images, or an array or tensor (N, ...) with four axes, is several.
             threshold: A pixel belongs to the mask if its probability is higher.
             tta: Average the probabilities of the image and its three flips, for four times the work.
             peak_threshold: A region of the mask is kept if its highest probability is at least this. None takes the
                 model's own, if it has one; a value equal to `threshold` keeps every region.
 
+        Returns:
+            The prediction; of several images a list.
+
         Raises:
-            ValueError: For an image that cannot be used, or a peak threshold below `threshold`; the message says why.
+            ValueError: For an image that cannot be used, a threshold outside [0, 1], or a peak threshold below
+                `threshold`; the message says why.
         """
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            return [self(each, threshold=threshold, tta=tta, peak_threshold=peak_threshold) for each in image]
         return self.batch([image], threshold=threshold, tta=tta, peak_threshold=peak_threshold)[0]
 
     def batch(

@@ -299,6 +299,13 @@ def test_run_of_one_part_writes_json(tmp_path, capfd) -> None:
     assert environment["devices"].keys() == {"cpu"}
     assert table.tables(environment, measurements) in capfd.readouterr().out
 
+    document = tmp_path / "speed.md"
+    document.write_text("<!-- speed: begin -->\n\nmeasured\n\n<!-- speed: end -->\n")
+    with pytest.raises(SystemExit):
+        table.main([str(tmp_path / "out" / "benchmarks.json"), str(document)])
+    assert "holds figures of --quick" in capfd.readouterr().err
+    assert "measured" in document.read_text()
+
 
 def test_pictures(tmp_path) -> None:
     (axes,) = draw_contest([CARD, OURS], tmp_path / "speed.png").axes

@@ -190,6 +190,26 @@ def test_the_processors_decision_is_applied():
     assert segment(frame(17, 31), peak_threshold=0.73)[1]["mask"] == Image.new("L", (31, 17), 255)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_tta_gives_what_predictor_gives(segment, batch_size):
+    images = [frame(40, 56), frame(33, 20)]
+    found = segment(images, tta=True, batch_size=batch_size)
+    copy = make_pipeline()
+    predictor = Predictor(copy.model, copy.image_processor, choose_runtime("cpu", "float32"))
+    for image, entries in zip(images, found, strict=True):
+        expected = predictor(image, tta=True)
+        np.testing.assert_array_equal(np.array(entries[1]["mask"]) == 255, expected.mask)
+        assert entries[1]["score"] == pytest.approx(expected.presence, abs=1e-6)
+        assert entries[1]["score"] != segment(image)[1]["score"]
+
+
+def test_unknown_arguments_are_named(segment):
+    with pytest.raises(TypeError, match="Got wobble, which"):
+        segment(frame(4, 4), wobble=3)
+    with pytest.raises(TypeError, match="Got treshold, which"):
+        constant_pipeline(1.0, treshold=0.3)
+
+
 def test_labels_are_named_as_in_the_config():
     segment = make_pipeline()
     segment.model.config.id2label = {1: "lesion", 0: "nothing"}

@@ -66,17 +66,13 @@ def _build_new(arguments: ModelArguments, resuming: bool) -> tuple[UNetForSemant
 
 
 def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
-    if arguments.encoder_weights is not None:
-        raise UserError(f"The checkpoint {name} brings all its weights: remove --encoder_weights.")
-    # The loss is no part of the architecture: fine-tuning may change it.
-    architecture = [field for field in arguments.config_fields if field != "loss"]
-    if architecture:
-        flags = ", ".join(f"--{field}" for field in architecture)
+    if arguments.encoder_weights not in (None, NONE):
         raise UserError(
-            f"The checkpoint {name} brings its architecture: remove {flags}, "
-            "or train from scratch without --model_name_or_path."
+            f"The checkpoint {name} brings all its weights: remove --encoder_weights {arguments.encoder_weights} or, "
+            f"where a recipe has it, add --encoder_weights {NONE}."
         )
     model, processor = load_checkpoint(name, arguments.model_revision)
+    _check_same_architecture(name, model.config, arguments.config_fields)
     broken = first_not_finite(model.state_dict())
     if broken is not None:
         raise UserError(f"The checkpoint {name} is broken: {broken} holds NaN or infinity. Start from another one.")
@@ -95,6 +91,38 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
     except ValueError as error:
         raise UserError(str(error)) from error
     return model, processor
+
+
+def _check_same_architecture(name: str, config: UNetConfig, fields: Mapping[str, Any]) -> None:
+    """Check that a recipe's architecture is the checkpoint's. The loss is no part of it: fine-tuning may change it.
+
+    Raises:
+        UserError: If it is another one.
+    """
+    try:
+        asked = UNetConfig(**fields)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    other = [field for field in fields if field != "loss" and getattr(asked, field) != getattr(config, field)]
+    if other:
+        flags = ", ".join(f"--{field} {getattr(asked, field)} (has {getattr(config, field)})" for field in other)
+        raise UserError(
+            f"The checkpoint {name} brings its architecture, which is another one: remove {flags}, or train from "
+            "scratch without --model_name_or_path."
+        )
+
+
+def leave_out_large_sizes(arguments: DataArguments, final_size: int) -> None:
+    """Leave those of --progressive_sizes out that are not below the final size, and say so: a recipe may have them."""
+    if not arguments.progressive_sizes or len(arguments.progressive_sizes) != len(arguments.progressive_epochs or []):
+        return
+    pairs = list(zip(arguments.progressive_sizes, arguments.progressive_epochs or [], strict=True))
+    kept = [(side, epoch) for side, epoch in pairs if side < final_size]
+    if kept != pairs:
+        left_out = " ".join(str(side) for side, _ in pairs if side >= final_size)
+        print(f"--progressive_sizes {left_out} left out: not below the images' size, {final_size}.")
+        arguments.progressive_sizes = [side for side, _ in kept] or None
+        arguments.progressive_epochs = [epoch for _, epoch in kept] or None
 
 
 def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int, int]]:

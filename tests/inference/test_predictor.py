@@ -15,6 +15,7 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
+from unet_kvasir_seg.inference.prediction import Prediction
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
@@ -87,6 +88,30 @@ def test_arrays_and_tensors_are_images_too(predictor):
     expected = predictor(image).probability
     np.testing.assert_array_equal(predictor(array).probability, expected)
     np.testing.assert_array_equal(predictor(torch.from_numpy(array).permute(2, 0, 1)).probability, expected)
+
+
+@pytest.mark.parametrize("several", [list, tuple, np.stack, lambda frames: torch.from_numpy(np.stack(frames))])
+def test_several_images_give_a_list(predictor, several):
+    frames = [np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8) for seed in range(3)]
+    predictions = predictor(several(frames), threshold=0.4, peak_threshold=0.4, tta=True)
+    assert len(predictions) == 3
+    for image, prediction in zip(frames, predictions, strict=True):
+        expected = predictor(image, threshold=0.4, peak_threshold=0.4, tta=True)
+        np.testing.assert_array_equal(prediction.probability, expected.probability)
+        assert (prediction.threshold, prediction.peak_threshold) == (0.4, 0.4)
+    assert predictor([]) == []
+
+
+def test_a_prediction_says_in_short_what_it_is():
+    probability = np.zeros((3, 5), np.float32)
+    probability[0, 1], probability[2, 4] = 0.75, 0.625
+    assert repr(Prediction(probability, probability, 0.5)) == "<Prediction 5x3: 2 lesions, presence 0.750>"
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(predictor, threshold):
+    with pytest.raises(ValueError, match="threshold"):
+        predictor(np.zeros((8, 8, 3), np.uint8), threshold=threshold)
 
 
 def test_tta_is_the_mean_over_the_flips_of_the_image(predictor):

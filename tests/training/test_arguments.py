@@ -27,7 +27,7 @@ def test_defaults_are_the_cards():
     assert training.metric_for_best_model == "dice_per_image"
 
 
-@pytest.mark.parametrize("name", ["best", "card", "compact", "cpu-hour", "demo", "windows"])
+@pytest.mark.parametrize("name", ["best", "card", "compact", "cpu-hour", "demo", "fine-tune", "pretrained", "windows"])
 def test_shipped_recipes_are_valid(name):
     parse(f"recipes/{name}.yaml")
 

@@ -10,7 +10,7 @@ from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.training.arguments import parse_arguments
-from unet_kvasir_seg.training.building import build_datasets, build_model, with_negatives
+from unet_kvasir_seg.training.building import build_datasets, build_model, leave_out_large_sizes, with_negatives
 from unet_kvasir_seg.training.outcome import count_negatives
 
 
@@ -29,6 +29,39 @@ def test_batches_are_augmented_on_a_gpu_by_default():
         data.augment_in_batches = flag
         *_, transform = build_datasets(splits, processor, data, arguments, minimum_size=16)
         assert transform.in_batches is expected
+
+
+def test_a_recipe_of_the_checkpoints_architecture_fine_tunes_it(tmp_path):
+    first, processor = build_model(parse_arguments(["--base_channels", "4", "--norm", "batch"])[0])
+    first.save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    recipe = tmp_path / "mine.yaml"
+    start = [str(recipe), "--model_name_or_path", str(tmp_path / "first")]
+    recipe.write_text(
+        "model:\n  base_channels: 4\n  norm: batch\n  depth: 4\n  loss: structure\nencoder_weights: none\n"
+    )
+    model, _ = build_model(parse_arguments(start)[0])
+    assert model.config.loss == "structure"
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+    recipe.write_text("model:\n  base_channels: 8\n  norm: batch\n")
+    with pytest.raises(UserError, match=r"remove --base_channels 8 \(has 4\), or train from scratch"):
+        build_model(parse_arguments(start)[0])
+    recipe.write_text("encoder_weights: imagenet\n")
+    with pytest.raises(UserError, match="remove --encoder_weights imagenet or, where a recipe has it, add --encod"):
+        build_model(parse_arguments(start)[0])
+
+
+@pytest.mark.parametrize(
+    ("final", "kept"),
+    [(256, ([128, 192], [150, 310])), (192, ([128], [150])), (128, (None, None)), (96, (None, None))],
+)
+def test_progressive_sizes_that_are_not_below_the_final_one_are_left_out(final, kept, capsys):
+    _, data, _ = parse_arguments(["--progressive_sizes", "128", "192", "--progressive_epochs", "150", "310"])
+    leave_out_large_sizes(data, final)
+    assert (data.progressive_sizes, data.progressive_epochs) == kept
+    assert ("left out" in capsys.readouterr().out) == (final < 256)
 
 
 def test_values_that_occur_in_no_mask_are_refused_before_the_training():
