@@ -27,6 +27,7 @@ BUFFER = 0.5  # share of its width and height by which a box is enlarged on each
 MIN_BUFFER = 0.03  # and the least, as a share of the frame's side: at the border a lesion comes into view as a sliver
 MIN_OVERLAP = 0.25  # share of the smaller of two enlarged boxes inside the other, from which they may be linked
 GAP_SECONDS = 0.5  # a track goes on if its lesion was not marked for at most so long
+ROUNDING = 1e-6  # seconds by which sums of times may be off: 0.7 - 0.2 is less than 0.5
 ALERT_SECONDS = 0.5  # as in Holzwanger et al., Endoscopy 2021, 53:937
 SAME_LESION = 0.5  # share of a lesion's box inside a track's enlarged by the least, from which it is a part of that
 
@@ -71,7 +72,7 @@ class Track:
         self.probability_sum += probability
         if probability > self.highest_probability:
             self.highest_probability, self.best_frame, self.best_box = probability, frame, self.box
-        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds
+        self.is_alert = self.is_alert or seconds - self.first_seconds >= alert_seconds - ROUNDING
 
     def row(self) -> list[str]:
         """Its row of the table with `COLUMNS`."""
@@ -122,7 +123,7 @@ class Tracker:
         Returns:
             The track of each lesion. Lesions that are parts of one track have the same.
         """
-        self._alive = [track for track in self._alive if seconds - track.last_seconds <= self.gap_seconds]
+        self._alive = [track for track in self._alive if seconds - track.last_seconds <= self.gap_seconds + ROUNDING]
         # A share of the side of a square with the frame's area.
         margin = MIN_BUFFER * math.sqrt(lesions[0].pixels / lesions[0].share) if lesions else 0.0
         linked = {lesion: self._alive[track] for lesion, track in _assign(lesions, self._alive, margin)}

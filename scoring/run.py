@@ -30,6 +30,7 @@ from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
 from .presence import ScoredImages
 from .regions import Regions, find_regions
+from .sequences import VideoFrame
 from .sources import Source
 from .summary import at_threshold, best_threshold, compare, per_image_dice
 
@@ -50,6 +51,7 @@ class Protocol:
         peak_threshold: A region counts if its highest probability reaches it; None: each source's own, if it has one.
         negative_windows: Windows without polyp to score beside a split; None: none.
         resamples, seed: Of the bootstrap; the seed also draws the windows and cuts a split in halves.
+        scores_videos: Whether what the scores of videos need is kept of each frame.
     """
 
     threshold: float = 0.5
@@ -60,6 +62,7 @@ class Protocol:
     mask_rules: MaskRules = USUAL_MASKS
     resamples: int = RESAMPLES
     seed: int = 0
+    scores_videos: bool = False
 
     @property
     def resampling(self) -> dict[str, int]:
@@ -176,7 +179,8 @@ def score_split(
             if scored is not None:
                 peak_threshold_of(scored, protocol)  # so is one below the threshold
     if tuning.threshold_on is not None:
-        tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), work)
+        images_alone = replace(protocol, threshold=0.5, scores_videos=False)
+        tuned = score_samples(source, splits[tuning.threshold_on], images_alone, work)
         protocol = replace(protocol, threshold=best_threshold(tuned))
 
     choice, beside, images = score_source(source, splits, split, protocol, work, negatives, tuning)
@@ -185,7 +189,7 @@ def score_split(
     if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
-        alone = replace(protocol, negative_windows=None)  # no alarms are compared
+        alone = replace(protocol, negative_windows=None, scores_videos=False)  # only Dice and IoU are compared
         _, _, others = score_source(other, splits, split, alone, work, None, tuning)
         with value_errors_explained():
             comparison = {"other": other.public_name, "metrics": compare(images, others, **protocol.resampling)}
@@ -345,6 +349,9 @@ def score_samples(
                     peak_threshold=peak_threshold,
                     input_pair=maps.input_pair,
                 )
+            if protocol.scores_videos:
+                mask = keep_peaks(maps.probability, protocol.threshold, peak_threshold)
+                image = replace(image, video_frame=VideoFrame.of(sample.image, mask, sample.ground_truth))
             images.append(image)
         return images
 
