@@ -7,7 +7,7 @@
     python evaluation.py --dataset_name me/polyps --split validation --negative_windows 500 \\
         --tune_peak_on validation --sensitivity 0.98 --save_peak
     python evaluation.py --dataset_name path/to/frames --split test --sequence_pattern \\
-        '(?P<sequence>.+)/(?P<frame>\\d+)'
+        '(?P<sequence>[^/]+)_(?P<frame>\\d+)$'
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
 Writes results.json, per_image.csv, README.md (the model card), figures/, with --audit near_duplicates.csv and, of

@@ -131,7 +131,8 @@ def clip_samples(num_samples: int, height: int = 288, seed: int = 0) -> Iterator
         ValueError: If a number is too small.
     """
     num_clips = math.ceil(num_samples / NUM_FRAMES)
-    clips = generate_clips(num_clips, size=(height, round(height * 4 / 3)), polyps=SAMPLED_POLYPS, seed=seed)
+    size = (height, round(height * 4 / 3))
+    clips = generate_clips(num_clips, num_frames=NUM_FRAMES, size=size, polyps=SAMPLED_POLYPS, seed=seed)
     for index, clip in enumerate(clips):
         for number, frame in enumerate(clip.frames()):
             mask = Image.fromarray((frame.labels > 0).astype(np.uint8) * 255)

@@ -38,7 +38,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     sequence_pattern: str | None = flag(
         None,
         "Score videos too: a regular expression with the groups sequence and frame, such as "
-        "'(?P<sequence>.+)_(?P<frame>\\d+)', found in each image's path below the data set, without ending.",
+        "'(?P<sequence>[^/]+)_(?P<frame>\\d+)$', found in each image's path below the data set, without ending.",
     )
     sequence_column: str | None = flag(None, "In place of the pattern: the column that names each frame's video.")
     frame_column: str | None = flag(None, "The column of the frames' numbers in their videos.")

@@ -1,6 +1,6 @@
 """Which video each frame of a split is of, and its number there: from names, or from columns.
 
-sequences = sequences_by_name(rows, r"(?P<sequence>.+)_(?P<frame>\\d+)", "path/to/data")
+sequences = sequences_by_name(rows, r"(?P<sequence>[^/]+)_(?P<frame>\\d+)$", "path/to/data")
 sequences["case1"]  # [(frame number, place in the split), ...], in order of the numbers
 check_sequences(sequences, rows, rate=25.0, alert_seconds=0.5)
 """
@@ -26,7 +26,7 @@ from ..inference.tracks import GAP_SECONDS
 logger = logging.getLogger(__name__)
 
 GROUPS = ("sequence", "frame")
-EXAMPLE = r"(?P<sequence>.+)_(?P<frame>\d+)"
+EXAMPLE = r"(?P<sequence>[^/]+)_(?P<frame>\d+)$"
 Sequences: TypeAlias = dict[str, list[tuple[int, int]]]
 
 
