@@ -131,8 +131,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
 
     with processes.main_first():
         needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
-        columns = arguments.sequence_columns
-        splits = load_splits(**arguments.source, needed_splits=needed, further_columns=columns)
+        further = {"needed_splits": needed, "further_columns": arguments.sequence_columns}
+        splits = load_splits(**arguments.source, **further)
     sequences = find_sequences(arguments, splits[arguments.split])
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
@@ -157,10 +157,10 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
         raise
     if processes.is_main:
         results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
-        videos = sections.score_videos(sequences, scored, arguments.frame_rate, arguments.alert_seconds)
+        timing = (arguments.frame_rate, arguments.alert_seconds)
+        videos = sections.score_videos(sequences, scored, *timing)
         if videos:
-            how = {"rate": arguments.frame_rate, "alert_seconds": arguments.alert_seconds}
-            evaluation["videos"] = sections.summarise_videos(videos, scored, **how)
+            evaluation["videos"] = sections.summarise_videos(videos, scored, *timing)
         results["evaluation"] = evaluation
         write_outputs(arguments, results, scored, videos, source, splits, started - work.kept.seconds)
     return results

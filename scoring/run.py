@@ -7,6 +7,7 @@ scored.images  # one `ImageScores` for each sample; `sections.py` sums them up
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -16,12 +17,12 @@ from datasets import Dataset
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError
+from ..common.errors import UserError, some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
 from ..data.mask_values import check_mask_rules
-from ..data.samples import Sample, load_sample
+from ..data.samples import Sample, load_sample, sample_name
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES
@@ -31,7 +32,7 @@ from .peak import PeakChoice, choose_peak
 from .presence import ScoredImages
 from .regions import Regions, find_regions
 from .sequences import VideoFrame
-from .sources import Source
+from .sources import FileSource, Source
 from .summary import at_threshold, best_threshold, compare, per_image_dice
 
 EXAMPLES = 3  # of the best images, of the median ones and of the worst
@@ -171,6 +172,8 @@ def score_split(
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
     check_mask_rules({split: rows, **splits}, protocol.mask_rules)
+    if isinstance(source, FileSource) or isinstance(other, FileSource):
+        refuse_shared_names(rows)
     for name in (tuning.threshold_on, tuning.peak_on):
         if name is not None:
             choose_split(splits, name)  # an absent one is named before the work
@@ -239,6 +242,20 @@ def identity_of(rows: Dataset) -> list[Any]:
 def fingerprint_of(rows: Dataset) -> str:
     """That of the samples of a split, as `describe_data` gives it, which also wants names."""
     return describe_data("a split", None, {"a split": rows})["fingerprint"]
+
+
+def refuse_shared_names(rows: Dataset) -> None:
+    """Refuse images of one name, as the frames of several videos may have: files of predictions are found by name.
+
+    Raises:
+        UserError: They are named.
+    """
+    counts = Counter(sample_name(cell, index) for index, cell in enumerate(rows["image"]))
+    if shared := [name for name, count in counts.items() if count > 1]:
+        raise UserError(
+            f"{len(shared)} names stand for more than one image: {some(shared)}. Predictions in files are found by "
+            "the names of the images, folders aside: give each image a name of its own, with the video's in front."
+        )
 
 
 def peak_threshold_of(source: Source, protocol: Protocol) -> float | None:

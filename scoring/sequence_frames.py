@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 GROUPS = ("sequence", "frame")
 EXAMPLE = r"(?P<sequence>[^/]+)_(?P<frame>\d+)$"
+MAX_NUMBER = 10**12  # years of video
 Sequences: TypeAlias = dict[str, list[tuple[int, int]]]
 
 
@@ -153,11 +154,14 @@ def _name(cell: Cell, folder: str) -> str | None:
 def _number(value: Any, where: str) -> int:
     """A frame number; in text it has decimal digits, and from a table it may be a float without fraction."""
     is_whole = isinstance(value, float) and value.is_integer()
-    if is_whole or (isinstance(value, int) and not isinstance(value, bool)):
-        return int(value)
-    if not isinstance(value, str) or not re.fullmatch(r"\s*\d{1,18}\s*", value):
-        raise UserError(f"The frame number of {printable(where)} is {value!r}: expected a whole number.")
-    return int(value)
+    is_text = isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value)
+    if is_text or is_whole or (isinstance(value, int) and not isinstance(value, bool)):
+        number = int(value)
+        if abs(number) <= MAX_NUMBER:
+            return number
+    raise UserError(
+        f"The frame number of {printable(where)} is {value!r}: expected a whole number of at most {MAX_NUMBER:,}."
+    )
 
 
 def _refuse_mixed_sizes(name: str, frames: Sequence[tuple[int, int]], images: Sequence[Cell]) -> None:

@@ -196,6 +196,25 @@ def test_bad_frames_are_refused_in_a_line(run, folder):
     assert "sequence polyp differ in size: 32x32 (frame 0), 32x64 (frame 5)" in line
 
 
+def test_predictions_of_frames_of_one_name_are_refused(run, folder):
+    for kind in ("images", "masks"):
+        for video in ("case1", "case2"):
+            target = folder / "nested" / "test" / kind / video
+            target.mkdir(parents=True)
+            for number in range(8):
+                file = folder / "frames" / "test" / kind / f"polyp_{number}.png"
+                Image.open(file).save(target / f"frame_{number}.png", compress_level=1 + len(list(target.iterdir())))
+    flags = ("--dataset_name", folder / "nested", "--sequence_pattern", r"(?P<sequence>[^/]+)/frame_(?P<frame>\d+)$")
+    line = refused(run(*flags, "--predictions", folder / "masks", status=2))
+    assert "8 names stand for more than one image: frame_0, " in line
+    save_tiny_model(folder / "model", seed=0)
+    run(*flags, "--model", folder / "model", "--output_dir", folder / "out")
+    with open(folder / "out" / "sequences.csv", newline="", encoding="utf-8") as file:
+        assert [(row["sequence"], row["frames"]) for row in csv.DictReader(file)] == [("case1", "8"), ("case2", "8")]
+    line = refused(run(*flags, "--model", folder / "model", "--compare_with", folder / "masks", status=2))
+    assert "8 names stand for more than one image: frame_0, " in line
+
+
 def test_a_video_of_one_frame_is_named_and_counted(run, tmp_path, caplog):
     write(tmp_path, {**VIDEOS, "single": [(HERE, HERE)]})
     flags = ("--predictions", tmp_path / "masks", "--dataset_name", tmp_path / "frames", "--sequence_pattern", PATTERN)

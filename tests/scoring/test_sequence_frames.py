@@ -87,6 +87,8 @@ def test_columns_of_several_types():
         (["a", "a"], [1.5, 2.0], "The frame number of row 0 is 1.5"),
         (["a", "a"], ["1", "x\n"], r"The frame number of row 1 is 'x\\n'"),
         (["a", "a"], [True, False], "The frame number of row 0 is True"),
+        (["a", "a"], [1e300, 1.0], r"The frame number of row 0 is 1e\+300"),
+        (["a", "a"], ["1", "1000000000001"], "whole number of at most 1,000,000,000,000"),
         (["a", "b", "a"], [4, 4, 4], "frame 4 of a"),
     ],
 )
