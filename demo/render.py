@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.csv_tables import write_row
+from ..common.notice import NOTICE
 from ..inference.lesions import COLUMNS, lesion_numbers, lesion_row
 from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay
 from ..inference.prediction import Prediction
@@ -24,7 +25,6 @@ from ..reporting.results import Evaluation, Results
 
 TABLE_ROWS = 12  # rows of the table in the page: the largest regions; the CSV has all
 OVERLAY, SIDE_BY_SIDE = "Overlay", "Side by side"
-NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 NO_IMAGE = (
     '<p class="hint">No image is held here. Upload or paste one, take one with the camera, or choose an example.</p>'
 )

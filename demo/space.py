@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, SpaceCardData
 
 from ..common.errors import UserError, first_line
 from ..common.hub import push_files
+from ..common.notice import NOTICE
 from ..common.paths import PACKAGE
 from ..encoder_unet import LITE_SCALES
 from ..reporting.results import Results, as_json, public_name
@@ -54,7 +55,7 @@ README = """---
 
 Upload a colonoscopy image or a short video, and see the polyps that the model {model} finds.
 
-**Research use only. Not a medical device; not for diagnosis or treatment.**
+**{notice}**
 """
 
 
@@ -208,7 +209,7 @@ def write_space(
     else:
         metadata.models = [model]
         arguments = f'"--model", {model!r}' + (f', "--model_revision", {revision!r}' if revision else "")
-    files["README.md"] = README.format(metadata=metadata.to_yaml(), model=name).encode()
+    files["README.md"] = README.format(notice=NOTICE, metadata=metadata.to_yaml(), model=name).encode()
     files["app.py"] = LAUNCHER.format(arguments=arguments).encode()
     packages = PACKAGES if encoder is None or encoder in LITE_SCALES else (*PACKAGES, "timm")
     files["requirements.txt"] = "".join(f"{package}=={published_version(package)}\n" for package in packages).encode()

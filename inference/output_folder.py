@@ -11,10 +11,9 @@ and its tracks. So a run that goes on knows what is done, and the tables can be 
 import contextlib
 import errno
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,13 +242,17 @@ def is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("image", "digest")):
         return False
     lesions = record.get("lesions")
-    if not isinstance(lesions, list) or not isinstance(record.get("presence", 0.0), Real):
+    if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
     return all(
-        isinstance(lesion, list) and len(lesion) == numbers and all(isinstance(number, Real) for number in lesion)
-        for lesion in lesions
+        isinstance(lesion, list) and len(lesion) == numbers and all(map(_is_number, lesion)) for lesion in lesions
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that fits into a float, and no NaN."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def refuse_mismatch(record: dict[str, Any] | None, digest: str, target: Path, source: Source) -> Failure | None:
@@ -443,8 +446,5 @@ def _is_video_record(record: Any) -> bool:
     tracks = record.get("tracks", [])
     numbers = len(TRACK_COLUMNS) - 2  # without the names of video and track
     return isinstance(tracks, list) and all(
-        isinstance(track, list)
-        and len(track) == numbers
-        and all(isinstance(number, Real) and math.isfinite(number) for number in track)
-        for track in tracks
+        isinstance(track, list) and len(track) == numbers and all(map(_is_number, track)) for track in tracks
     )

@@ -38,12 +38,16 @@ def test_predict_finds_the_weights_from_another_folder(site: Path, tmp_path: Pat
     Image.fromarray(frame).save(tmp_path / "frame.png")
     environment = os.environ | {"PYTHONPATH": str(site)}
     program = "import sys; from unet_kvasir_seg import predict; print(predict.__file__); predict.main(sys.argv[1:])"
-    command = [sys.executable, "-c", program, "frame.png", "--output_dir", "out", "--dtype", "float32"]
+    command = [sys.executable, "-c", program, "frame.png", "--output_dir", "out", "--dtype", "float32", "--report"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))  # the wheel's code ran, not the clone's
     expected = Predictor.from_pretrained(str(ROOT), device="cpu", dtype="float32")(Image.fromarray(frame)).mask
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / "masks" / "frame.png")) == 255, expected)
+
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for part in ("report.css", "report.js"):
+        assert (ROOT / "reporting" / "page" / part).read_text(encoding="utf-8") in page
 
 
 def test_recipes_are_found_from_another_folder(site: Path, tmp_path: Path):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
+from browsers import CHROMIUM, SIZES, open_chromium
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
@@ -30,18 +31,11 @@ from unet_kvasir_seg.regions_unet import keep_peaks, presence_of
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-sync_api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs pip install playwright")
+pytest.importorskip("playwright.sync_api", reason="driving a browser needs pip install playwright")
 
 from unet_kvasir_seg.onnx_export.graph import build_graph  # noqa: E402 - it needs onnx
 
 PAGE_FOLDER = ROOT / "demo" / "browser"
-CHROMIUM = Path("/usr/bin/chromium")
-# As root it has no sandbox. The other flags keep it from contacting its makers' servers.
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
 class Server:
@@ -98,10 +92,8 @@ def chromium() -> Iterator[Any]:
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
     if not (PAGE_FOLDER / "node_modules" / "onnxruntime-web").exists():
         pytest.skip("there is no onnxruntime-web: npm ci in demo/browser/")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["desktop"])

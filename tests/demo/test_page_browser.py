@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browsers import CHROMIUM, SIZES, open_chromium
 from conftest import ROOT
 from PIL import Image
 
@@ -24,14 +25,6 @@ av = pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 from unet_kvasir_seg import app  # noqa: E402 - after what it needs
 from unet_kvasir_seg.data.synthetic import generate  # noqa: E402
 from unet_kvasir_seg.inference.predictor import load_predictor  # noqa: E402
-
-CHROMIUM = Path("/usr/bin/chromium")
-# As root it has no sandbox. The other flags keep it from contacting its makers' servers.
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}: apt-get install chromium")
 
@@ -58,10 +51,8 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=SIZES)

@@ -95,10 +95,12 @@ def test_the_table_shows_the_largest_lesions_and_counts_the_others():
 
 
 def test_a_video_with_damage_is_described(tmp_path):
-    report = VideoReport(frames=50, seconds=2.0, rate=25.0, notes=["audio dropped"], problem="cut off at frame 50")
+    report = VideoReport(
+        frames=50, seconds=2.0, rate=25.0, notes=["audio dropped"], problem="cut off at frame 50", tracks=[]
+    )
     html = video_html(SegmentedVideo("<a>.mp4", tmp_path / "overlay.mp4", b"frame,area\n", report))
     assert "Not all of it could be read: cut off at frame 50." in html
-    assert "50 frames, 25.0 frames per second of 25 needed; audio dropped." in html
+    assert "50 frames, 25.0 frames per second of 25 needed; 0 alerts among 0 tracks; audio dropped." in html
     assert 'download="&lt;a&gt;-frames.csv"' in html
     assert "<a>" not in html
     assert download_of(html, "Download table of frames (CSV)") == b"frame,area\n"
