@@ -6,10 +6,13 @@
     python evaluation.py --predictions masks/of/another/program --dataset_name me/polyps --split test
     python evaluation.py --dataset_name me/polyps --split validation --negative_windows 500 \\
         --tune_peak_on validation --sensitivity 0.98 --save_peak
+    python evaluation.py --dataset_name path/to/frames --split test --sequence_pattern \\
+        '(?P<sequence>[^/]+)_(?P<frame>\\d+)$'
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
-Writes results.json, per_image.csv, README.md (the model card), figures/ and, with --audit, near_duplicates.csv into
-the output folder. Several processes share the images: `accelerate launch --num_processes 2 evaluation.py ...`.
+Writes results.json, per_image.csv, README.md (the model card), figures/, with --audit near_duplicates.csv and, of
+videos, sequences.csv into the output folder. Several processes share the images:
+`accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
 import contextlib
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from unet_kvasir_seg.reporting.results import Results
     from unet_kvasir_seg.scoring.run import ScoredSplit
+    from unet_kvasir_seg.scoring.sequence_frames import Sequences
+    from unet_kvasir_seg.scoring.sequences import SequenceScores
     from unet_kvasir_seg.scoring.sources import Source
 
 OUTPUT_FOLDERS = ("figures", ".scores")
@@ -92,6 +97,24 @@ def draw(
     evaluation["figures"] = published + (of_frames if arguments.push_example_images else [])
 
 
+def find_sequences(arguments: EvaluationArguments, rows: "Dataset") -> "Sequences":
+    """The videos whose frames are scored; empty if images are.
+
+    Raises:
+        UserError: If the frames cannot be told to be those of videos.
+    """
+    from unet_kvasir_seg.scoring import sequence_frames
+
+    if not arguments.scores_videos:
+        return {}
+    if arguments.sequence_pattern is not None:
+        found = sequence_frames.sequences_by_name(rows, arguments.sequence_pattern, arguments.dataset_name)
+    else:
+        found = sequence_frames.sequences_by_column(rows)
+    sequence_frames.check_sequences(found, rows, arguments.frame_rate, arguments.alert_seconds)
+    return found
+
+
 def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     """Score, and write what the command writes; returns what `results.json` holds, in the main process all of it.
 
@@ -108,7 +131,9 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
 
     with processes.main_first():
         needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
-        splits = load_splits(**arguments.source, needed_splits=needed)
+        further = {"needed_splits": needed, "further_columns": arguments.sequence_columns}
+        splits = load_splits(**arguments.source, **further)
+    sequences = find_sequences(arguments, splits[arguments.split])
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
@@ -131,8 +156,13 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
             write_results(folder / "results.json", {**results, "invalid": str(error)})
         raise
     if processes.is_main:
-        results["metrics"], results["evaluation"] = sections.summarise_split(scored, arguments.tta)
-        write_outputs(arguments, results, scored, source, splits, started - work.kept.seconds)
+        results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
+        timing = (arguments.frame_rate, arguments.alert_seconds)
+        videos = sections.score_videos(sequences, scored, *timing)
+        if videos:
+            evaluation["videos"] = sections.summarise_videos(videos, scored, *timing)
+        results["evaluation"] = evaluation
+        write_outputs(arguments, results, scored, videos, source, splits, started - work.kept.seconds)
     return results
 
 
@@ -140,6 +170,7 @@ def write_outputs(
     arguments: EvaluationArguments,
     results: "Results",
     scored: "ScoredSplit",
+    videos: "dict[str, SequenceScores]",
     source: "Source",
     splits: "dict[str, Dataset]",
     started: float,
@@ -153,7 +184,7 @@ def write_outputs(
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
     from unet_kvasir_seg.reporting.tables import results_as_text
-    from unet_kvasir_seg.scoring import peak, summary
+    from unet_kvasir_seg.scoring import peak, sequences, summary
 
     folder, evaluation = Path(arguments.output_dir), results["evaluation"]
     assert evaluation is not None
@@ -163,6 +194,8 @@ def write_outputs(
         draw(arguments, results, scored, source, splits)
         evaluation["seconds"] = round(time.perf_counter() - started, 1)
         summary.write_per_image_csv(scored.images, folder / "per_image.csv")
+        if videos:
+            sequences.write_sequences_csv(videos, folder / "sequences.csv")
         write_results(folder / "results.json", results)
         if arguments.save_peak and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)

@@ -66,7 +66,7 @@ class DataFlags(MaskFlags):
 
     dataset_name: str = flag(
         "Angelou0516/kvasir-seg",
-        'An id on the Hub, a local data set, a folder with images/ and masks/, or "synthetic".',
+        'An id on the Hub, a local data set, a folder with images/ and masks/, "synthetic" or "synthetic-clips".',
     )
     dataset_config: str | None = flag(None, "Configuration of a data set that has several.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")

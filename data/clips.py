@@ -4,13 +4,17 @@
         for frame in clip.frames():
             frame.image, frame.labels  # PIL RGB and (H, W) uint8: 0, or the number of a polyp
 
+    samples = clip_samples(2000, 288, seed=0)  # dicts: "image", "mask", "sequence", "frame"
+
 A scene is painted as the frames of synthetic.py are, but several times as large. The camera pans, turns and zooms
 smoothly; each frame has noise and a brightness of its own.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -24,6 +28,8 @@ ZOOM = 0.15  # the camera's view is between 1 - ZOOM and 1 + ZOOM times a frame
 TURN = math.radians(12)
 NOISE = 3.0  # grey levels
 FLICKER = 0.03  # of the brightness
+NUM_FRAMES, RATE = 100, 25.0  # of a clip; frames per second
+SAMPLED_POLYPS = (1, 0, 2, 0)  # in the clips of `clip_samples`, in turn
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,10 @@ class Clip:
 def generate_clips(
     num_clips: int,
     *,
-    num_frames: int = 100,
+    num_frames: int = NUM_FRAMES,
     size: tuple[int, int] = (288, 384),
-    polyps: int = 1,
-    rate: float = 25.0,
+    polyps: int | Sequence[int] = 1,
+    rate: float = RATE,
     seed: int = 0,
 ) -> Iterator[Clip]:
     """Yield clips. Clip i depends on the seed, i and the other arguments alone.
@@ -92,19 +98,45 @@ def generate_clips(
         num_clips: How many.
         num_frames: Of each clip.
         size: Height and width of a frame, in pixels; at least 32.
-        polyps: Number of polyps in each scene. The camera passes over all of them.
+        polyps: Number of polyps in each scene, or several numbers, which take turns. The camera passes over all of
+            them.
         rate: Frames per second.
         seed: Of all randomness.
 
     Raises:
         ValueError: If a number or a size is too small.
     """
-    if num_clips < 1 or num_frames < 1 or polyps < 0 or min(size) < synthetic.MIN_SIZE or rate <= 0:
+    counts = [polyps] if isinstance(polyps, int) else list(polyps)
+    if num_clips < 1 or num_frames < 1 or min(counts) < 0 or min(size) < synthetic.MIN_SIZE or rate <= 0:
         raise ValueError(
             f"got num_clips {num_clips}, num_frames {num_frames}, polyps {polyps}, size {size} and rate {rate}; "
             f"expected at least 1, 1, 0, {synthetic.MIN_SIZE} pixels a side and more than 0"
         )
-    return (_clip([seed, index], num_frames, size, polyps, rate) for index in range(num_clips))
+    turns = islice(cycle(counts), num_clips)
+    return (_clip([seed, index], num_frames, size, count, rate) for index, count in enumerate(turns))
+
+
+def clip_samples(num_samples: int, height: int = 288, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the frames of clips of `NUM_FRAMES` each, half of which show no polyp, as samples of a data set.
+
+    Args:
+        num_samples: How many at least: the last clip is complete.
+        height: Of a frame in pixels; it is 4/3 as wide.
+        seed: Of all randomness.
+
+    Yields:
+        {"image": PIL RGB, "mask": PIL L of 0 and 255, "sequence": name of the clip, "frame": its number there}.
+
+    Raises:
+        ValueError: If a number is too small.
+    """
+    num_clips = math.ceil(num_samples / NUM_FRAMES)
+    size = (height, round(height * 4 / 3))
+    clips = generate_clips(num_clips, num_frames=NUM_FRAMES, size=size, polyps=SAMPLED_POLYPS, seed=seed)
+    for index, clip in enumerate(clips):
+        for number, frame in enumerate(clip.frames()):
+            mask = Image.fromarray((frame.labels > 0).astype(np.uint8) * 255)
+            yield {"image": frame.image, "mask": mask, "sequence": f"clip-{index:04}", "frame": number}
 
 
 def _clip(seed: list[int], num_frames: int, size: tuple[int, int], polyps: int, rate: float) -> Clip:

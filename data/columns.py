@@ -41,6 +41,7 @@ def with_pair_columns(
     image_column: str | None,
     mask_column: str | None,
     locator: Callable[[], Locator] | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> Split:
     """The columns of images and masks, encoded, as `image` and `mask`.
 
@@ -48,6 +49,7 @@ def with_pair_columns(
         rows: A split of a data set.
         image_column, mask_column: Their names; found if not given.
         locator: Makes what finds the files that paths name; None: paths are used as they are.
+        further: Columns to keep as they are, not of a stream, by the names that they get.
 
     Raises:
         NoPairsError: If there are not two columns that could hold images and masks.
@@ -73,14 +75,31 @@ def with_pair_columns(
         raise DatasetError(f"--image_column and --mask_column both name {image}: name two columns.")
     if isinstance(rows, IterableDataset) and rows.features:
         rows = rows.decode(False)  # before the columns are selected: later, the images of remote files stay decoded
-    pair = rows.select_columns([image, mask])
-    renamed = {old: new for old, new in ((image, "image"), (mask, "mask")) if old != new}
+    kept = _kept_columns(rows, image, mask, further or {})
+    pair = rows.select_columns([image, mask, *kept])
+    renamed = {old: new for old, new in ((image, "image"), (mask, "mask"), *kept.items()) if old != new}
     pair = pair.rename_columns(renamed) if renamed else pair
-    # A stream's cast changes only what its columns are said to be.
-    is_stream = isinstance(pair, IterableDataset)
-    encoded = pair.map(_encoded_row, features=PAIR_FEATURES) if is_stream else pair.cast(PAIR_FEATURES)
+    if isinstance(pair, IterableDataset):  # whose cast changes only what its columns are said to be
+        encoded: Split = pair.map(_encoded_row, features=PAIR_FEATURES)
+    else:
+        encoded = pair.cast(Features({**pair.features, **PAIR_FEATURES}))
     of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
     return locator().locate(encoded, of_paths) if locator and of_paths else encoded
+
+
+def _kept_columns(rows: Split, image: str, mask: str, further: Mapping[str, str]) -> dict[str, str]:
+    """The new names of further columns, by those that they have.
+
+    Raises:
+        DatasetError: If there is no such column, or it has two jobs.
+    """
+    names = list(rows.column_names or rows.features or ())
+    if absent := [column for column in further.values() if column not in names]:
+        raise DatasetError(f"The data set has no column {some(absent)}; it has the columns {some(names, most=12)}.")
+    kept = {column: name for name, column in further.items()}
+    if len(kept) < len(further) or kept.keys() & {image, mask}:
+        raise DatasetError(f"One column cannot be two of image, mask, {', '.join(further)}: name one for each.")
+    return kept
 
 
 def _encoded_row(row: Mapping[str, Any]) -> dict[str, Cell | None]:

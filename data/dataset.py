@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from datasets import (
     Dataset,
+    Features,
     IterableDataset,
+    Value,
     concatenate_datasets,
     get_dataset_config_names,
     load_dataset,
@@ -34,6 +36,7 @@ from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .cache import datasets_cache
+from .clips import clip_samples
 from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, with_pair_columns
 from .data_files import (
     ARCHIVES,
@@ -53,6 +56,8 @@ from .synthetic import generate
 
 logger = logging.getLogger(__name__)
 
+SYNTHETIC, SYNTHETIC_CLIPS = "synthetic", "synthetic-clips"  # names of generated data
+CLIP_FEATURES = Features({**PAIR_FEATURES, "sequence": Value("string"), "frame": Value("int64")})
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
 
 
@@ -70,6 +75,7 @@ def load_splits(
     seed: int = 42,
     synthetic_rows: int = 400,
     synthetic_size: int = 256,
+    further_columns: Mapping[str, str] | None = None,
 ) -> dict[str, Split]:
     """Load the splits "train" and "validation", "test" where there is one, and others that are needed.
 
@@ -79,8 +85,9 @@ def load_splits(
     train by `seed`, and a warning says so.
 
     Args:
-        name: "synthetic"; a folder of images and masks in one of the layouts of `layouts.py`; another local data set
-            (parquet files, `save_to_disk`, ...); or an id on the Hub. If `train.txt`, `val.txt` and `test.txt` lie
+        name: "synthetic"; "synthetic-clips", frames of clips, with columns `sequence` and `frame` to keep; a folder of
+            images and masks in one of the layouts of `layouts.py`; another local data set (parquet files,
+            `save_to_disk`, ...); or an id on the Hub. If `train.txt`, `val.txt` and `test.txt` lie
             beside `images/`, with one stem a line, they define the splits; otherwise a folder without splits is split
             80/10/10 by `seed`.
         config: The configuration of a data set that has several.
@@ -91,14 +98,16 @@ def load_splits(
         streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
             Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
         seed: Seed of random splits and of the synthetic frames.
-        synthetic_rows: Training samples of "synthetic"; validation and test have a quarter as many each.
-        synthetic_size: Side of the synthetic frames in pixels.
+        synthetic_rows: Training samples of "synthetic"; validation and test have a quarter as many each. Of clips,
+            each split has at least so many, in complete clips.
+        synthetic_size: Side of the synthetic frames in pixels, of clips the height.
+        further_columns: Columns to keep, by the names that they get; not of streams.
 
     Raises:
         DatasetError: If the data does not exist or cannot be used.
     """
-    if name == "synthetic":
-        source = Source(_synthetic_splits(synthetic_rows, synthetic_size, seed))
+    if name in (SYNTHETIC, SYNTHETIC_CLIPS):
+        source = Source(_synthetic_splits(name, synthetic_rows, synthetic_size, seed))
     else:
         source = open_source(name, config, revision, mask_column, streaming, seed)
     if config is not None and not source.has_configs:
@@ -106,7 +115,7 @@ def load_splits(
     chosen = _chosen_splits(source.splits, train_split, validation_split, needed_splits)
     with source.explained():
         splits = {
-            split: with_pair_columns(source.splits[there], image_column, mask_column, source.locator)
+            split: with_pair_columns(source.splits[there], image_column, mask_column, source.locator, further_columns)
             for split, there in chosen.items()
         }
     if "train" in splits and "validation" not in splits:
@@ -190,11 +199,12 @@ def describe_data(
     Returns:
         "fingerprint" is a hash of all encoded images and masks in order, or None if a split is a stream.
     """
-    is_local = name != "synthetic" and Path(name).expanduser().exists()
+    is_synthetic = name in (SYNTHETIC, SYNTHETIC_CLIPS)
+    is_local = not is_synthetic and Path(name).expanduser().exists()
     is_streamed = any(isinstance(part, IterableDataset) for part in rows.values())
     return {
         "name": "a local data set" if is_local else name,
-        "on_the_hub": not is_local and name != "synthetic",
+        "on_the_hub": not is_local and not is_synthetic,
         "revision": revision,
         "config": None if is_local else config,
         "split": split,
@@ -227,25 +237,27 @@ def _content(cell: Cell, index: int | None = None) -> bytes:
         raise DatasetError(f"{name} cannot be read ({error}). Replace or remove the pair.") from error
 
 
-def _synthetic_splits(rows: int, size: int, seed: int) -> dict[str, Split]:
+def _synthetic_splits(name: str, rows: int, size: int, seed: int) -> dict[str, Split]:
     if rows < 1:
         raise DatasetError(f"--synthetic_rows {rows} is too few: expected 1 or more.")
     held_out = max(rows // 4, 1)
     counts = {"train": rows, "validation": held_out, "test": held_out}
     # A frame depends on seed and index alone, so each split needs its own seed.
+    make, features = (clip_samples, CLIP_FEATURES) if name == SYNTHETIC_CLIPS else (generate, PAIR_FEATURES)
     return {
-        split: _synthetic_dataset(generate(count, image_size=size, seed=3 * seed + offset))
+        split: _synthetic_dataset(make(count, size, seed=3 * seed + offset), features)
         for offset, (split, count) in enumerate(counts.items())
     }
 
 
-def _synthetic_dataset(pairs: Iterator[dict[str, PILImage.Image]]) -> Dataset:
+def _synthetic_dataset(samples: Iterator[dict[str, Any]], features: Features) -> Dataset:
     # In parts, so that the images are not all in memory twice, as lists and as a table.
     parts = []
     while cells := [
-        {"image": _encode(pair["image"], "JPEG"), "mask": _encode(pair["mask"], "PNG")} for pair in islice(pairs, 256)
+        {**sample, "image": _encode(sample["image"], "JPEG"), "mask": _encode(sample["mask"], "PNG")}
+        for sample in islice(samples, 256)
     ]:
-        parts.append(Dataset.from_list(cells, features=PAIR_FEATURES))
+        parts.append(Dataset.from_list(cells, features=features))
     return concatenate_datasets(parts)
 
 
@@ -326,7 +338,8 @@ def open_source(
     if path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
     raise DatasetError(
-        f'No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, or "synthetic".'
+        f"No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, "
+        f'"{SYNTHETIC}" or "{SYNTHETIC_CLIPS}".'
     )
 
 

@@ -266,7 +266,7 @@ def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, fold
         video = gr.File(label="Video", file_types=list(VIDEO_SUFFIXES), height=150, elem_id="video")
         gr.Examples([[str(clip)]], [video], label="Example (synthetic)")
         threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold", buttons=[])
-        smoothing = gr.Slider(0, 0.9, 0.6, step=0.1, label="Smoothing over time", buttons=[])
+        smoothing = gr.Slider(0, 0.9, 0, step=0.1, label="Smoothing over time", buttons=[])
         start = gr.Button("Segment video", variant="primary")
     with gr.Column(scale=3, min_width=280):
         text = gr.HTML(NO_VIDEO, elem_id="told")

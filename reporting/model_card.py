@@ -33,6 +33,7 @@ from .tables import (
     scored_images,
     threshold_text,
 )
+from .videos import videos_table
 
 # What the values of train.py's `--augmentation` mean.
 AUGMENTATIONS = {
@@ -102,6 +103,7 @@ def fill_card(results: Results) -> str:
         network_size=width_x_height(results["model"].get("image_size")),
         threshold=threshold_text(evaluation),
         **_of_peak(evaluation),
+        videos_table=videos_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
         cost_facts=_cost_facts(results),

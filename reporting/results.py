@@ -262,6 +262,38 @@ class Negatives(TypedDict):
     froc: list[FrocPoint]
 
 
+class VideoScores(TypedDict):
+    """The scores of one video. It is not named: the name of a file may be a patient's."""
+
+    frames: int
+    seconds: float
+    polyps: int
+    delays: list[float]  # seconds from the first frame of each alerted polyp to the first alert on it
+    alerts: int
+    false_alerts: int  # those that never lie on a polyp
+    flicker: float | None
+    shows_polyp: bool
+
+
+class Videos(TypedDict):
+    """The scores of all videos, as `scoring.sequences` takes them."""
+
+    frame_rate: float
+    alert_seconds: float  # for which a region is followed before it is an alert
+    gap_seconds: float  # over which it is followed without being marked
+    sequences: list[VideoScores]
+    without_polyp: int  # videos in which nothing is labelled
+    polyps: int
+    alerted: int
+    alerts: int
+    false_alerts: int
+    polyps_alerted: Score | None  # share
+    median_delay_seconds: Score | None
+    false_alerts_per_minute: Score | None
+    alerts_per_minute_without_polyp: Score | None
+    flicker: Score | None
+
+
 class CalibrationBin(TypedDict):
     """A bin of predicted probability."""
 
@@ -331,6 +363,7 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     peak: Peak
     operating_points: list[OperatingPoint]  # at the threshold alone and, if there is one, with the peak threshold
     negatives: Negatives | None
+    videos: Videos | None
 
 
 class Verification(TypedDict):

@@ -16,6 +16,7 @@ from ..common.files import write_atomic
 from .markdown import interval, number, percent, table, width_x_height
 from .presence import peak_text, points_as_text, points_table, presence_table
 from .results import Data, Difference, Evaluation, Results, Stratum, read_results
+from .videos import videos_as_text
 
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOT_MEASURED = "Not measured."
@@ -110,6 +111,7 @@ def results_as_text(results: Results) -> str:
         )
         lines += [_text_line(name, score["value"], score["ci95"]) for name, score in found["metrics"].items()]
     lines += points_as_text(evaluation)
+    lines += videos_as_text(evaluation)
     lines.append(f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model.")
     return "\n".join(lines)
 

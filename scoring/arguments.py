@@ -1,5 +1,6 @@
 """The flags of `evaluation.py`, and the checks of their values that need no data."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL
 from ..data.split_names import known_split
 
+MAX_FRAME_RATE = 10_000  # of high-speed cameras
 FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
 
 
@@ -33,6 +35,15 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     )
     sensitivity: float = flag(0.98, "Share of the polyps found by the threshold alone that the chosen peak keeps.")
     save_peak: bool = flag(False, "Write the chosen peak threshold into the model's preprocessor_config.json.")
+    sequence_pattern: str | None = flag(
+        None,
+        "Score videos too: a regular expression with the groups sequence and frame, such as "
+        "'(?P<sequence>[^/]+)_(?P<frame>\\d+)$', found in each image's path below the data set, without ending.",
+    )
+    sequence_column: str | None = flag(None, "In place of the pattern: the column that names each frame's video.")
+    frame_column: str | None = flag(None, "The column of the frames' numbers in their videos.")
+    frame_rate: float = flag(25.0, "Frames per second of the videos, which the numbers count.")
+    alert_seconds: float = flag(0.5, "A region that is followed for so long in a video is an alert.")
     negative_windows: int | None = flag(None, "Score so many windows without polyp of the split's frames too.")
     tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
@@ -51,6 +62,19 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
         super().__post_init__()
         for name in ("split", "tune_threshold_on", "tune_peak_on"):
             setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
+
+    @property
+    def scores_videos(self) -> bool:
+        """Whether the frames are those of videos."""
+        return self.sequence_pattern is not None or bool(self.sequence_columns)
+
+    @property
+    def sequence_columns(self) -> dict[str, str]:
+        """The columns that tell the video of each frame and its number there; empty if none do."""
+        columns = {"sequence": self.sequence_column, "frame": self.frame_column}
+        if self.dataset_name == "synthetic-clips" and self.sequence_pattern is None:
+            columns = {name: column or name for name, column in columns.items()}
+        return {name: column for name, column in columns.items() if column is not None}
 
     @property
     def model_name(self) -> str:
@@ -89,6 +113,7 @@ def check_arguments(arguments: EvaluationArguments) -> None:
     if arguments.push_to_hub and arguments.target_repo is None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
     check_peak_arguments(arguments)
+    check_sequence_arguments(arguments)
 
 
 def check_peak_arguments(arguments: EvaluationArguments) -> None:
@@ -113,3 +138,29 @@ def check_peak_arguments(arguments: EvaluationArguments) -> None:
     from .peak import check_savable
 
     check_savable(arguments.model_name)
+
+
+def check_sequence_arguments(arguments: EvaluationArguments) -> None:
+    """The same, of the flags for videos."""
+    if arguments.sequence_pattern is not None and arguments.sequence_columns:
+        raise UserError("--sequence_pattern is in place of --sequence_column and --frame_column: leave one out.")
+    if len(arguments.sequence_columns) == 1:
+        raise UserError("--sequence_column and --frame_column go together: name both.")
+    if not 0 < arguments.frame_rate <= MAX_FRAME_RATE:
+        raise UserError(f"--frame_rate {arguments.frame_rate} cannot be: expected frames per second, such as 25.")
+    if not 0 <= arguments.alert_seconds < math.inf:
+        raise UserError(f"--alert_seconds {arguments.alert_seconds} is no time: expected 0 or more.")
+    if not arguments.scores_videos:
+        for name, default in (("frame_rate", 25.0), ("alert_seconds", 0.5)):
+            if getattr(arguments, name) != default:
+                raise UserError(f"--{name} is for videos: tell their frames by --sequence_pattern, or by columns.")
+        return
+    if arguments.tune_peak_on == arguments.split:
+        raise UserError(
+            f"--tune_peak_on {arguments.split} is the split that is scored, of which frames of one video would choose "
+            "the peak for others of it: name another split."
+        )
+    if arguments.sequence_pattern is not None:
+        from .sequence_frames import compile_pattern
+
+        compile_pattern(arguments.sequence_pattern)

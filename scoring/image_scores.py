@@ -15,6 +15,7 @@ import torch
 from ..regions_unet import keep_peaks
 from .overlap import dice, mask_counts
 from .regions import EIGHT_NEIGHBOURS, Regions, find_regions
+from .sequences import VideoFrame
 
 try:
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -62,6 +63,7 @@ class ImageScores:
         regions: What is above the threshold, before the peak threshold: any other peak threshold can be scored by it.
         peak_threshold: That of the mask, which all scores of a mask are of; None: every region counts. The scores of
             the probabilities (levels, `minmax_dice` to `weighted_f`, `calibration`) do not depend on it.
+        video_frame: What the scores of its video need; None if it is scored as an image alone.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ImageScores:
     false_polyps: int
     regions: Regions
     peak_threshold: float | None
+    video_frame: VideoFrame | None = None
 
 
 def score_image(

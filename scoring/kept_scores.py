@@ -6,6 +6,7 @@ with kept.share({"model": "sha256:...", "threshold": 0.5}) as share:
 kept.remove()            # once the results are written
 """
 
+import base64
 import contextlib
 import functools
 import gzip
@@ -27,11 +28,12 @@ from ..common.files import write_atomic
 from ..common.paths import PACKAGE
 from .image_scores import ImageScores
 from .regions import Regions
+from .sequences import VideoFrame
 
 logger = logging.getLogger(__name__)
 
 FOLDER = ".scores"
-KINDS = {kind.__name__: kind for kind in (ImageScores, Regions)}
+KINDS = {kind.__name__: kind for kind in (ImageScores, Regions, VideoFrame)}
 
 
 @dataclass
@@ -118,13 +120,13 @@ def _as_json(value: Any) -> Any:
     if is_dataclass(value):
         return {"kind": type(value).__name__, **vars(value)}
     if isinstance(value, np.ndarray):
-        return {"dtype": str(value.dtype), "shape": value.shape, "values": value.ravel().tolist()}
+        return {"dtype": str(value.dtype), "shape": value.shape, "bytes": base64.b64encode(value.tobytes()).decode()}
     return value.item()  # of NumPy's numbers
 
 
 def _from_json(found: dict[str, Any]) -> Any:
     if "dtype" in found:
-        return np.array(found["values"], found["dtype"]).reshape(found["shape"])
+        return np.frombuffer(base64.b64decode(found["bytes"]), found["dtype"]).reshape(found["shape"])
     if "kind" in found:
         kind: Any = KINDS[found.pop("kind")]
         return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})

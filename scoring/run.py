@@ -7,6 +7,7 @@ scored.images  # one `ImageScores` for each sample; `sections.py` sums them up
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -16,12 +17,12 @@ from datasets import Dataset
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError
+from ..common.errors import UserError, some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
 from ..data.mask_values import check_mask_rules
-from ..data.samples import Sample, load_sample
+from ..data.samples import Sample, load_sample, sample_name
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
 from .intervals import RESAMPLES
@@ -30,7 +31,8 @@ from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
 from .presence import ScoredImages
 from .regions import Regions, find_regions
-from .sources import Source
+from .sequences import VideoFrame
+from .sources import FileSource, Source
 from .summary import at_threshold, best_threshold, compare, per_image_dice
 
 EXAMPLES = 3  # of the best images, of the median ones and of the worst
@@ -50,6 +52,7 @@ class Protocol:
         peak_threshold: A region counts if its highest probability reaches it; None: each source's own, if it has one.
         negative_windows: Windows without polyp to score beside a split; None: none.
         resamples, seed: Of the bootstrap; the seed also draws the windows and cuts a split in halves.
+        scores_videos: Whether what the scores of videos need is kept of each frame.
     """
 
     threshold: float = 0.5
@@ -60,6 +63,7 @@ class Protocol:
     mask_rules: MaskRules = USUAL_MASKS
     resamples: int = RESAMPLES
     seed: int = 0
+    scores_videos: bool = False
 
     @property
     def resampling(self) -> dict[str, int]:
@@ -168,6 +172,8 @@ def score_split(
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
     check_mask_rules({split: rows, **splits}, protocol.mask_rules)
+    if isinstance(source, FileSource) or isinstance(other, FileSource):
+        refuse_shared_names(rows)
     for name in (tuning.threshold_on, tuning.peak_on):
         if name is not None:
             choose_split(splits, name)  # an absent one is named before the work
@@ -176,7 +182,8 @@ def score_split(
             if scored is not None:
                 peak_threshold_of(scored, protocol)  # so is one below the threshold
     if tuning.threshold_on is not None:
-        tuned = score_samples(source, splits[tuning.threshold_on], replace(protocol, threshold=0.5), work)
+        images_alone = replace(protocol, threshold=0.5, scores_videos=False)
+        tuned = score_samples(source, splits[tuning.threshold_on], images_alone, work)
         protocol = replace(protocol, threshold=best_threshold(tuned))
 
     choice, beside, images = score_source(source, splits, split, protocol, work, negatives, tuning)
@@ -185,7 +192,7 @@ def score_split(
     if tuning.threshold_on is not None:
         at_half = at_threshold(images, 0.5, **protocol.resampling)
     if other is not None:
-        alone = replace(protocol, negative_windows=None)  # no alarms are compared
+        alone = replace(protocol, negative_windows=None, scores_videos=False)  # only Dice and IoU are compared
         _, _, others = score_source(other, splits, split, alone, work, None, tuning)
         with value_errors_explained():
             comparison = {"other": other.public_name, "metrics": compare(images, others, **protocol.resampling)}
@@ -235,6 +242,20 @@ def identity_of(rows: Dataset) -> list[Any]:
 def fingerprint_of(rows: Dataset) -> str:
     """That of the samples of a split, as `describe_data` gives it, which also wants names."""
     return describe_data("a split", None, {"a split": rows})["fingerprint"]
+
+
+def refuse_shared_names(rows: Dataset) -> None:
+    """Refuse images of one name, as the frames of several videos may have: files of predictions are found by name.
+
+    Raises:
+        UserError: They are named.
+    """
+    counts = Counter(sample_name(cell, index) for index, cell in enumerate(rows["image"]))
+    if shared := [name for name, count in counts.items() if count > 1]:
+        raise UserError(
+            f"{len(shared)} names stand for more than one image: {some(shared)}. Predictions in files are found by "
+            "the names of the images, folders aside: give each image a name of its own, with the video's in front."
+        )
 
 
 def peak_threshold_of(source: Source, protocol: Protocol) -> float | None:
@@ -345,6 +366,9 @@ def score_samples(
                     peak_threshold=peak_threshold,
                     input_pair=maps.input_pair,
                 )
+            if protocol.scores_videos:
+                mask = keep_peaks(maps.probability, protocol.threshold, peak_threshold)
+                image = replace(image, video_frame=VideoFrame.of(sample.image, mask, sample.ground_truth))
             images.append(image)
         return images
 

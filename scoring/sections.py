@@ -1,16 +1,20 @@
 """What `results.json` says of a scored split: its sections "metrics" and "evaluation"."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from ..inference.tracks import GAP_SECONDS
 from .image_scores import LESION_IOU
 from .near_duplicates import MAX_DISTANCE, NearDuplicate, find_near_duplicates, samples_to_leave_out
 from .presence import operating_point, summarise_presence
 from .regions import MIN_POLYP_PIXELS
 from .run import ScoredSplit, fingerprint_of, value_errors_explained
+from .sequence_frames import Sequences
+from .sequences import SequenceScores, score_sequence, summarise_sequences
 from .summary import LARGE_FROM, SMALL_BELOW, summarise
 
 SCORES_WITHOUT_DUPLICATES = ("dice_per_image_native", "iou_per_image_native")
@@ -95,6 +99,47 @@ def summarise_peak(scored: ScoredSplit) -> dict[str, Any]:
         },
         "operating_points": points,
         "negatives": negatives,
+    }
+
+
+def score_videos(
+    sequences: Sequences, scored: ScoredSplit, rate: float, alert_seconds: float
+) -> dict[str, SequenceScores]:
+    """The scores of each video, by its name.
+
+    Args:
+        sequences: The frames of each.
+        scored: The scores of the split, with what those of videos need.
+        rate: Frames per second.
+        alert_seconds: How long a track must be seen to be an alert.
+    """
+    scores = {}
+    for name, frames in sequences.items():
+        video_frames = ((number, scored.images[index].video_frame) for number, index in frames)
+        scores[name] = score_sequence(((number, one) for number, one in video_frames if one), rate, alert_seconds)
+    return scores
+
+
+def summarise_videos(
+    scores: Mapping[str, SequenceScores], scored: ScoredSplit, rate: float, alert_seconds: float
+) -> dict[str, Any]:
+    """The section "videos" of `results.json`.
+
+    Args:
+        scores: Of each video.
+        scored, rate, alert_seconds: As for `score_videos`.
+
+    Raises:
+        UserError: If there are too few resamples for an interval.
+    """
+    with value_errors_explained():
+        together = summarise_sequences([*scores.values()], **scored.protocol.resampling)
+    return {
+        "frame_rate": rate,
+        "alert_seconds": alert_seconds,
+        "gap_seconds": GAP_SECONDS,
+        "sequences": [asdict(one) for one in scores.values()],
+        **together,
     }
 
 

@@ -1,42 +1,79 @@
 """Scores of videos, whose frames are given one by one: alerts, how soon they come, and flicker.
 
-    for sequence in group_frames(frames):
-        scores = score_sequence(sequence, rate=25.0)
-    summary = summarise([...])
+    frames = [VideoFrame.of(image, predicted, ground_truth) for ...]
+    scores = score_sequence(zip(numbers, frames), rate=25.0)
+    summarise_sequences([scores, ...])
 
 An alert is a track that was marked for some time, as `inference/tracks.py` says. A per-frame score does not tell how
 often an endoscopist would be disturbed: Holzwanger et al., Endoscopy 2021, 53:937.
 """
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from ..common.errors import UserError, some
+from ..common.csv_tables import open_table, write_row
+from ..common.files import to_rgb
 from ..inference.lesions import Lesion, find_lesions
-from ..inference.tracks import ALERT_SECONDS, MAX_REGIONS, Tracker
+from ..inference.tracks import ALERT_SECONDS, GAP_SECONDS, MAX_REGIONS, Tracker
+from .intervals import RESAMPLES, bootstrap_weights, resampled_sums, with_interval
+from .overlap import ratio
+from .regions import EIGHT_NEIGHBOURS, MIN_POLYP_PIXELS
 
-STILL = 8.0  # grey levels: mean difference of two frames, small and grey, from which on they show motion
-STILL_SIZE = (64, 48)  # in pixels, of the small frames
+STILL = 8.0  # grey levels: mean difference of two small frames from which on they show motion
+STILL_SIZE = (64, 48)  # width and height of the small frames, in pixels
+COLUMNS = (
+    *("sequence", "frames", "seconds", "polyps", "polyps_alerted", "first_delay_seconds", "alerts", "false_alerts"),
+    "flicker",
+)
 
 
 @dataclass(frozen=True)
-class ScoredFrame:
-    """A frame of a video with its prediction.
+class VideoFrame:
+    """What the scores of a video need of a frame, small enough to keep that of every frame of a long one.
 
     Attributes:
-        number: Its place in the video, from any start.
-        small: (h, w) float32, the frame in grey at `STILL_SIZE`, which shows motion.
-        predicted, ground_truth: (H, W) bool.
+        small: (h, w) uint8, the frame in grey at `STILL_SIZE`, which shows motion.
+        height, width: Original size in pixels.
+        packed_prediction, packed_ground_truth: uint8, the compressed masks.
     """
 
-    number: int
     small: np.ndarray
-    predicted: np.ndarray
-    ground_truth: np.ndarray
+    height: int
+    width: int
+    packed_prediction: np.ndarray
+    packed_ground_truth: np.ndarray
+
+    @classmethod
+    def of(cls, image: Image.Image, predicted: np.ndarray, ground_truth: np.ndarray) -> "VideoFrame":
+        """Of an upright image and two masks (H, W) bool."""
+        small = to_rgb(image).convert("L").resize(STILL_SIZE, Image.Resampling.BOX)
+        height, width = ground_truth.shape
+        return cls(np.asarray(small), height, width, _pack(predicted), _pack(ground_truth))
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(H, W) bool."""
+        return self._unpacked(self.packed_prediction)
+
+    @property
+    def ground_truth(self) -> np.ndarray:
+        """(H, W) bool."""
+        return self._unpacked(self.packed_ground_truth)
+
+    def _unpacked(self, packed: np.ndarray) -> np.ndarray:
+        bits = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
+        return np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width).astype(bool)
+
+
+def _pack(mask: np.ndarray) -> np.ndarray:
+    return np.frombuffer(zlib.compress(np.packbits(mask).tobytes(), level=1), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -44,156 +81,182 @@ class SequenceScores:
     """Scores of a video.
 
     Attributes:
-        seconds: Its length.
+        frames: Number of its frames.
+        seconds: Its length. The time between frames that are further apart than a track may bridge is left out.
         polyps: Number of polyps in the ground truth, each followed through the frames; one that leaves the view for
-            long and comes back counts again.
+            longer than a track may bridge and comes back counts again.
         delays: Seconds from each alerted polyp's first frame to the first alert on it.
         alerts: Number of alerts.
         false_alerts: Those of them that never lie on a polyp.
         flicker: Mean over all pairs of successive frames that move little of the share of the marked pixels, of both
             frames together, that are marked in one of them alone; None if there is no such pair.
+        shows_polyp: Whether anything is labelled in the ground truth.
     """
 
+    frames: int
     seconds: float
     polyps: int
     delays: Sequence[float]
     alerts: int
     false_alerts: int
     flicker: float | None
+    shows_polyp: bool
 
 
-def small_frame(image: Image.Image) -> np.ndarray:
-    """A frame as `ScoredFrame.small` takes it."""
-    return np.asarray(image.convert("L").resize(STILL_SIZE, Image.Resampling.BOX), np.float32)
+@dataclass
+class _Alerts:
+    """Alerts and polyps, as far as a video has been seen."""
 
+    alert_seconds: float
+    first_alert: dict[int, float] = field(default_factory=dict)  # seconds after each alerted polyp's first frame
+    on_polyp: set[int] = field(default_factory=set)  # the alerts that lay on one
 
-def parse_names(names: Sequence[str], pattern: str) -> list[tuple[str, int]]:
-    """Sequence and frame number of each frame, from its name.
+    def __post_init__(self) -> None:
+        self.marked = Tracker(self.alert_seconds)
+        self.polyps = Tracker()
 
-    Args:
-        names: Of the frames.
-        pattern: A regular expression with the groups `sequence` and `frame`, found anywhere in the name.
+    def add(self, number: int, seconds: float, predicted: np.ndarray, ground_truth: np.ndarray) -> None:
+        """The next frame, with its masks."""
+        regions, polyps = _numbered_lesions(predicted), _numbered_lesions(ground_truth)
+        both = predicted & ground_truth
+        pairs = set(zip(regions.labels[both].tolist(), polyps.labels[both].tolist(), strict=True))
+        large = [index for index, polyp in enumerate(polyps.lesions) if polyp.pixels >= MIN_POLYP_PIXELS][:MAX_REGIONS]
+        owners = self.polyps.add(number, seconds, [polyps.lesions[index] for index in large])
+        tracks = self.marked.add(number, seconds, regions.lesions)
+        for region, track in enumerate(tracks):
+            if not track.is_alert:
+                continue
+            if any(one == region for one, _ in pairs):
+                self.on_polyp.add(track.number)
+            for polyp, owner in zip(large, owners, strict=True):
+                if (region, polyp) in pairs:
+                    self.first_alert.setdefault(owner.number, seconds - owner.first_seconds)
 
-    Raises:
-        UserError: If the pattern is invalid, or does not fit all names.
-    """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"The pattern {pattern!r} of the sequences is no regular expression: {error}.") from error
-    if not {"sequence", "frame"} <= compiled.groupindex.keys():
-        raise UserError(
-            f"The pattern {pattern!r} of the sequences needs the groups sequence and frame, as in "
-            r"(?P<sequence>.+)_(?P<frame>\d+)."
-        )
-    found = [compiled.search(name) for name in names]
-    if misfits := [name for name, match in zip(names, found, strict=True) if match is None]:
-        raise UserError(f"The pattern {pattern!r} of the sequences does not fit {some(misfits)}.")
-    try:
-        return [(match["sequence"], int(match["frame"])) for match in found if match is not None]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"The group frame of the pattern {pattern!r} must be a number: {error}.") from error
-
-
-def check_numbers(numbers: Sequence[tuple[str, int]]) -> None:
-    """Refuse frame numbers that repeat within a sequence.
-
-    Raises:
-        UserError: They are named.
-    """
-    seen: set[tuple[str, int]] = set()
-    repeated = [pair for pair in numbers if pair in seen or seen.add(pair)]
-    if repeated:
-        texts = [f"{sequence} frame {number}" for sequence, number in repeated]
-        raise UserError(f"Frame numbers occur several times: {some(texts)}.")
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers of the tracks that are alerts."""
+        return {track.number for track in self.marked.tracks if track.is_alert}
 
 
 def score_sequence(
-    frames: Iterable[ScoredFrame], rate: float = 25.0, alert_seconds: float = ALERT_SECONDS
+    frames: Iterable[tuple[int, VideoFrame]], rate: float = 25.0, alert_seconds: float = ALERT_SECONDS
 ) -> SequenceScores:
     """Score a video.
 
     Args:
-        frames: In order. Numbers may be left out, as when every fifth frame is annotated.
+        frames: Each with its number, in order. Numbers may be left out, as where every fifth frame is annotated.
         rate: Frames per second, which the numbers count.
         alert_seconds: How long a track must be seen to be an alert.
     """
-    predicted = Tracker(alert_seconds)
-    polyps = Tracker(alert_seconds=0)
-    first_alert: dict[int, float] = {}  # of each polyp
-    hits: set[int] = set()  # alerts on a polyp
+    alerts = _Alerts(alert_seconds)
     changes: list[float] = []
-    start = last = None
-    before: ScoredFrame | None = None
-    for frame in frames:
-        start = frame.number if start is None else start
-        last = frame.number
-        seconds = (frame.number - start) / rate
-        marked, true = _lesions(frame.predicted), _lesions(frame.ground_truth)
-        tracks = predicted.add(frame.number, seconds, marked)
-        owners = polyps.add(frame.number, seconds, true)
-        labels = frame.ground_truth & frame.predicted
-        for polyp, owner in zip(true, owners, strict=True):
-            for lesion, track in zip(marked, tracks, strict=True):
-                if track.is_alert and _meet(polyp, lesion, labels):
-                    hits.add(track.number)
-                    first_alert.setdefault(owner.number, seconds - owner.first_seconds)
-        if before is not None and _is_still(before, frame):
-            changes.append(_change(before.predicted, frame.predicted))
-        before = frame
-    alerts = [track.number for track in predicted.tracks if track.is_alert]
+    count, length = 0, 0.0
+    shows_polyp = False
+    start: int | None = None
+    before: tuple[int, np.ndarray, np.ndarray] | None = None  # number, small frame and predicted mask
+    for number, frame in frames:
+        start = number if start is None else start
+        predicted, ground_truth = frame.predicted, frame.ground_truth
+        alerts.add(number, (number - start) / rate, predicted, ground_truth)
+        step = 1 / rate
+        if before is not None:
+            if (number - before[0]) / rate <= GAP_SECONDS:
+                step = (number - before[0]) / rate
+            if number - before[0] == 1 and _is_still(before[1], frame.small):
+                changes.append(_change(before[2], predicted))
+        before = number, frame.small, predicted
+        count, length = count + 1, length + step
+        shows_polyp = shows_polyp or bool(ground_truth.any())
     return SequenceScores(
-        seconds=0.0 if start is None or last is None else (last - start + 1) / rate,
-        polyps=len(polyps.tracks),
-        delays=list(first_alert.values()),
-        alerts=len(alerts),
-        false_alerts=len(set(alerts) - hits),
+        frames=count,
+        seconds=length,
+        polyps=len(alerts.polyps.tracks),
+        delays=list(alerts.first_alert.values()),
+        alerts=len(alerts.numbers),
+        false_alerts=len(alerts.numbers - alerts.on_polyp),
         flicker=float(np.mean(changes)) if changes else None,
+        shows_polyp=shows_polyp,
     )
 
 
-def summarise(scores: Sequence[SequenceScores]) -> dict[str, float | int | None]:
-    """The scores of several videos together.
+def summarise_sequences(scores: Sequence[SequenceScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """The scores of several videos together, with intervals of the bootstrap over videos.
 
     Returns:
-        Numbers of sequences and of polyps; the share of the polyps that an alert lies on, and the median of their
-        delays in seconds; false alerts a minute of all sequences; alerts a minute of those without polyp; mean flicker
-        of the sequences. None where there is nothing to count.
+        Numbers of videos without polyp, of polyps and of alerted ones, and of alerts; the share of the polyps that an
+        alert lies on; the median of their delays in seconds; false alerts a minute of all videos; alerts a minute of
+        those without polyp; mean flicker of the videos. None where there is nothing to count.
+
+    Raises:
+        ValueError: If there is no video, or there are too few resamples for an interval.
     """
-    polyps = sum(each.polyps for each in scores)
-    delays = [delay for each in scores for delay in each.delays]
-    without = [each for each in scores if not each.polyps]
-    flicker = [each.flicker for each in scores if each.flicker is not None]
+    columns: dict[str, list[Any]] = {
+        "polyps": [each.polyps for each in scores],
+        "alerted": [len(each.delays) for each in scores],
+        "false_alerts": [each.false_alerts for each in scores],
+        "seconds": [each.seconds for each in scores],
+        "alerts_without": [0 if each.shows_polyp else each.alerts for each in scores],
+        "seconds_without": [0.0 if each.shows_polyp else each.seconds for each in scores],
+        "flicker": [each.flicker or 0.0 for each in scores],
+        "has_flicker": [each.flicker is not None for each in scores],
+    }
+    sums = dict(zip(columns, resampled_sums(np.transpose([*columns.values()]), resamples, seed).T, strict=True))
     return {
-        "sequences": len(scores),
-        "sequences_without_polyp": len(without),
-        "polyps": polyps,
-        "polyps_alerted": len(delays) / polyps if polyps else None,
-        "median_delay_seconds": float(np.median(delays)) if delays else None,
-        "false_alerts_per_minute": _per_minute(sum(each.false_alerts for each in scores), scores),
-        "alerts_per_minute_without_polyp": _per_minute(sum(each.alerts for each in without), without),
-        "flicker": float(np.mean(flicker)) if flicker else None,
+        "without_polyp": sum(not each.shows_polyp for each in scores),
+        "polyps": sum(columns["polyps"]),
+        "alerted": sum(columns["alerted"]),
+        "alerts": sum(each.alerts for each in scores),
+        "false_alerts": sum(columns["false_alerts"]),
+        "polyps_alerted": with_interval(ratio(sums["alerted"], sums["polyps"])),
+        "median_delay_seconds": _median_delay(scores, resamples, seed),
+        "false_alerts_per_minute": with_interval(60 * ratio(sums["false_alerts"], sums["seconds"])),
+        "alerts_per_minute_without_polyp": with_interval(60 * ratio(sums["alerts_without"], sums["seconds_without"])),
+        "flicker": with_interval(ratio(sums["flicker"], sums["has_flicker"])),
     }
 
 
-def _per_minute(count: int, scores: Sequence[SequenceScores]) -> float | None:
-    seconds = sum(each.seconds for each in scores)
-    return 60 * count / seconds if seconds else None
+def write_sequences_csv(scores: Mapping[str, SequenceScores], path: Path) -> None:
+    """Write a table with the scores of each video; the delay is that of its polyp that was alerted soonest."""
+    with open_table(path) as table:
+        write_row(table, COLUMNS, line_end="\n")
+        for name, each in scores.items():
+            delay = f"{min(each.delays):.6f}" if each.delays else ""
+            flicker = "" if each.flicker is None else f"{each.flicker:.6f}"
+            counts = [each.polyps, len(each.delays), delay, each.alerts, each.false_alerts, flicker]
+            write_row(table, [name, each.frames, f"{each.seconds:.6f}", *counts], line_end="\n")
 
 
-def _lesions(mask: np.ndarray) -> list[Lesion]:
-    return find_lesions(mask, np.ones(mask.shape, np.float32))[:MAX_REGIONS]
+def _median_delay(scores: Sequence[SequenceScores], resamples: int, seed: int) -> dict[str, Any] | None:
+    """The median delay of all alerted polyps; those of one video are resampled together."""
+    delays = np.array([delay for each in scores for delay in each.delays])
+    if not delays.size:
+        return None
+    owners = np.repeat(np.arange(len(scores)), [len(each.delays) for each in scores])
+    medians = [float(np.median(delays))]
+    for weights in bootstrap_weights(len(scores), resamples, seed):
+        for times in weights[:, owners].astype(int):
+            medians.append(float(np.median(np.repeat(delays, times))) if times.any() else np.nan)
+    return with_interval(np.array(medians))
 
 
-def _meet(first: Lesion, second: Lesion, shared: np.ndarray) -> bool:
-    """Whether two regions have pixels in common, of those that ground truth and prediction share."""
-    left, top = (max(a, b) for a, b in zip(first.box[:2], second.box[:2], strict=True))
-    right, bottom = (min(a, b) for a, b in zip(first.box[2:], second.box[2:], strict=True))
-    return left < right and top < bottom and bool(shared[top:bottom, left:right].any())
+@dataclass(frozen=True)
+class _Numbered:
+    """The lesions of a mask, and (H, W) int, which of them each pixel belongs to; -1 is background."""
+
+    lesions: list[Lesion]
+    labels: np.ndarray
 
 
-def _is_still(first: ScoredFrame, second: ScoredFrame) -> bool:
-    return second.number - first.number == 1 and float(np.abs(first.small - second.small).mean()) < STILL
+def _numbered_lesions(mask: np.ndarray) -> _Numbered:
+    labels, count = ndimage.label(mask, EIGHT_NEIGHBOURS)
+    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    places = np.full(count + 1, -1)
+    places[1 + np.argsort(-pixels, kind="stable")] = np.arange(count)  # the order of `find_lesions`
+    return _Numbered(find_lesions(mask, np.ones(mask.shape, np.float32)), places[labels])
+
+
+def _is_still(first: np.ndarray, second: np.ndarray) -> bool:
+    return float(np.abs(first.astype(np.float32) - second).mean()) < STILL
 
 
 def _change(first: np.ndarray, second: np.ndarray) -> float:

@@ -26,6 +26,7 @@ MODULES = {
     "ablation/table.py": "ablation.table",
     "benchmarks/bare_loop.py": "benchmarks.bare_loop",
     "benchmarks/peer.py": "benchmarks.peer",
+    "benchmarks/smoothing.py": "benchmarks.smoothing",
     "benchmarks/speed.py": "benchmarks.speed",
     "benchmarks/table.py": "benchmarks.table",
 }

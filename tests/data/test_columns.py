@@ -276,3 +276,29 @@ def test_the_columns_of_metadata_are_named_where_none_is_of_masks(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,outline_file_name\nscans/f1.png,outlines_mask/f1.png")
     with pytest.raises(DatasetError, match=r"can hold images are image, outline\. .*--mask_column"):
         load_splits(str(tmp_path))
+
+
+def test_further_columns_are_kept_under_the_names_that_they_get(save_table):
+    folder = str(save_table(image="image", mask="mask", video="word", path="path"))
+    rows = load_splits(folder, further_columns={"sequence": "video", "frame": "path"})["train"]
+    assert rows["sequence"][:] == ["polyp", "polyp"]
+    assert [name.rsplit("/", 1)[1] for name in rows["frame"][:]] == ["f1.png", "f2.png"]
+    assert [sample_name(row["image"], 0) for row in rows] == ["f1", "f2"]
+    # The image's own column may have one of the names.
+    other = str(save_table(frame="image", mask="mask", video="word"))
+    rows = load_splits(other, further_columns={"frame": "video"})["train"]
+    assert rows["frame"][:] == ["polyp", "polyp"]
+    assert [sample_name(row["image"], 0) for row in rows] == ["f1", "f2"]
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"sequence": "vidoe", "frame": "video"}, "no column vidoe; it has the columns image, mask, video"),
+        ({"sequence": "video", "frame": "video"}, "One column cannot be two of image, mask, sequence, frame"),
+        ({"sequence": "video", "frame": "image"}, "One column cannot be two of image, mask, sequence, frame"),
+    ],
+)
+def test_further_columns_that_cannot_be(save_table, further, message):
+    with pytest.raises(DatasetError, match=message):
+        load_splits(str(save_table(image="image", mask="mask", video="word")), further_columns=further)

@@ -23,6 +23,10 @@ METRICS = (
     *("recall_pooled_native", "f2_pooled_native", "mae_native", "s_measure_native", "e_measure_native"),
     *("weighted_f_native", "hd95_native", "nsd_native", "ece_native"),
 )
+VIDEO_SCORES = (
+    *("polyps_alerted", "median_delay_seconds", "false_alerts_per_minute", "alerts_per_minute_without_polyp"),
+    "flicker",
+)
 SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 
 
@@ -109,6 +113,10 @@ def evaluated_results() -> dict:
 
     def difference(p_value: float) -> dict:
         return {"difference": 0.0456, "ci95": [-0.0123, 0.0987], "p_value": p_value, "images": 61}
+
+    def video(polyps: int, delays: list[float], alerts: int, false_alerts: int) -> dict:
+        counts = {"frames": 61, "seconds": 2.035, "polyps": polyps, "alerts": alerts, "false_alerts": false_alerts}
+        return {**counts, "delays": delays, "flicker": None, "shows_polyp": polyps > 0}
 
     metrics = {name: score() for name in METRICS}
     metrics["hd95_native"] = {"value": 45.67, "ci95": [40.12, 51.28]}
@@ -211,6 +219,21 @@ def evaluated_results() -> dict:
                 {"peak_threshold": peak, "found_share": score(), "false_per_image": score()}
                 for peak in (None, 0.9, 0.998)
             ],
+        },
+        "videos": {
+            "frame_rate": 29.97,
+            "alert_seconds": 0.75,
+            "gap_seconds": 0.45,
+            "sequences": [
+                video(polyps=3, delays=[0.76, 1.31], alerts=6, false_alerts=4),
+                video(polyps=0, delays=[], alerts=13, false_alerts=13),
+            ],
+            "without_polyp": 1,
+            "polyps": 3,
+            "alerted": 2,
+            "alerts": 19,
+            "false_alerts": 17,
+            **{name: score() for name in VIDEO_SCORES},
         },
     }
     return results

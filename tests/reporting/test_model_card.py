@@ -40,6 +40,7 @@ SECTIONS = (
     *("Model details", "Uses", "Input and output", "Data and splits", "Training", "Evaluation protocol", "Results"),
     *(
         "Frames without polyp",
+        "Videos",
         "Failure pictures",
         "Calibration",
         "ONNX",
@@ -386,6 +387,28 @@ def test_calibration_and_cost_are_stated(evaluated):
     assert "12.3 s, the model 4.5 s of them" in cost
 
 
+def test_the_scores_of_videos_are_stated(evaluated):
+    text = section(fill_card(evaluated), "Videos")
+    videos = evaluated["evaluation"]["videos"]
+    title = "2 videos, 4.07 s at 29.97 frames per second, 1 of them without polyp"
+    assert cells(text, title) == ["number", "value"]
+    rows = {
+        "share of the polyps that get an alert": ("2 of 3", "polyps_alerted"),
+        "seconds until a polyp's first alert, median": ("", "median_delay_seconds"),
+        "alerts per minute of videos without polyp": ("13", "alerts_per_minute_without_polyp"),
+        "alerts per minute that lie on no polyp": ("17 of 19", "false_alerts_per_minute"),
+        "flicker (lower is better)": ("", "flicker"),
+    }
+    for row, (count, name) in rows.items():
+        stated = cells(text, row)
+        assert stated[0] == count
+        assert float(re.fullmatch(SCORE, stated[1])[1]) == pytest.approx(videos[name]["value"], abs=0.00051)
+    for statement in ("gaps of up to 0.45 seconds", "followed for 0.75 seconds is an alert"):
+        assert statement in text
+    videos |= {"polyps_alerted": None, "median_delay_seconds": None}
+    assert cells(section(fill_card(evaluated), "Videos"), "seconds until a polyp's first alert, median")[1] == "-"
+
+
 def test_near_duplicates_are_counted(evaluated):
     text = section(fill_card(evaluated), "Data and splits")
     assert "at most 6 bits apart): 2 between train and test." in text
@@ -427,7 +450,7 @@ def test_tables_have_as_many_cells_in_each_row(variant):
 
 def test_what_was_not_measured_is_stated(results):
     text = fill_card(results)
-    for name in ("Frames without polyp", "Failure pictures", "Calibration"):
+    for name in ("Frames without polyp", "Videos", "Failure pictures", "Calibration"):
         assert section(text, name).strip() == "Not measured."
     assert "**Held-out scores:** not measured." in text
     assert "**Near-duplicates across splits.** Not measured." in text
@@ -498,9 +521,10 @@ def test_the_encoder_and_its_weights_are_stated(results, encoder, weights, state
     assert ("pip install timm" in text) == (encoder == "resnet34")  # the other is in the project's own code
 
 
-def test_local_and_synthetic_data_are_no_hub_data(results):
+@pytest.mark.parametrize("name", ["synthetic", "synthetic-clips"])
+def test_local_and_synthetic_data_are_no_hub_data(results, name):
     for data in (results["data"], results["training"]["data"]):
-        data |= {"name": "synthetic", "on_the_hub": False, "revision": None}
+        data |= {"name": name, "on_the_hub": False, "revision": None}
     text = fill_card(results)
     assert ModelCard(text).data.datasets is None
     assert {result.dataset_type for result in ModelCard(text).data.eval_results} == {"other"}

@@ -51,6 +51,7 @@ def test_the_shipped_results_are_read_as_they_are():
 @pytest.mark.parametrize(
     ("place", "value", "expected"),
     [
+        ("evaluation.videos", {"frame_rate": 25}, "evaluation.videos.alert_seconds is missing; expected float"),
         ("training.warmup_stepz", 1, "training.warmup_stepz is unknown; expected one of "),
         ("model.norn", "batch", "model.norn is unknown; expected one of "),
         ("scores", {}, "scores is unknown; expected one of "),

@@ -85,6 +85,18 @@ def test_the_terminal_says_what_a_chosen_peak_costs_and_spares(evaluated):
     assert "alarms" not in text
 
 
+def test_the_terminal_says_what_videos_get(evaluated):
+    lines = results_as_text(evaluated).splitlines()
+    said = "2 videos, 4.07 s at 29.97 frames per second, 1 of them without polyp; a region that is followed for 0.75 s"
+    start = lines.index(f"{said} is an alert:")
+    alerts = evaluated["evaluation"]["videos"]["alerts_per_minute_without_polyp"]["value"]
+    (line,) = (line for line in lines[start:] if line.startswith("  alerts per minute of videos without polyp"))
+    assert f" {alerts:.3f} [" in line
+    assert line.endswith("(13)")
+    del evaluated["evaluation"]["videos"]
+    assert "videos" not in results_as_text(evaluated)
+
+
 def test_text_without_markers_is_left_alone(readme):
     for text in (
         "no markers",
