@@ -35,8 +35,8 @@ class PolypSegmentation(evaluate.Metric):
         self.add_counts(pixel_counts(torch.as_tensor(predictions), torch.as_tensor(references)))
 
     def add_counts(self, counts: np.ndarray | Tensor) -> None:
-        """Add the `pixel_counts` of a batch, (B, 3)."""
-        columns = np.asarray(counts).T
+        """Add the `pixel_counts` of a batch, (B, 3), on any device."""
+        columns = torch.as_tensor(counts).cpu().numpy().T
         super().add_batch(**dict(zip(COUNTS, columns, strict=True)))
 
     def _compute(self, **columns: list[int]) -> dict[str, float]:

@@ -350,5 +350,5 @@ class EpochScores:
         return pixel_counts(logits[:, 0] > 0, labels)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        self.metric.add_counts(prediction.predictions.cpu())
+        self.metric.add_counts(prediction.predictions)
         return self.metric.compute() if compute_result else {}
