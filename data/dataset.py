@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from PIL import Image as PILImage
 
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
+from ..common.local_paths import is_hub_id, near_paths
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .cache import datasets_cache
 from .clips import clip_samples
@@ -333,13 +333,13 @@ def open_source(
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, config, mask_column, streaming, seed)
-    if is_hub_id(name):
+    if is_hub_id(name, "dataset"):
         return _open_on_hub(name, config, revision, streaming, seed)
     if path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
     raise DatasetError(
-        f"No data set at {name}: expected a folder, an id on the Hub such as Angelou0516/kvasir-seg, "
-        f'"{SYNTHETIC}" or "{SYNTHETIC_CLIPS}".'
+        f"No data set at {name}{near_paths(name)}: expected a folder, an id on the Hub such as "
+        f'Angelou0516/kvasir-seg, "{SYNTHETIC}" or "{SYNTHETIC_CLIPS}".'
     )
 
 
@@ -512,11 +512,6 @@ def _refuse_config(
     if config not in configs:
         wrong = "several configurations" if config is None else f"no configuration {config}"
         raise DatasetError(f"{path} has {wrong}; it has {_listed(configs)}. Choose one with {config_flag}.") from error
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a data set on the Hub, and no file or folder here has it."""
-    return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)) and not Path(name).expanduser().exists()
 
 
 def hub_splits(

@@ -13,10 +13,11 @@ from datasets import Dataset, concatenate_datasets
 from PIL import Image as PILImage
 
 from ..common.errors import some
+from ..common.local_paths import is_hub_id, near_paths
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from .columns import PAIR_FEATURES, choose_column, image_like_columns, with_pair_columns
 from .data_files import refuse_special_files
-from .dataset import hub_splits, is_hub_id, library_splits
+from .dataset import hub_splits, library_splits
 from .layouts import entries, is_image, layouts_here
 from .samples import DatasetError, decode_image, is_empty, load_sample, sample_name
 
@@ -57,11 +58,14 @@ def load_negatives(
         is_table = config is not None or any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
         cells = [] if is_table else _folder_cells(path)
         found = {"all": Dataset.from_list(cells, features=PAIR_FEATURES)} if cells else _data_set_of(path, config)
-    elif is_hub_id(name):
+    elif is_hub_id(name, "dataset"):
         remedy = "If it is to be a local folder of images, check the path."
         found = hub_splits(name, False, revision, remedy, config, config_flag=CONFIG_FLAG)
     else:
-        raise DatasetError(f"No negatives at {name}: expected a folder of images, or the id of a data set on the Hub.")
+        raise DatasetError(
+            f"No negatives at {name}{near_paths(name)}: expected a folder of images, or the id of a data set on the "
+            "Hub."
+        )
     negatives = concatenate_datasets([_with_masks_or_none(rows, image_column) for rows in found.values()])
     if len(negatives) == 0:
         raise DatasetError(f"{name} holds no image: expected frames without polyp.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..common.files import read_file
+from ..common.local_paths import is_hub_id, near_paths
 from ..configuration_unet import DECODER_CHANNELS, FIELDS_OF_OWN_ENCODER, UNetConfig
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
@@ -31,6 +32,11 @@ def load_checkpoint(name: str, revision: str | None = None) -> tuple[UNetForSema
         UserError: If there is none, it is damaged, or its weights are those of another network.
     """
     folder = Path(name) if Path(name).is_dir() else None
+    if folder is None and not is_hub_id(name, "model"):
+        raise UserError(
+            f"There is no checkpoint {name}{near_paths(name)}: expected a folder of train.py, or the id of a repo on "
+            "the Hub such as me/unet."
+        )
     try:
         if folder is not None:
             _check_settings(folder / "config.json", "model_type")
