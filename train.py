@@ -67,7 +67,13 @@ def _train(
         print_cache_size,
         with_negatives,
     )
-    from unet_kvasir_seg.training.outcome import describe_run, print_scores, print_usage, record_outcome
+    from unet_kvasir_seg.training.outcome import (
+        describe_run,
+        describe_start,
+        print_scores,
+        print_usage,
+        record_outcome,
+    )
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
 
     folder = Path(str(training_arguments.output_dir))
@@ -110,13 +116,16 @@ def _train(
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
+    start = describe_start(model_arguments, checkpoint)
     trainer = build_trainer(
-        model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint
+        model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint, start
     )
     trainer.started -= seconds_before
 
     # Training, and its outcome.
     trainer.train(resume_from_checkpoint=checkpoint)
+    if is_main:
+        print("\nThe last validation, of the weights that are kept:")
     record_outcome(trainer.results, trainer, trainer.evaluate())
     trainer.save_outcome()
     if is_main:
@@ -136,20 +145,28 @@ def build_trainer(
     training_arguments: "UNetTrainingArguments",
     results: dict[str, Any],
     checkpoint: str | None,
+    start: str,
 ) -> "UNetTrainer":
-    """Build the trainer, which adds to `results` during the run."""
+    """Build the trainer, which adds to `results` during the run, and begins by saying what it starts from."""
+    from transformers import EarlyStoppingCallback
+    from transformers.trainer_utils import has_length
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
     from unet_kvasir_seg.training.flag_checks import flags_explained
+    from unet_kvasir_seg.training.outcome import Announcement
     from unet_kvasir_seg.training.trainer import EpochScores, FindBestCheckpoint, SetEpoch, UNetTrainer
 
     folder = Path(str(training_arguments.output_dir))
     places = [folder] if checkpoint is None else [folder, Path(checkpoint).parent]
-    callbacks: list[Any] = [FindBestCheckpoint(places, results)]
+    samples = (len(train_set) if has_length(train_set) else None, len(validation_set))
+    announcement = Announcement(start, results["model"]["image_size"], samples)
+    callbacks: list[Any] = [FindBestCheckpoint(places, results), announcement]
     if not isinstance(train_set, TrainingStream):
         # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
         callbacks.append(SetEpoch(transform))
+    if training_arguments.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(training_arguments.early_stopping_patience))
     decay = training_arguments.ema_decay
     scores = EpochScores()
     with flags_explained("These flags"):

@@ -1,14 +1,16 @@
 """Columns of a data set's table: which holds the images, and which their masks."""
 
+import contextlib
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow.parquet as parquet
 from datasets import Dataset, Features, Image, IterableDataset, Value
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from ..common.errors import some
 from ..common.files import IMAGE_SUFFIXES
@@ -82,9 +84,22 @@ def with_pair_columns(
     if isinstance(pair, IterableDataset):  # whose cast changes only what its columns are said to be
         encoded: Split = pair.map(_encoded_row, features=PAIR_FEATURES)
     else:
-        encoded = pair.cast(Features({**pair.features, **PAIR_FEATURES}))
+        with _no_progress_bars():  # it takes moments
+            encoded = pair.cast(Features({**pair.features, **PAIR_FEATURES}))
     of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
     return locator().locate(encoded, of_paths) if locator and of_paths else encoded
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _kept_columns(rows: Split, image: str, mask: str, further: Mapping[str, str]) -> dict[str, str]:

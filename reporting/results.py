@@ -126,6 +126,7 @@ class Training(_FinishedTraining, total=False):
     encoder_learning_rate_scale: float | None  # None: the network has no such encoder
     progressive_sizes: list[int] | None
     progressive_epochs: list[int] | None
+    early_stopping_patience: int | None  # None: no early stopping
     figures: list[str]
 
 

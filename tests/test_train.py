@@ -25,7 +25,13 @@ from unet_kvasir_seg.training.checkpoints import is_complete
 
 def test_train_evaluate_save_and_load(run_train, tmp_path):
     done = run_train(*TINY, "--num_train_epochs", 2, "--output_dir", "run", fresh_process=True)
-    assert "Computing on " in done.stdout
+    parameters = UNetForSemanticSegmentation.from_pretrained(tmp_path / "run").num_parameters()
+    assert done.stdout.splitlines()[1:4] == [
+        f"Network: {parameters:,} parameters, images of 32x32; random weights.",
+        "Data: 8 training samples, 2 validation samples.",
+        "Training: 2 epochs, 4 steps; 4 samples a step, in 1 process.",
+    ]
+    assert "Casting" not in done.stderr
     run = tmp_path / "run"
     results = json.loads((run / "results.json").read_text())
     validation = results["training"]["validation"]
@@ -41,11 +47,24 @@ def test_train_evaluate_save_and_load(run_train, tmp_path):
     assert UNetForSemanticSegmentation.from_pretrained(run).num_parameters() == results["model"]["parameters"]
 
 
+def test_early_stopping(run_train, tmp_path):
+    """With a learning rate of 0 no score gets better than the first."""
+    flags = ("--num_train_epochs", 6, "--learning_rate", 0, "--early_stopping_patience", 2)
+    run_train(*TINY, *flags, "--output_dir", "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    training = results["training"]
+    assert (training["early_stopping_patience"], training["best_step"], training["steps"]) == (2, 2, 6)
+    assert [epoch for epoch, _ in training["loss"]] == [1, 2, 3]
+    message = error_of(run_train(*TINY, *flags, "--load_best_model_at_end", "no", "--output_dir", "other", check=False))
+    assert "--early_stopping_patience 2 needs --load_best_model_at_end" in message
+
+
 def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
     run_train(*TINY, "--num_train_epochs", 1, "--output_dir", "first")
     data = ("--dataset_name", "synthetic", "--synthetic_rows", "8")
     start = ("--model_name_or_path", "first", "--learning_rate", "0", "--num_train_epochs", "1")
-    run_train(*data, *start, "--output_dir", "second")
+    done = run_train(*data, *start, "--output_dir", "second")
+    assert "images of 32x32; fine-tuning first." in done.stdout
     assert largest_difference(tmp_path / "first", tmp_path / "second") == 0
     processor = json.loads((tmp_path / "second" / "preprocessor_config.json").read_text())
     assert processor["size"] == {"height": 32, "width": 32}
@@ -301,6 +320,7 @@ def test_two_processes_and_accumulation_take_the_step_of_one_big_batch(run_train
     run_train(*halves, "--output_dir", "accumulated", "--gradient_accumulation_steps", 2)
     done = run_two_processes(tmp_path, *halves, "--output_dir", "parallel")
     assert done.stdout.count("Computing on ") == 1
+    assert "4 samples a step, in 2 processes." in done.stdout
 
     start, one = weights(tmp_path / "start"), weights(tmp_path / "one")
     for other in ("accumulated", "parallel"):

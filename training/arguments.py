@@ -117,6 +117,9 @@ class UNetTrainingArguments(TrainingArguments):
     encoder_learning_rate_scale: float = flag(
         1.0, "Factor of the learning rate for --encoder: pretrained weights need smaller steps than new ones."
     )
+    early_stopping_patience: int | None = flag(
+        None, "Stop after so many evaluations in a row without a better score than the best."
+    )
     resume_from_checkpoint: str | None = dataclass_field(
         default=None,
         metadata={

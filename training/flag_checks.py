@@ -85,6 +85,7 @@ POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
     *("eval_accumulation_steps", "eval_steps", "logging_steps", "save_steps", "save_total_limit"),
     *("dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb"),
+    "early_stopping_patience",
 )
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
@@ -124,6 +125,11 @@ def check_values(values: argparse.Namespace, defaults: Mapping[str, Any]) -> Non
             raise UserError(f"--{name} {value} needs several processes: start them with torchrun, or leave it out.")
     if not str(values.output_dir).strip():
         raise UserError("--output_dir is empty: name the folder of the run.")
+    if values.early_stopping_patience is not None and not values.load_best_model_at_end:
+        raise UserError(
+            f"--early_stopping_patience {values.early_stopping_patience} needs --load_best_model_at_end: the weights "
+            "that are kept are to be the best ones."
+        )
     evaluates, saves = (str(getattr(values, f"{when}_strategy")).lower() for when in ("eval", "save"))
     if values.load_best_model_at_end and evaluates != saves and saves != "best":
         raise UserError(

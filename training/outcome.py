@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from transformers import SchedulerType
+from transformers import SchedulerType, TrainerCallback
 
 from ..data.columns import Split
 from ..data.dataset import describe_data
@@ -15,7 +15,7 @@ from ..inference.checkpoint import describe_model, fingerprint
 from ..modeling_unet import UNetForSemanticSegmentation
 from ..reporting.results import RESULTS_SCHEMA, describe_environment
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
-from .encoder_weights import describe_weights
+from .encoder_weights import IMAGENET, NONE, describe_weights
 from .flag_checks import SCORE_NAMES
 from .trainer import UNetTrainer
 
@@ -58,6 +58,7 @@ def describe_run(
             "negatives": count_negatives(splits["train"]),
             "progressive_sizes": data_arguments.progressive_sizes,
             "progressive_epochs": data_arguments.progressive_epochs,
+            "early_stopping_patience": training_arguments.early_stopping_patience,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
             "encoder_weights": describe_weights(model_arguments.encoder_weights) if model.config.encoder else None,
@@ -68,6 +69,53 @@ def describe_run(
         "metrics": {},
         "evaluation": None,
     }
+
+
+class Announcement(TrainerCallback):
+    """Says at the start of a training what is trained, on what, and for how long.
+
+    Args:
+        start: What the weights start from: "random weights", "fine-tuning me/unet", ...
+        image_size: Height and width of the images that the network sees.
+        samples: Numbers of training and validation samples; of a stream the former may be None, for unknown.
+    """
+
+    def __init__(self, start: str, image_size: tuple[int, int], samples: tuple[int | None, int]):
+        self.start = start
+        self.image_size = image_size
+        self.samples = samples
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if not state.is_world_process_zero:
+            return
+        height, width = self.image_size
+        training, validation = self.samples
+        known = "an unknown number of" if training is None else f"{training:,}"
+        processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        print(f"Network: {kwargs['model'].num_parameters():,} parameters, images of {width}x{height}; {self.start}.")
+        print(f"Data: {known} training samples, {validation:,} validation samples.")
+        steps = f"{state.max_steps:,} steps" + (
+            f", of which {state.global_step:,} are done" if state.global_step else ""
+        )
+        print(f"Training: {args.num_train_epochs:g} epochs, {steps}; {batch} samples a step, in {processes}.")
+
+
+def describe_start(arguments: ModelArguments, checkpoint: str | None) -> str:
+    """What a training starts from, for `Announcement`.
+
+    Args:
+        arguments: The network.
+        checkpoint: That the run is resumed from, if it is.
+    """
+    if checkpoint is not None:
+        return f"resuming from {checkpoint}"
+    if arguments.model_name_or_path is not None:
+        return f"fine-tuning {arguments.model_name_or_path}"
+    encoder = arguments.config_fields.get("encoder")
+    if encoder is None or arguments.encoder_weights == NONE:
+        return "random weights"
+    return f"the encoder's weights are {arguments.encoder_weights or IMAGENET}, the others random"
 
 
 def count_negatives(rows: Split) -> int:
