@@ -55,7 +55,8 @@ def test_early_stopping(run_train, tmp_path):
     training = results["training"]
     assert (training["early_stopping_patience"], training["best_step"], training["steps"]) == (2, 2, 6)
     assert [epoch for epoch, _ in training["loss"]] == [1, 2, 3]
-    message = error_of(run_train(*TINY, *flags, "--load_best_model_at_end", "no", "--output_dir", "other", check=False))
+    last = ("--load_best_model_at_end", "no", "--output_dir", "other")
+    message = error_of(run_train(*TINY, *flags, *last, check=False))
     assert "--early_stopping_patience 2 needs --load_best_model_at_end" in message
 
 
