@@ -10,7 +10,7 @@ def videos_text(evaluation: Evaluation) -> str:
     if not videos:
         return ""
     seconds = sum(one["seconds"] for one in videos["sequences"])
-    at = f"{seconds:,.3g} s at {videos['frame_rate']:g} frames per second"
+    at = f"{seconds:{',.0f' if seconds >= 100 else '.3g'}} s at {videos['frame_rate']:g} frames per second"
     return f"{len(videos['sequences']):,} videos, {at}, {videos['without_polyp']:,} of them without polyp"
 
 
