@@ -231,6 +231,7 @@ def test_a_video_of_one_frame_is_named_and_counted(run, tmp_path, caplog):
         (["--frame_column", "a"], "--sequence_column and --frame_column go together"),
         (["--sequence_pattern", PATTERN, "--frame_column", "a"], "leave one out"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "0"], "--frame_rate 0.0 cannot be"),
+        (["--sequence_pattern", PATTERN, "--frame_rate", "1e-300"], "from 0.001 to 10,000"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "nan"], "--frame_rate nan cannot be"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "inf"], "--frame_rate inf cannot be"),
         (["--sequence_pattern", PATTERN, "--alert_seconds", "-1"], "--alert_seconds -1.0 is no time"),
