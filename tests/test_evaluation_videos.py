@@ -113,6 +113,15 @@ def test_sequences_by_name(run, folder):
     assert '"normal"' not in (folder / "out" / "results.json").read_text()
 
 
+def test_the_table_of_an_earlier_run_does_not_stay_beside_results_without_videos(run, run_command, folder):
+    flags = ("--predictions", folder / "masks", "--dataset_name", folder / "frames", "--output_dir", folder / "out")
+    run(*flags, "--sequence_pattern", PATTERN)
+    assert (folder / "out" / "sequences.csv").exists()
+    done = run_command(evaluation.main, "--resamples", 50, "--split", "test", *flags).stdout
+    assert "sequences.csv" not in done
+    assert not (folder / "out" / "sequences.csv").exists()
+
+
 def test_sequences_by_column(run, folder):
     cells = []
     for file in sorted((folder / "frames/test/images").iterdir()):
