@@ -196,6 +196,8 @@ def write_outputs(
         summary.write_per_image_csv(scored.images, folder / "per_image.csv")
         if videos:
             sequences.write_sequences_csv(videos, folder / "sequences.csv")
+        else:  # an earlier run's would not belong to these results
+            (folder / "sequences.csv").unlink(missing_ok=True)
         write_results(folder / "results.json", results)
         if arguments.save_peak and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)

@@ -30,7 +30,7 @@ with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered whi
     from unet_kvasir_seg.inference.predictor import load_predictor
     from unet_kvasir_seg.inference.video import Frame, smoothed
     from unet_kvasir_seg.reporting.markdown import interval, table
-    from unet_kvasir_seg.reporting.tables import update_document
+    from unet_kvasir_seg.reporting.tables import parts_around, update_document
     from unet_kvasir_seg.scoring.intervals import mean_and_interval
     from unet_kvasir_seg.scoring.overlap import mask_dice
     from unet_kvasir_seg.scoring.sequences import SequenceScores, VideoFrame, score_sequence, summarise_sequences
@@ -140,10 +140,13 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser([SmoothingArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
+        document = None if arguments.document is None else Path(arguments.document)
+        if document is not None:
+            parts_around(document, MARKERS)  # one without a place for the table is named before the work
         text = measure(arguments)
         print(text)
-        if arguments.document is not None:
-            update_document(Path(arguments.document), text, MARKERS)
+        if document is not None:
+            update_document(document, text, MARKERS)
 
 
 if __name__ == "__main__":

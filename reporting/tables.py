@@ -123,19 +123,32 @@ def update_document(document: Path, text: str, markers: tuple[str, str] = RESULT
         UserError: If the file cannot be read or written, or does not have both markers once, in order.
     """
     begin, end = markers
-    document = document.resolve()
+    before, after = parts_around(document, markers)
     try:
-        content = document.read_bytes()
-        before, _, rest = content.partition(begin.encode())
-        _, ended, after = rest.partition(end.encode())
-        if not ended or any(content.count(mark.encode()) != 1 for mark in markers):
-            raise UserError(
-                f"{document.name} must have the line {begin} once and, below it, the line {end} once. "
-                "Put them where the table belongs."
-            )
-        write_atomic(document, before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
+        write_atomic(document.resolve(), before + f"{begin}\n\n{text}\n\n{end}".encode() + after)
     except OSError as error:
         raise UserError(f"{document.name} cannot be read or written: {error.strerror}.") from error
+
+
+def parts_around(document: Path, markers: tuple[str, str]) -> tuple[bytes, bytes]:
+    """What a Markdown file has before the first of two markers, and after the second.
+
+    Raises:
+        UserError: If the file cannot be read, or does not have both markers once, in order.
+    """
+    begin, end = markers
+    try:
+        content = document.read_bytes()
+    except OSError as error:
+        raise UserError(f"{document.name} cannot be read or written: {error.strerror}.") from error
+    before, _, rest = content.partition(begin.encode())
+    _, ended, after = rest.partition(end.encode())
+    if not ended or any(content.count(mark.encode()) != 1 for mark in markers):
+        raise UserError(
+            f"{document.name} must have the line {begin} once and, below it, the line {end} once. "
+            "Put them where the table belongs."
+        )
+    return before, after
 
 
 def refuse_invalid(results: Results) -> None:

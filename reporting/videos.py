@@ -10,8 +10,9 @@ def videos_text(evaluation: Evaluation) -> str:
     if not videos:
         return ""
     seconds = sum(one["seconds"] for one in videos["sequences"])
-    at = f"{seconds:,.3g} s at {videos['frame_rate']:g} frames per second"
-    return f"{len(videos['sequences']):,} videos, {at}, {videos['without_polyp']:,} of them without polyp"
+    at = f"{seconds:{',.0f' if seconds >= 100 else '.3g'}} s at {videos['frame_rate']:g} frames per second"
+    count = len(videos["sequences"])
+    return f"{count:,} video{'s' * (count != 1)}, {at}, {videos['without_polyp']:,} of them without polyp"
 
 
 def videos_table(evaluation: Evaluation) -> str:

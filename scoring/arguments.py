@@ -9,7 +9,7 @@ from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL
 from ..data.split_names import known_split
 
-MAX_FRAME_RATE = 10_000  # of high-speed cameras
+MIN_FRAME_RATE, MAX_FRAME_RATE = 0.001, 10_000  # of time lapses, and of high-speed cameras
 FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
 
 
@@ -146,8 +146,11 @@ def check_sequence_arguments(arguments: EvaluationArguments) -> None:
         raise UserError("--sequence_pattern is in place of --sequence_column and --frame_column: leave one out.")
     if len(arguments.sequence_columns) == 1:
         raise UserError("--sequence_column and --frame_column go together: name both.")
-    if not 0 < arguments.frame_rate <= MAX_FRAME_RATE:
-        raise UserError(f"--frame_rate {arguments.frame_rate} cannot be: expected frames per second, such as 25.")
+    if not MIN_FRAME_RATE <= arguments.frame_rate <= MAX_FRAME_RATE:
+        raise UserError(
+            f"--frame_rate {arguments.frame_rate} cannot be: expected frames per second, such as 25, from "
+            f"{MIN_FRAME_RATE:g} to {MAX_FRAME_RATE:,}."
+        )
     if not 0 <= arguments.alert_seconds < math.inf:
         raise UserError(f"--alert_seconds {arguments.alert_seconds} is no time: expected 0 or more.")
     if not arguments.scores_videos:

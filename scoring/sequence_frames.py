@@ -9,9 +9,11 @@ import contextlib
 import logging
 import os
 import re
+import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,12 +84,17 @@ def sequences_by_column(rows: Dataset) -> Sequences:
     """The videos of a split, by its columns `sequence` and `frame`.
 
     Raises:
-        UserError: If a cell is empty, a number is none, or numbers repeat.
+        UserError: If a cell names no sequence or holds no whole number, or numbers repeat.
     """
-    cells = list(zip(rows["sequence"], rows["frame"], strict=True))
-    if empty := [f"row {index}" for index, (sequence, _) in enumerate(cells) if sequence is None or sequence == ""]:
+    names, numbers = rows["sequence"], rows["frame"]
+    if empty := [f"row {index}" for index, name in enumerate(names) if _is_empty(name)]:
         raise UserError(f"The column of the sequences is empty in {some(empty)}: name the video of each frame.")
-    return _group((str(sequence), _number(cell, f"row {index}")) for index, (sequence, cell) in enumerate(cells))
+    if others := [f"row {index}" for index, name in enumerate(names) if not isinstance(name, str | int | float)]:
+        raise UserError(
+            f"The column of the sequences holds neither text nor numbers in {some(others)}: name a column that does."
+        )
+    places = enumerate(zip(names, numbers, strict=True))
+    return _group((str(name), _number(number, f"row {index}")) for index, (name, number) in places)
 
 
 def check_sequences(sequences: Sequences, rows: Dataset, rate: float, alert_seconds: float) -> None:
@@ -151,16 +158,23 @@ def _name(cell: Cell, folder: str) -> str | None:
     return name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and isnan(cell))
+
+
 def _number(value: Any, where: str) -> int:
-    """A frame number; in text it has decimal digits, and from a table it may be a float without fraction."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    is_text = isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value)
-    if is_text or is_whole or (isinstance(value, int) and not isinstance(value, bool)):
+    """A frame number: an integer, a float without fraction, or either as text, as a table may hold it."""
+    if isinstance(value, str) and (digits := re.fullmatch(r"\s*([+-]?\d{1,18})(\.0*)?\s*", value)):
+        number = int(digits[1])
+    elif (isinstance(value, float) and value.is_integer()) or type(value) is int:
         number = int(value)
-        if abs(number) <= MAX_NUMBER:
-            return number
+    else:
+        number = None
+    if number is not None and abs(number) <= MAX_NUMBER:
+        return number
     raise UserError(
-        f"The frame number of {printable(where)} is {value!r}: expected a whole number of at most {MAX_NUMBER:,}."
+        f"The frame number of {printable(where)} is {reprlib.repr(value)}: expected a whole number of at most "
+        f"{MAX_NUMBER:,}."
     )
 
 

@@ -26,7 +26,7 @@ from .intervals import RESAMPLES, bootstrap_weights, resampled_sums, with_interv
 from .overlap import ratio
 from .regions import EIGHT_NEIGHBOURS, MIN_POLYP_PIXELS
 
-STILL = 8.0  # grey levels: mean difference of two small frames from which on they show motion
+STILL = 8.0  # grey levels; two small frames with a mean difference below it are taken to move little
 STILL_SIZE = (64, 48)  # width and height of the small frames, in pixels
 COLUMNS = (
     *("sequence", "frames", "seconds", "polyps", "polyps_alerted", "first_delay_seconds", "alerts", "false_alerts"),

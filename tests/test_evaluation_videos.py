@@ -113,6 +113,15 @@ def test_sequences_by_name(run, folder):
     assert '"normal"' not in (folder / "out" / "results.json").read_text()
 
 
+def test_the_table_of_an_earlier_run_does_not_stay_beside_results_without_videos(run, run_command, folder):
+    flags = ("--predictions", folder / "masks", "--dataset_name", folder / "frames", "--output_dir", folder / "out")
+    run(*flags, "--sequence_pattern", PATTERN)
+    assert (folder / "out" / "sequences.csv").exists()
+    done = run_command(evaluation.main, "--resamples", 50, "--split", "test", *flags).stdout
+    assert "sequences.csv" not in done
+    assert not (folder / "out" / "sequences.csv").exists()
+
+
 def test_sequences_by_column(run, folder):
     cells = []
     for file in sorted((folder / "frames/test/images").iterdir()):
@@ -231,6 +240,7 @@ def test_a_video_of_one_frame_is_named_and_counted(run, tmp_path, caplog):
         (["--frame_column", "a"], "--sequence_column and --frame_column go together"),
         (["--sequence_pattern", PATTERN, "--frame_column", "a"], "leave one out"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "0"], "--frame_rate 0.0 cannot be"),
+        (["--sequence_pattern", PATTERN, "--frame_rate", "1e-300"], "from 0.001 to 10,000"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "nan"], "--frame_rate nan cannot be"),
         (["--sequence_pattern", PATTERN, "--frame_rate", "inf"], "--frame_rate inf cannot be"),
         (["--sequence_pattern", PATTERN, "--alert_seconds", "-1"], "--alert_seconds -1.0 is no time"),

@@ -92,6 +92,16 @@ def test_bad_input_is_one_line(flags, message, capsys):
     assert message in error
 
 
+def test_a_document_without_a_place_for_the_table_is_named_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(smoothing, "measure", lambda arguments: pytest.fail("measured"))
+    (tmp_path / "notes.md").write_text("no markers\n")
+    for name, message in (("notes.md", f"must have the line {MARKERS[0]} once"), ("absent.md", "cannot be read")):
+        with pytest.raises(SystemExit) as ended:
+            smoothing.main(["--document", str(tmp_path / name)])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_puts_its_table_into_a_document(tmp_path, capsys):
     save_tiny_model(tmp_path / "model", seed=0)

@@ -97,6 +97,13 @@ def test_the_terminal_says_what_videos_get(evaluated):
     assert "videos" not in results_as_text(evaluated)
 
 
+def test_the_time_of_long_videos_is_written_out(evaluated):
+    evaluated["evaluation"]["videos"]["sequences"][0]["seconds"] = 12345.0
+    assert "2 videos, 12,347 s at" in results_as_text(evaluated)
+    del evaluated["evaluation"]["videos"]["sequences"][1:]
+    assert "1 video, 12,345 s at" in results_as_text(evaluated)
+
+
 def test_text_without_markers_is_left_alone(readme):
     for text in (
         "no markers",

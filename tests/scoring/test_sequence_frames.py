@@ -55,7 +55,7 @@ def test_names_are_paths_below_the_data_set(tmp_path, monkeypatch):
         (["a_1", "b"], PATTERN, "does not fit 1 of 2 images: b."),
         (["a_1", "a_2", "a_01"], PATTERN, "1 frame numbers occur several times in a sequence: frame 1 of a."),
         (["_1"], r"(?P<sequence>.*)_(?P<frame>\d+)", "finds no sequence in _1."),
-        (["a_x"], r"(?P<sequence>.+)_(?P<frame>.)", "The frame number of a_x is 'x': expected a whole number."),
+        (["a_x"], r"(?P<sequence>.+)_(?P<frame>.)", "The frame number of a_x is 'x': expected a whole number"),
         (["a_1"], r"(?P<sequence>.+)_(?P<frame>\d+)?x?$", None),
         (["a_"], r"(?P<sequence>.+)_(?P<frame>\d+)?", "The frame number of a_ is None"),
         (["a_1"], "(", "is no regular expression"),
@@ -76,6 +76,8 @@ def test_columns_of_several_types():
     assert sequences_by_column(columns(["b", "a", "a"], [3, 9, 1])) == {"a": [(1, 2), (9, 1)], "b": [(3, 0)]}
     assert sequences_by_column(columns([7, 7], [2.0, 1.0])) == {"7": [(1, 1), (2, 0)]}
     assert sequences_by_column(columns([7, 7], ["02", "1"])) == {"7": [(1, 1), (2, 0)]}
+    # Numbers of frames before an event, and numbers that passed through a table of floats.
+    assert sequences_by_column(columns(["a"] * 3, ["3.0", "-5", "+1"])) == {"a": [(-5, 1), (1, 2), (3, 0)]}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,12 @@ def test_columns_of_several_types():
     [
         (["a", None], [1, 2], "empty in row 1"),
         (["a", ""], [1, 2], "empty in row 1"),
+        (["a", " "], [1, 2], "empty in row 1"),
+        ([1.0, float("nan")], [1, 2], "empty in row 1"),
+        ([["a"], ["b"]], [1, 2], "neither text nor numbers in row 0, row 1: name a column that does"),
+        (["a", "a"], ["1.5", "2"], r"The frame number of row 0 is '1\.5'"),
+        (["a", "a"], [float("nan"), 2.0], "The frame number of row 0 is nan"),
+        (["a", "a"], ["x" * 9000, "2"], r"The frame number of row 0 is 'x{12}\.\.\.x{13}': expected"),
         (["a", "a"], [1, None], "The frame number of row 1 is None"),
         (["a", "a"], [1.5, 2.0], "The frame number of row 0 is 1.5"),
         (["a", "a"], ["1", "x\n"], r"The frame number of row 1 is 'x\\n'"),
