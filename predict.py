@@ -252,12 +252,14 @@ def write_report_alone(arguments: PredictArguments) -> None:
     """Write the report of an output folder, of what is there."""
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS
-    from unet_kvasir_seg.inference.output_folder import read_run
+    from unet_kvasir_seg.inference.output_folder import read_run, refuse_unused_flags
 
-    output = Path(arguments.output_dir)
+    output, defaults = Path(arguments.output_dir), PredictArguments()
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
-            read_run(output)  # the lock would make the folder
+            flags = {name: getattr(arguments, name) for name in (*SETTINGS, "overlay", "probabilities")}
+            given = {name: value for name, value in flags.items() if value != getattr(defaults, name)}
+            refuse_unused_flags(read_run(output), given)  # the lock would make the folder
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):
                 write_page(output)
 

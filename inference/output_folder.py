@@ -317,18 +317,20 @@ def _write_image_tables(output: Path) -> str:
 
 def _write_tracks(output: Path) -> str:
     """Write the table of tracks, and give the line that sums it up; an empty text without videos."""
-    videos = tracks = alerts = 0
+    videos = tracks = alerts = unknown = 0
     with open_table(output / TRACKS) as table:
         write_row(table, TRACK_COLUMNS)
         for _, record in video_records(output):
             videos += 1
+            unknown += "tracks" not in record
             for number, numbers in enumerate(record.get("tracks", []), start=1):
                 tracks += 1
                 alerts += numbers[0]
                 write_row(table, track_row(record["video"], number, numbers))
     if not videos:
         return ""
-    return f"{printable(str(output / TRACKS))}: {alerts} alerts among {tracks} tracks in {videos} videos.\n"
+    table_name, rest = printable(str(output / TRACKS)), f"; those of {unknown} are not known" if unknown else ""
+    return f"{table_name}: {alerts} alerts among {tracks} tracks in {videos} videos{rest}.\n"
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
@@ -357,6 +359,17 @@ def video_records(output: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         record, overlay = read_summary(file), file.with_suffix(".mp4")
         if record is not None and overlay.is_file():
             yield overlay, record
+
+
+def count_passed_over(output: Path, images: int, videos: int) -> int:
+    """Number of masks and overlay videos in the folder that no report shows: damaged, or of another program.
+
+    Args:
+        output: The output folder.
+        images, videos: Numbers of those that are shown.
+    """
+    masks, overlays = _files_below(output / MASKS, ".png"), _files_below(output / VIDEOS, ".mp4")
+    return max(0, sum(1 for _ in masks) - images) + max(0, sum(1 for _ in overlays) - videos)
 
 
 def _files_below(folder: Path, suffix: str) -> Iterator[Path]:
@@ -417,6 +430,25 @@ def read_run(output: Path) -> dict[str, Any]:
     if not isinstance(run, dict) or "model" not in run:
         raise UserError(f"{file} is not the {RUN_FILE} of this command.")
     return run
+
+
+def refuse_unused_flags(run: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Refuse flags that a report without inputs would ignore.
+
+    Args:
+        run: What run.json holds.
+        flags: Those that were given and decide what the outputs are, by their names.
+
+    Raises:
+        UserError: If one is not as it was in the run.
+    """
+    for name, value in flags.items():
+        if run.get(name) != value:
+            was = f" of {name} {run[name]}" if name in run else ""
+            raise UserError(
+                f"--{name} {value} changes nothing without INPUT: --report alone shows the outputs{was} that are "
+                f"there. Leave --{name} out, or name the inputs to segment."
+            )
 
 
 def video_record(source: Source, digest: str, done: "VideoReport") -> bytes:

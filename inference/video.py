@@ -355,7 +355,7 @@ class VideoReader:
         self.notes = self._describe_dropped()
         self.problem: str | None = None
         self.decoded = 0
-        self.damaged = 0
+        self.damaged = self.damaged_frames = 0
         self.raw_frames = self._decode()
         first = next(self.raw_frames, None)
         if first is None:
@@ -417,6 +417,7 @@ class VideoReader:
                     for frame in packet.decode():
                         damaged_in_a_row = 0
                         check_sides(frame.width, frame.height)  # type: ignore[union-attr]
+                        self.damaged_frames += frame.is_corrupt  # decoded from what is left of it
                         yield frame  # type: ignore[misc]
                 except av.error.InvalidDataError as error:
                     # Go on after a damaged packet, as players do.
@@ -434,12 +435,14 @@ class VideoReader:
             self.problem = f"reading it stopped after {self.decoded} frames: the next {error}"
 
     def _describe_missing(self, last: int, tolerance: int) -> str | None:
-        """Say if the file is cut off; None if it is complete.
+        """Say if the file is damaged or cut off; None if it is complete.
 
         Args:
             last: Time of the last frame, in ticks.
             tolerance: The stated length may exceed it by so many ticks, since the last frame may be shown for long.
         """
+        if self.damaged_frames:
+            return f"{self.damaged_frames} of its frames are damaged, and others near them may be missing"
         stated, seconds = self._seconds_stated(), float(last * self.time_base)
         # An edit list may leave out frames on purpose: then the number of frames is complete, but not the seconds.
         if stated <= 1.01 * seconds + float(tolerance * self.time_base) or (

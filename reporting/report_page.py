@@ -25,7 +25,7 @@ from ..common.notice import NOTICE
 from ..common.prefetch import prefetch_map
 from ..inference.inputs import MASKS, OVERLAYS, PROBABILITIES
 from ..inference.lesions import COLUMNS as LESION_COLUMNS
-from ..inference.output_folder import REPORT, TABLES, cannot_write, read_inputs, read_run, records
+from ..inference.output_folder import REPORT, TABLES, cannot_write, count_passed_over, read_inputs, read_run, records
 from ..inference.overlay import PREDICTION_COLOUR
 from .report_videos import describe_videos
 from .thumbnails import THREADS, Picture, place, read_picture, remove_unused, thumbnails_inside
@@ -82,7 +82,7 @@ def _read_earlier(file: Path) -> str:
 
 def _page(output: Path, run: dict[str, Any], images: list[dict[str, Any]], videos: list[dict[str, Any]]) -> str:
     data = {
-        "summary": _summary(images, videos),
+        "summary": _summary(images, videos, count_passed_over(output, len(images), len(videos))),
         "settings": [(name, _as_text(value)) for name, value in run.items() if name != "schema_version"],
         "tables": [name for name in TABLES if (output / name).exists()],
         "images": images,
@@ -166,8 +166,8 @@ def _relative(path: str, output: Path) -> Path:
         return Path(path)
 
 
-def _summary(images: list[dict[str, Any]], videos: list[dict[str, Any]]) -> str:
-    """What the folder holds, in a sentence."""
+def _summary(images: list[dict[str, Any]], videos: list[dict[str, Any]], passed_over: int) -> str:
+    """What the folder holds, in a sentence; with the number of its files that are not shown."""
     parts = []
     if images:
         marked = sum(bool(image["regions"]) for image in images)
@@ -179,6 +179,11 @@ def _summary(images: list[dict[str, Any]], videos: list[dict[str, Any]]) -> str:
         tracks = [track for video in videos for track in video["tracks"] or []]
         alerts = sum(track["alert"] for track in tracks)
         parts.append(f"{_counted(len(videos), 'video')} with {_counted(alerts, 'alert')}")
+        unknown = sum(video["tracks"] is None for video in videos)
+        if unknown:
+            parts.append(f"the alerts of {unknown} are not known")
+    if passed_over:
+        parts.append(f"{_counted(passed_over, 'mask or video')} not shown: damaged, or from another program")
     return f"{'; '.join(parts)}."
 
 

@@ -621,6 +621,19 @@ def test_a_report_shows_what_the_folder_holds_and_is_made_again_alone(run, frame
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_report_alone_refuses_flags_that_it_would_ignore(run, frames, tmp_path):
+    run(frames / "first.jpg", "--output_dir", "out", "--threshold", "0.4")
+    for flags, expected in (
+        (["--alert_seconds", "2"], "--alert_seconds 2.0 changes nothing without INPUT: --report alone shows the "),
+        (["--threshold", "0.3"], "shows the outputs of threshold 0.4 that are there"),
+        (["--overlay"], "--overlay True changes nothing without INPUT"),
+    ):
+        assert expected in refused(run("--report", "--output_dir", "out", *flags, status=2))
+    assert not (tmp_path / "out" / "report.html").exists()
+    run("--report", "--output_dir", "out", "--threshold", "0.4")  # as in the run
+    assert images_of_report(tmp_path / "out").keys() == {"first.jpg"}
+
+
 def test_a_report_of_a_folder_in_use_or_without_outputs_is_refused(run, frames, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
     done = run("bad.png", "--output_dir", "out", "--report", status=2)

@@ -592,6 +592,21 @@ def test_a_record_that_was_damaged_is_one_line(run, clip, tmp_path, text):
     assert line.startswith("clip.mp4: not done, since out/videos/clip.mp4 is there and not from this command")
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_frames_that_a_damage_within_the_file_took_away_are_told(tmp_path, codec):
+    """FFmpeg reads on after the damage without an error, and marks the frame that it made of what was left."""
+    source = write_video(tmp_path / "damaged.ts", frames=40, codec=codec)
+    content = source.read_bytes()
+    middle, part = len(content) // 2, len(content) // 10
+    noise = np.random.default_rng(0).bytes(part)
+    with VideoReader(source) as reader:
+        assert (sum(1 for _ in reader.frames()), reader.problem) == (40, None)
+    source.write_bytes(content[:middle] + noise + content[middle + part :])
+    with VideoReader(source) as reader:
+        assert 30 <= sum(1 for _ in reader.frames()) < 40
+        assert re.match(r"\d of its frames are damaged, and others near them may be missing", reader.problem or "")
+
+
 def test_a_video_without_end_of_damaged_packets_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_DAMAGED_IN_A_ROW", 10)
     file = io.BytesIO()

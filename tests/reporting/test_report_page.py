@@ -308,7 +308,9 @@ def test_damaged_records_are_passed_over(output, tmp_path, presence):
         text = json.dumps(record).replace("{", f'{{"presence": {presence}, ', 1)
         mask.write_bytes(encode_png(opened, text))
     save_image(output, tmp_path / "in" / "b.png", "b.png", boxes(0.9))
-    assert [image["name"] for image in page_data(write_report(output))["images"]] == ["b.png"]
+    data = page_data(write_report(output))
+    assert [image["name"] for image in data["images"]] == ["b.png"]
+    assert data["summary"].endswith("; 1 mask or video not shown: damaged, or from another program.")
 
 
 def test_a_file_in_the_place_of_the_thumbnails(output, tmp_path, monkeypatch):

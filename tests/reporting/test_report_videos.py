@@ -71,8 +71,13 @@ def test_videos_of_earlier_versions_and_damaged_tables(tmp_path: Path):
     other.write_text('{"digest": "0", "problem": null}', encoding="utf-8")
     broken = save_video(output, "g.mp4", [row], []).with_suffix(".json")
     broken.write_text(json.dumps(json.loads(broken.read_text()) | {"problem": "it is cut off"}), encoding="utf-8")
-    videos = {video["name"]: video for video in page_data(write_report(output))["videos"]}
+    data = page_data(write_report(output))
+    videos = {video["name"]: video for video in data["videos"]}
     assert videos.keys() == {"a.mp4", "b.mp4", "c.mp4", "d.mp4", "g.mp4"}
+    assert data["summary"] == (  # tracks of a.mp4 are not known, and the record of f.mp4 is no longer one
+        "5 videos with 3 alerts; the alerts of 1 are not known; 1 mask or video not shown: damaged, or from another "
+        "program."
+    )
     assert (videos["a.mp4"]["problems"], videos["a.mp4"]["tracks"]) == ([NO_TRACKS], None)
     for name in ("b.mp4", "c.mp4", "d.mp4"):
         (problem,) = videos[name]["problems"]
