@@ -239,7 +239,7 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 def is_record(record: Any) -> bool:
     """Whether it is what `make_record` writes. Those of earlier versions have no presence."""
-    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("image", "digest")):
+    if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
     lesions = record.get("lesions")
     if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
@@ -248,6 +248,14 @@ def is_record(record: Any) -> bool:
     return all(
         isinstance(lesion, list) and len(lesion) == numbers and all(map(_is_number, lesion)) for lesion in lesions
     )
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is text that a file system's names can hold; JSON can also state halves of characters."""
+    try:
+        return isinstance(value, str) and bool(os.fsencode(value))
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_number(value: Any) -> bool:

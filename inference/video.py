@@ -108,7 +108,7 @@ class VideoReport:
     problem: str | None
 
     def __str__(self) -> str:
-        speed = f"{self.frames} frames, {self.frames / self.seconds:.1f} frames per second of {self.rate:.4g} needed"
+        speed = f"{self.frames} frames, {self.frames / self.seconds:.1f} a second where the video has {self.rate:.4g}"
         alerts = sum(track.is_alert for track in self.tracks)
         return "; ".join([speed, f"{alerts} alerts among {len(self.tracks)} tracks", *self.notes])
 

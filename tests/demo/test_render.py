@@ -100,7 +100,7 @@ def test_a_video_with_damage_is_described(tmp_path):
     )
     html = video_html(SegmentedVideo("<a>.mp4", tmp_path / "overlay.mp4", b"frame,area\n", report))
     assert "Not all of it could be read: cut off at frame 50." in html
-    assert "50 frames, 25.0 frames per second of 25 needed; 0 alerts among 0 tracks; audio dropped." in html
+    assert "50 frames, 25.0 a second where the video has 25; 0 alerts among 0 tracks; audio dropped." in html
     assert 'download="&lt;a&gt;-frames.csv"' in html
     assert "<a>" not in html
     assert download_of(html, "Download table of frames (CSV)") == b"frame,area\n"

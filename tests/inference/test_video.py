@@ -171,7 +171,7 @@ def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_p
     assert [int(row["lesions"]) for row in rows(out / "clip.csv")] == [len(p.lesions) for p in predictions]
     assert [float(row["seconds"]) for row in rows(out / "clip.csv")] == pytest.approx(times(clip))
     assert re.search(
-        r"clip.mp4: 12 frames, [\d.]+ frames per second of 10 needed; 0 alerts among \d+ tracks; audio dropped",
+        r"clip.mp4: 12 frames, [\d.]+ a second where the video has 10; 0 alerts among \d+ tracks; audio dropped",
         done.stdout,
     )
     assert "1 videos" in done.stdout

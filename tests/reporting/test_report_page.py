@@ -313,6 +313,15 @@ def test_damaged_records_are_passed_over(output, tmp_path, presence):
     assert data["summary"].endswith("; 1 mask or video not shown: damaged, or from another program.")
 
 
+def test_a_name_that_no_file_can_have_is_passed_over(output, tmp_path):
+    mask = save_image(output, tmp_path / "in" / "a.png", "a.png", boxes(0.9))
+    with Image.open(mask) as opened:
+        record = json.loads(opened.info["unet-kvasir-seg"]) | {"image": "half \ud800"}
+        mask.write_bytes(encode_png(opened, json.dumps(record)))
+    save_image(output, tmp_path / "in" / "b.png", "b.png", boxes(0.9))
+    assert [image["name"] for image in page_data(write_report(output))["images"]] == ["b.png"]
+
+
 def test_a_file_in_the_place_of_the_thumbnails(output, tmp_path, monkeypatch):
     monkeypatch.setattr(thumbnails, "MAX_INSIDE_BYTES", 100)
     save_images(output, tmp_path / "in", {"a.png": boxes(0.9)})
