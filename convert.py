@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unet_kvasir_seg.common.command_line import add_version
 from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 
@@ -35,6 +36,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_version(parser)
     parser.add_argument(
         "source", type=Path, help="State dict: .safetensors, .pt, .pth, .bin, or a folder with model.safetensors."
     )

@@ -6,6 +6,7 @@ Imports neither torch nor transformers, so that --help and errors of the command
 import argparse
 import dataclasses
 import difflib
+import importlib.metadata
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +117,10 @@ class DeviceFlags:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the line breaks of the description."""
+    """Shows defaults, but for None, and keeps the line breaks of the description."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -149,6 +153,7 @@ class FlagParser(argparse.ArgumentParser):
             parents=list(parents),
             allow_abbrev=False,
         )
+        add_version(self)
         self.kinds = kinds
         for kind in kinds:
             hints = typing.get_type_hints(kind)
@@ -158,8 +163,8 @@ class FlagParser(argparse.ArgumentParser):
 
     @property
     def names(self) -> set[str]:
-        """Names of the flags, without their dashes."""
-        return {action.dest for action in self._actions}
+        """Names of the flags that have a value, without their dashes."""
+        return {action.dest for action in self._actions if action.dest != argparse.SUPPRESS}
 
     def add_flag(self, name: str, hint: Any, default: Any, help: str | None) -> None:
         """Add --name and, if it has underscores, --name with dashes.
@@ -239,6 +244,11 @@ class FlagParser(argparse.ArgumentParser):
 
     def _unknown_flag(self, flag: str) -> UserError:
         return UserError(unknown("flag", flag, [f"--{name}" for name in self.names]))
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add --version, which prints that of this project."""
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("unet-kvasir-seg"))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

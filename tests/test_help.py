@@ -1,9 +1,12 @@
 """--help of the commands comes at once: no large package is imported before the arguments are parsed."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
+import tomllib
+from conftest import ROOT
 
 HEAVY = ("accelerate", "datasets", "evaluate", "gradio", "onnx", "torch", "torchvision", "transformers")
 PROGRAM = """
@@ -33,6 +36,14 @@ def test_help_imports_no_heavy_package(command, flag):
     assert done.returncode == 0, done.stderr
     assert flag in done.stdout
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluation", "predict", "export", "convert", "app"])
+def test_version(command, capsys):
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"unet_kvasir_seg.{command}").main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"{stated}\n")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluation", "predict", "export", "convert", "app"])
