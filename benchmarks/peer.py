@@ -35,24 +35,24 @@ with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered whi
     from unet_kvasir_seg.encoder_unet import make_encoder
     from unet_kvasir_seg.training.encoder_weights import load_encoder_weights, normalisation_of
 
-ENCODER = "efficientnet_lite2"
+LITE = "efficientnet_lite2"
 LEARNING_RATE, LAST_LEARNING_RATE = 2e-4, 1e-5
 
 
-def build(encoder_weights: str) -> nn.Module:
-    """The package's Unet, (B, 3, H, W) -> logits (B, 1, H, W), its encoder with the given weights."""
+def build(encoder: str, encoder_weights: str) -> nn.Module:
+    """The package's Unet, (B, 3, H, W) -> logits (B, 1, H, W), its EfficientNet-Lite with the given weights."""
     import segmentation_models_pytorch
 
-    network = segmentation_models_pytorch.Unet(f"tu-tf_{ENCODER}", encoder_weights=None, in_channels=3, classes=1)
-    encoder = make_encoder(ENCODER)
-    load_encoder_weights(ENCODER, encoder, encoder_weights)
-    network.encoder.model.load_state_dict(encoder.state_dict())
+    network = segmentation_models_pytorch.Unet(f"tu-tf_{encoder}", encoder_weights=None, in_channels=3, classes=1)
+    weights = make_encoder(encoder)
+    load_encoder_weights(encoder, weights, encoder_weights)
+    network.encoder.model.load_state_dict(weights.state_dict())
     return network.to(memory_format=torch.channels_last)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) uint8, as the encoder's weights expect them."""
-    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in normalisation_of(ENCODER))
+    """Images (B, 3, H, W) uint8, as the weights of EfficientNet-Lite, all three, expect them."""
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in normalisation_of(LITE))
     return ((images / 255 - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
@@ -134,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_name", default="Angelou0516/kvasir-seg", help="as of train.py")
     parser.add_argument("--synthetic_rows", type=int, default=1000, help="as of train.py")
-    parser.add_argument("--encoder_weights", default="imagenet", help="as of train.py, for efficientnet_lite2")
+    parser.add_argument("--encoder", default=LITE, help="efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2")
+    parser.add_argument("--encoder_weights", default="imagenet", help="as of train.py, for the encoder")
     parser.add_argument("--image_size", type=int, default=320)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=36)
@@ -154,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     splits = load_splits(arguments.dataset_name, synthetic_rows=arguments.synthetic_rows)
     runtime = choose_runtime()
     print(f"Computing on {runtime}.")
-    network = build(arguments.encoder_weights).to(runtime.device)
+    network = build(arguments.encoder, arguments.encoder_weights).to(runtime.device)
     state_file = arguments.output_dir / "state.pt"
     images, masks = in_memory(splits["train"], arguments.image_size)
     train(network, images, masks, arguments.epochs, arguments.batch_size, runtime, state_file)
