@@ -59,21 +59,8 @@ def _train(
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
+    from unet_kvasir_seg.training import building, outcome
     from unet_kvasir_seg.training.batch_sizes import check_batches
-    from unet_kvasir_seg.training.building import (
-        build_datasets,
-        build_model,
-        leave_out_large_sizes,
-        print_cache_size,
-        with_negatives,
-    )
-    from unet_kvasir_seg.training.outcome import (
-        describe_run,
-        describe_start,
-        print_scores,
-        print_usage,
-        record_outcome,
-    )
     from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
 
     folder = Path(str(training_arguments.output_dir))
@@ -88,8 +75,8 @@ def _train(
 
     # Network and data.
     set_seed(training_arguments.seed)
-    model, processor = build_model(model_arguments, resuming=checkpoint is not None)
-    leave_out_large_sizes(data_arguments, processor.size["height"])
+    model, processor = building.build_model(model_arguments, resuming=checkpoint is not None)
+    building.leave_out_large_sizes(data_arguments, processor.size["height"])
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
             **data_arguments.source,
@@ -97,26 +84,26 @@ def _train(
             streaming=data_arguments.streaming,
             synthetic_size=processor.size["height"],
         )
-        splits = with_negatives(splits, data_arguments)
-    train_set, validation_set, transform = build_datasets(
+        splits = building.with_negatives(splits, data_arguments)
+    train_set, validation_set, transform = building.build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
     is_stream = isinstance(train_set, TrainingStream)
     check_batches(model, transform, None if is_stream else len(train_set), training_arguments)
     if is_main and data_arguments.cache_megabytes and not is_stream:
-        print_cache_size(transform, len(train_set), data_arguments.cache_megabytes)
+        building.print_cache_size(transform, len(train_set), data_arguments.cache_megabytes)
 
     # Trainer.
     model.to(memory_format=training_arguments.runtime.memory_format)
     if training_arguments.runtime.device.type == "cpu":
         keep_freed_memory()
         limit_threads()
-    results = describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
+    results = outcome.describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
     seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
-    start = describe_start(model_arguments, checkpoint)
+    start = outcome.describe_start(model_arguments, checkpoint)
     trainer = build_trainer(
         model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint, start
     )
@@ -126,13 +113,13 @@ def _train(
     trainer.train(resume_from_checkpoint=checkpoint)
     if is_main:
         print("\nThe last validation, of the weights that are kept:")
-    record_outcome(trainer.results, trainer, trainer.evaluate())
+    outcome.record_outcome(trainer.results, trainer, trainer.evaluate())
     trainer.save_outcome()
     if is_main:
-        print_scores(trainer.results)
+        outcome.print_scores(trainer.results)
     url = trainer.push_to_hub() if training_arguments.push_to_hub else None
     if is_main:
-        print_usage(trainer.results, str(folder), url)
+        outcome.print_usage(trainer.results, str(folder), url)
     return trainer.results
 
 

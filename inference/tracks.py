@@ -23,7 +23,7 @@ COLUMNS = (
     *("video", "track", "alert", "first_seconds", "last_seconds", "frames", "largest_area_percent"),
     *("mean_probability", "highest_probability", "best_frame", "left", "top", "right", "bottom"),
 )
-Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # left, top, right and bottom, in pixels
 BUFFER = 0.5  # share of its width and height by which a box is enlarged on each side
 MIN_BUFFER = 0.05  # and the least, as a share of the frame's side: at the border a lesion comes into view as slivers
 MIN_OVERLAP = 0.25  # share of the smaller of two enlarged boxes inside the other, from which they may be linked
@@ -54,13 +54,13 @@ class Track:
     number: int
     first_seconds: float
     last_seconds: float
-    box: tuple[int, int, int, int]
+    box: Box
     frames: int = 0
     largest_share: float = 0.0
     probability_sum: float = 0.0
     highest_probability: float = -1.0
     best_frame: int = 0
-    best_box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    best_box: Box = (0, 0, 0, 0)
     is_alert: bool = False
 
     def see(self, frame: int, seconds: float, parts: Sequence[Lesion], alert_seconds: float) -> None:
@@ -167,7 +167,7 @@ class Tracker:
         return track
 
 
-def enclosing_box(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+def enclosing_box(boxes: Sequence[Box]) -> Box:
     """The smallest box that holds all boxes."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)

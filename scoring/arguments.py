@@ -154,8 +154,8 @@ def check_sequence_arguments(arguments: EvaluationArguments) -> None:
     if not 0 <= arguments.alert_seconds < math.inf:
         raise UserError(f"--alert_seconds {arguments.alert_seconds} is no time: expected 0 or more.")
     if not arguments.scores_videos:
-        for name, default in (("frame_rate", 25.0), ("alert_seconds", 0.5)):
-            if getattr(arguments, name) != default:
+        for name in ("frame_rate", "alert_seconds"):
+            if getattr(arguments, name) != getattr(EvaluationArguments, name):  # the default
                 raise UserError(f"--{name} is for videos: tell their frames by --sequence_pattern, or by columns.")
         return
     if arguments.tune_peak_on == arguments.split:

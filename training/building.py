@@ -8,6 +8,7 @@ from datasets import IterableDataset, concatenate_datasets
 from transformers.trainer_utils import has_length
 
 from ..common.errors import UserError
+from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
 from ..data.columns import Split
 from ..data.dataset import choose_split
@@ -120,7 +121,8 @@ def leave_out_large_sizes(arguments: DataArguments, final_size: int) -> None:
     kept = [(side, epoch) for side, epoch in pairs if side < final_size]
     if kept != pairs:
         left_out = " ".join(str(side) for side, _ in pairs if side >= final_size)
-        print(f"--progressive_sizes {left_out} left out: not below the images' size, {final_size}.")
+        if is_main_process():
+            print(f"--progressive_sizes {left_out} left out: not below the images' size, {final_size}.")
         arguments.progressive_sizes = [side for side, _ in kept] or None
         arguments.progressive_epochs = [epoch for _, epoch in kept] or None
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from browsers import CHROMIUM, SIZES, open_chromium
+from browsers import CHROMIUM, SIZES, open_chromium, open_window
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
@@ -99,22 +99,14 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(params=["desktop"])
 def page(request, chromium, server) -> Iterator[Any]:
     """The page with its model. At the end, all requests went to this machine and the page fits the window's width."""
-    scheme = "dark" if request.param == "phone" else "light"
-    with chromium.new_context(viewport=SIZES[request.param], color_scheme=scheme) as context:
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        requests: list[str] = []
-        context.on("request", lambda sent: requests.append(sent.url))
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(server.address)
-        page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
-        yield page
-        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[request.param]["width"]
-        assert problems == []
-        assert any(url.endswith("ort-wasm-simd-threaded.wasm") for url in requests)
-        for url in requests:
-            assert url.startswith(("data:", "blob:")) or urlsplit(url).hostname == "127.0.0.1", url
+    with open_window(chromium, request.param, timeout_seconds=60) as window:
+        window.page.goto(server.address)
+        window.page.get_by_text("onnx/model.onnx, on the CPU (WebAssembly").wait_for()
+        yield window.page
+    assert window.problems == []
+    assert any(url.endswith("ort-wasm-simd-threaded.wasm") for url in window.requests)
+    for url in window.requests:
+        assert url.startswith(("data:", "blob:")) or urlsplit(url).hostname == "127.0.0.1", url
 
 
 @pytest.fixture(scope="module")

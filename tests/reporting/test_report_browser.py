@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, SIZES, open_chromium
+from browsers import CHROMIUM, SIZES, open_chromium, open_window
 from example_reports import boxes, save_image, save_images, save_run, save_video
 from PIL import Image
 from unet_kvasir_seg.data.synthetic import generate
@@ -75,22 +75,14 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(params=["desktop"])
 def page(request, chromium, report) -> Iterator[Any]:
     """The page. At the end, it has asked for files alone, had no error, and fits the window's width."""
-    scheme = "dark" if request.param == "phone" else "light"
-    with chromium.new_context(viewport=SIZES[request.param], color_scheme=scheme) as context:
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        requests: list[str] = []
-        context.on("request", lambda sent: requests.append(sent.url))
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.goto(report.as_uri())
-        yield page
-        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[request.param]["width"]
-        assert problems == []
-        assert requests
-        assert {url.partition(":")[0] for url in requests} <= {"file", "data"}
-        assert page.title() == "Predictions: out"
+    with open_window(chromium, request.param, timeout_seconds=20) as window:
+        window.page.on("console", lambda message: window.problems.append(message.text))
+        window.page.goto(report.as_uri())
+        yield window.page
+        assert window.page.title() == "Predictions: out"
+    assert window.problems == []
+    assert window.requests
+    assert {url.partition(":")[0] for url in window.requests} <= {"file", "data"}
 
 
 def names(page: Any) -> list[str]:
