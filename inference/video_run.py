@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -11,7 +12,6 @@ from .image_run import Done, Report
 from .inputs import Failure, Source
 from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_record, video_targets
 from .prediction import BasePredictor
-from .tracks import ALERT_SECONDS
 from .video import VideoError, segment_video
 
 MAX_VIDEO_BYTES = 2**38  # a day of 4K at 25 Mbit/s; a file with holes may state more than any disk has
@@ -23,13 +23,8 @@ def segment_video_file(
     output: OutputFolder,
     report: Report,
     *,
-    threshold: float = 0.5,
-    tta: bool = False,
-    smoothing: float = 0.0,
-    peak_threshold: float | None = None,
-    alert_seconds: float = ALERT_SECONDS,
-    batch_size: int = 8,
     show_progress: bool = False,
+    **how: Any,
 ) -> None:
     """Segment a video and write its outputs.
 
@@ -40,8 +35,8 @@ def segment_video_file(
         predictor: Segments its frames.
         output: The output folder.
         report: The outcome is added to it.
-        threshold, tta, smoothing, peak_threshold, alert_seconds, batch_size: As for `segment_video`.
         show_progress: Whether to show a progress bar.
+        how: Keyword arguments of `segment_video`, on_frame apart.
 
     Raises:
         UserError: If no file can be written, or the network gives NaN.
@@ -71,19 +66,8 @@ def segment_video_file(
                 output.check()  # a film may take hours
                 progress.update()
 
-            done = segment_video(
-                source.path,
-                overlay_file.name,
-                table_file.name,
-                predictor,
-                threshold=threshold,
-                tta=tta,
-                smoothing=smoothing,
-                peak_threshold=peak_threshold,
-                alert_seconds=alert_seconds,
-                batch_size=batch_size,
-                on_frame=on_frame,
-            )
+            files = overlay_file.name, table_file.name
+            done = segment_video(source.path, *files, predictor, on_frame=on_frame, **how)
             if was_changed(source.path, status):
                 raise VideoError("was changed while it was read: run the same command again when it is complete")
             write_atomic(record, video_record(source, digest, done))
