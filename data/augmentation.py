@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -209,7 +209,8 @@ class StrongAugmentation:
             if each.reduction != 1:
                 image.copy_(_reduce(image, each.reduction))
             if each.blur > 0:
-                image.copy_(v2.functional.gaussian_blur(image, [7, 7], [each.blur]))
+                side = 2 * max(3, math.ceil(2 * each.blur)) + 1
+                image.copy_(v2.functional.gaussian_blur(image, [side, side], [each.blur]))
             if each.noise > 0:
                 generator = torch.Generator(image.device).manual_seed(each.noise_seed)
                 noise = torch.randn(image.shape, generator=generator, device=image.device)
@@ -247,10 +248,30 @@ class StrongColourAugmentation(StrongAugmentation):
         )
 
 
+class RobustAugmentation(StrongColourAugmentation):
+    """`StrongColourAugmentation` with what else goes wrong in recordings: defocus, darkness, more noise, hard JPEG.
+
+    In place of that class's ranges, brightness changes by a factor of 0.35 to 1.4, and the image has Gaussian blur
+    (p 0.25, sigma 0.5 to 4 pixels), Gaussian noise (p 0.25, standard deviation 0.01 to 0.15 of the range) and is saved
+    as JPEG of quality 8 to 70 (p 0.15).
+    """
+
+    def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
+        """As `StrongAugmentation.sample_parameters`."""
+        return replace(
+            super().sample_parameters(size, aspect_ratio),
+            brightness=_uniform(0.35, 1.4),
+            blur=math.exp(_uniform(math.log(0.5), math.log(4))) if _uniform(0, 1) < 0.25 else 0.0,
+            noise=_uniform(0.01, 0.15) if _uniform(0, 1) < 0.25 else 0.0,
+            jpeg_quality=int(torch.randint(8, 71, ())) if _uniform(0, 1) < 0.15 else None,
+        )
+
+
 AUGMENTATIONS: dict[str, type[BaselineAugmentation] | type[StrongAugmentation]] = {
     "card": BaselineAugmentation,
     "strong": StrongAugmentation,
     "strong_colour": StrongColourAugmentation,
+    "robust": RobustAugmentation,
 }
 
 

@@ -43,6 +43,10 @@ AUGMENTATIONS = {
         "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "
         "grey images, lower resolution, noise and JPEG"
     ),
+    "robust": (
+        "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "
+        "grey images, lower resolution, blur, strong noise and strong JPEG"
+    ),
 }
 EPOCHS_LISTED = 8  # whose training loss the card states
 

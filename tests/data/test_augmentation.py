@@ -594,14 +594,14 @@ def test_progressive_sizes_come_first(processor, rows):
 
 
 def test_an_unknown_augmentation_is_refused(processor):
-    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, strong_colour, got 'weak'"):
+    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, strong_colour, robust, got 'weak'"):
         TrainTransform(processor, augmentation="weak")
 
 
 # --- In batches, on the device that trains ---
 
 
-@pytest.mark.parametrize("name", ["card", "strong", "strong_colour"])
+@pytest.mark.parametrize("name", ["card", "strong", "strong_colour", "robust"])
 def test_augmenting_a_batch_equals_augmenting_each_sample(processor, rows, name):
     """Images to one grey level, since sums are in another order; masks to the pixel."""
     settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)], "negative_window_share": 0.3}
