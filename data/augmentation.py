@@ -105,6 +105,14 @@ class BaselineAugmentation:
         return images.mul_(contrast).add_((1 - contrast) * means).clamp_(0, 255).mul_(after).clamp_(0, 255)
 
 
+class NoAugmentation(BaselineAugmentation):
+    """Leaves images and masks as they are: shows how much of a training set a network can learn by heart."""
+
+    flip_probability = 0.0
+    degrees = 0
+    factors = (1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class StrongParameters(AugmentationParameters):
     """Adds the parameters of the colours, blur and noise.
@@ -269,6 +277,7 @@ class RobustAugmentation(StrongColourAugmentation):
 
 AUGMENTATIONS: dict[str, type[BaselineAugmentation] | type[StrongAugmentation]] = {
     "card": BaselineAugmentation,
+    "none": NoAugmentation,
     "strong": StrongAugmentation,
     "strong_colour": StrongColourAugmentation,
     "robust": RobustAugmentation,

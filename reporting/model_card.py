@@ -38,6 +38,7 @@ from .videos import videos_table
 # What the values of train.py's `--augmentation` mean.
 AUGMENTATIONS = {
     "card": "flips (p 0.5 each), rotation of up to 30 degrees, brightness and contrast 0.7 to 1.3",
+    "none": "none",
     "strong": "flips, rotation, scale, shear and shift; brightness, contrast, saturation, gamma; blur and noise",
     "strong_colour": (
         "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "

@@ -68,7 +68,10 @@ class DataArguments(DataFlags):
 
     streaming: bool = flag(False, "Stream the training samples of a Hub data set instead of downloading them first.")
     cache_megabytes: int = flag(1024, "Memory in each process for resized training samples; 0: none.")
-    augmentation: str = flag("card", "card, strong (for long trainings), strong_colour (for other endoscopes too) or robust (for worse recordings too).")
+    augmentation: str = flag(
+        "card",
+        "card, none, strong (for long trainings), strong_colour (for other endoscopes too), robust (bad recordings too).",
+    )
     negative_window_share: float = flag(
         0.0, "Share of the examples that are windows of their frames without polyp; from 0 (none) to below 1."
     )

@@ -17,8 +17,11 @@ from unet_kvasir_seg.data import augmentation
 from unet_kvasir_seg.data.augmentation import (
     BaselineAugmentation,
     BaselineParameters,
+    NoAugmentation,
+    RobustAugmentation,
     StrongAugmentation,
     StrongColourAugmentation,
+    StrongParameters,
     warp,
 )
 from unet_kvasir_seg.data.dataset import load_splits
@@ -473,6 +476,51 @@ def test_ranges_and_shares_of_the_strong_colours():
     assert all(each.channels == [1, 1, 1] for each in sampled if each.saturation == 0)
 
 
+def test_ranges_and_shares_of_robust():
+    torch.manual_seed(0)
+    sampled = [RobustAugmentation().sample_parameters((16, 16)) for _ in range(4000)]
+    blurs = [each.blur for each in sampled if each.blur]
+    noises = [each.noise for each in sampled if each.noise]
+    qualities = [each.jpeg_quality for each in sampled if each.jpeg_quality is not None]
+    values = {
+        "brightness": ([each.brightness for each in sampled], 0.35, 1.4),
+        "log of blur": (np.log(blurs), np.log(0.5), np.log(4)),
+        "noise": (noises, 0.01, 0.15),
+        "quality": (qualities, 8, 70),
+    }
+    for name, (found, low, high) in values.items():
+        assert low <= min(found) < low + 0.02 * (high - low), name
+        assert high >= max(found) > high - 0.02 * (high - low), name
+    counts = [(len(blurs), 0.25), (len(noises), 0.25), (len(qualities), 0.15), (len(sampled), 1.0)]
+    for count, share in counts:
+        assert count == pytest.approx(4000 * share, abs=4 * (4000 * share * (1 - share)) ** 0.5)
+
+
+@pytest.mark.parametrize("blur", [1.0, 4.0])
+def test_blur_has_the_standard_deviation_that_was_sampled(blur):
+    """A point becomes a Gaussian, cut at twice its standard deviation, which leaves 0.77 of its variance."""
+    point = torch.zeros(1, 3, 41, 41)
+    point[..., 20, 20] = 1
+    plain = NoAugmentation().sample_parameters((41, 41))
+    colours = dict(brightness=1.0, contrast=1.0, saturation=1.0, channels=[1.0] * 3, gamma=1.0)
+    parameters = StrongParameters((41, 41), plain.matrix, **colours, blur=blur, noise=0.0, noise_seed=0)
+    blurred = StrongAugmentation.change_colours(point, [parameters])[0, 0]
+    offsets = torch.arange(41.0) - 20
+    deviation = (blurred.sum(0) * offsets**2).sum().div(blurred.sum()).sqrt()
+    assert blurred.sum() == pytest.approx(1, abs=1e-4)
+    assert 0.85 * blur < deviation <= blur
+
+
+def test_none_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 20, 30), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, 2, (3, 20, 30), generator=generator, dtype=torch.uint8)
+    none = NoAugmentation()
+    changed, labels = none(images, masks, [none.sample_parameters((20, 30)) for _ in range(3)])
+    assert torch.equal(changed, images)
+    assert torch.equal(labels, masks)
+
+
 def plain_colours(**changes) -> list:
     """Parameters that leave the colours of one image as they are, apart from the changes."""
     unchanged = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "channels": [1.0] * 3, "gamma": 1.0}
@@ -594,14 +642,16 @@ def test_progressive_sizes_come_first(processor, rows):
 
 
 def test_an_unknown_augmentation_is_refused(processor):
-    with pytest.raises(ValueError, match="`augmentation` must be one of card, strong, strong_colour, robust, got 'weak'"):
+    with pytest.raises(
+        ValueError, match="`augmentation` must be one of card, none, strong, strong_colour, robust, got 'weak'"
+    ):
         TrainTransform(processor, augmentation="weak")
 
 
 # --- In batches, on the device that trains ---
 
 
-@pytest.mark.parametrize("name", ["card", "strong", "strong_colour", "robust"])
+@pytest.mark.parametrize("name", ["card", "none", "strong", "strong_colour", "robust"])
 def test_augmenting_a_batch_equals_augmenting_each_sample(processor, rows, name):
     """Images to one grey level, since sums are in another order; masks to the pixel."""
     settings = {"seed": 5, "augmentation": name, "progressive_sizes": [(32, 1)], "negative_window_share": 0.3}

@@ -164,7 +164,10 @@ def test_an_incomplete_file_of_training_weights_is_noticed(run_train, tmp_path):
         (["--ema_decay", "1"], "--ema_decay must be below 1, got 1.0"),
         (["--progressive_epochs", "1", "2"], "--progressive_sizes [16] and --progressive_epochs [1, 2] do not fit"),
         (["--progressive_sizes", "2"], "--progressive_sizes 2 is too small for the network, which needs at least 4"),
-        (["--augmentation", "weak"], "`augmentation` must be one of card, strong, strong_colour, robust, got 'weak'"),
+        (
+            ["--augmentation", "weak"],
+            "`augmentation` must be one of card, none, strong, strong_colour, robust, got 'weak'",
+        ),
         (["--channels", "4", "8", "16"], "`channels` must have 2 entries, one for each of the levels of depth=1"),
     ],
 )
