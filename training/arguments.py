@@ -70,7 +70,7 @@ class DataArguments(DataFlags):
     cache_megabytes: int = flag(1024, "Memory in each process for resized training samples; 0: none.")
     augmentation: str = flag(
         "card",
-        "card, none, strong (for long trainings), strong_colour (for other endoscopes too), robust (bad recordings too).",
+        "card, none, strong (for long trainings), strong_colour (for other endoscopes) or robust (bad recordings).",
     )
     negative_window_share: float = flag(
         0.0, "Share of the examples that are windows of their frames without polyp; from 0 (none) to below 1."
