@@ -83,8 +83,8 @@ class InvertedResidual(nn.Module):
         self.bn3 = batch_norm(out_channels)
 
     def forward(self, hidden_state: Tensor) -> Tensor:
-        expanded = F.relu6(self.bn1(self.conv_pw(hidden_state)))
-        filtered = F.relu6(self.bn2(self.conv_dw(expanded)))
+        expanded = F.relu6(self.bn1(self.conv_pw(hidden_state)), inplace=True)
+        filtered = F.relu6(self.bn2(self.conv_dw(expanded)), inplace=True)
         result = self.bn3(self.conv_pwl(filtered))
         return result + hidden_state if self.has_shortcut else result
 
@@ -101,7 +101,7 @@ class SeparableConv(nn.Module):
         self.bn2 = batch_norm(out_channels)
 
     def forward(self, hidden_state: Tensor) -> Tensor:
-        filtered = F.relu6(self.bn1(self.conv_dw(hidden_state)))
+        filtered = F.relu6(self.bn1(self.conv_dw(hidden_state)), inplace=True)
         result = self.bn2(self.conv_pw(filtered))
         return result + hidden_state if self.has_shortcut else result
 
@@ -151,7 +151,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), H and W multiples of 32 -> five maps (B, C, H / 2, W / 2) to (B, C, H / 32, W / 32)."""
-        hidden_state = F.relu6(self.bn1(self.conv_stem(pixel_values)))
+        hidden_state = F.relu6(self.bn1(self.conv_stem(pixel_values)), inplace=True)
         features = []
         for number, stage in enumerate(self.blocks):
             hidden_state = stage(hidden_state)

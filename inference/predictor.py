@@ -5,6 +5,7 @@ prediction = predictor(Image.open("frame.jpg"))
 prediction.mask.sum(), prediction.lesions
 """
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ..common.errors import first_line
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .checkpoint import fingerprint, load_checkpoint
+from .folding import fold_batch_norms
 from .onnx_session import ONNX_SUFFIX, OnnxPredictor
 from .prediction import FLIPS, BasePredictor, PreparedImage
 
@@ -55,7 +57,8 @@ class Predictor(BasePredictor):
     """A network in PyTorch, its image processor, and where to compute.
 
     Args:
-        model: Moved to the device and into the memory format of `runtime`, and set to evaluation mode.
+        model: On the CPU, in float32. It is set to evaluation mode and kept as it is; what computes is a copy, whose
+            batch normalisations are folded into its convolutions.
         processor: The image processor that belongs to it.
         runtime: Device, dtype and memory format.
     """
@@ -65,9 +68,10 @@ class Predictor(BasePredictor):
             keep_freed_memory()
             limit_threads()
         self.runtime: Runtime = runtime
-        self.model: UNetForSemanticSegmentation = model.eval().to(runtime.device, memory_format=runtime.memory_format)
+        self.model: UNetForSemanticSegmentation = model.eval()
+        self._network = self._folded().to(runtime.device, memory_format=runtime.memory_format)
         self._processor = processor
-        self._compute: Callable[..., Any] = torch.compile(self.model) if runtime.compiles else self.model
+        self._compute: Callable[..., Any] = torch.compile(self._network) if runtime.compiles else self._network
 
     @classmethod
     def from_pretrained(
@@ -81,6 +85,11 @@ class Predictor(BasePredictor):
     ) -> BasePredictor:
         """Load a network with its image processor from a folder, the Hub, or an ONNX file; see `load_predictor`."""
         return load_predictor(path_or_id, revision, device, dtype, compile)
+
+    def _folded(self) -> UNetForSemanticSegmentation:
+        network = copy.deepcopy(self.model)
+        fold_batch_norms(network)
+        return network
 
     @property
     def processor(self) -> UNetImageProcessor:
@@ -128,8 +137,8 @@ class Predictor(BasePredictor):
                 # Compilers fail in many ways, and each time the network can compute without.
                 print(f"The network could not be compiled ({first_line(error)}); it goes on without.", file=sys.stderr)
                 self.runtime = replace(self.runtime, compiles=False)
-                self._compute = self.model
-                return self.model(inputs).logits.float()
+                self._compute = self._network
+                return self._network(inputs).logits.float()
 
 
 def _mean(maps: Sequence[Tensor]) -> Tensor:

@@ -19,11 +19,11 @@ import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..common.errors import UserError, first_line
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import fingerprint
+from ..inference.folding import fold_batch_norms
 from ..inference.onnx_session import CONTRACT_VERSION
 from ..modeling_unet import UNetForSemanticSegmentation
 
@@ -170,34 +170,6 @@ def resize_weights(source: int, target: int) -> Tensor:
     reach = 2 * torch.sym_max(source, target)
     weights = F.relu(1 - torch.abs(pixels[None, :] - centres[:, None]) / reach)  # type: ignore[arg-type]
     return weights / weights.sum(dim=1, keepdim=True)
-
-
-def fold_batch_norms(network: UNetForSemanticSegmentation) -> None:
-    """Fold each batch normalisation into the convolution before it, so that values are rounded once, not twice."""
-    outputs: list[tuple[str, Tensor]] = []  # of the convolutions, in the order of the computation
-    pairs: list[tuple[str, str]] = []  # a convolution, and the normalisation that takes its output
-
-    def remember(name: str) -> Any:
-        return lambda layer, inputs, output: outputs.append((name, output))
-
-    def find(name: str) -> Any:
-        return lambda layer, inputs: pairs.extend((conv, name) for conv, output in outputs if output is inputs[0])
-
-    hooks = []
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            hooks.append(layer.register_forward_hook(remember(name)))
-        elif isinstance(layer, nn.BatchNorm2d):
-            hooks.append(layer.register_forward_pre_hook(find(name)))
-    with torch.no_grad():
-        network(torch.zeros(1, network.config.num_channels, *[network.config.minimum_size] * 2))
-    for hook in hooks:
-        hook.remove()
-    for conv, norm in pairs:
-        # The batch normalisations of timm contain the activation that follows.
-        rest = getattr(network.get_submodule(norm), "act", nn.Identity())
-        network.set_submodule(conv, fuse_conv_bn_eval(network.get_submodule(conv), network.get_submodule(norm)))
-        network.set_submodule(norm, rest)
 
 
 def float_layers(network: UNetForSemanticSegmentation) -> list[str]:
