@@ -33,7 +33,7 @@ def network(**fields):
     [
         {"base_channels": 4, "depth": 2, "norm": "batch"},
         {"base_channels": 4, "depth": 2, "norm": "batch", "block": "residual"},
-        {"base_channels": 4, "depth": 2, "norm": "group"},
+        {"base_channels": 4, "depth": 2, "norm": "group", "num_groups": 2},
         {"norm": "batch", **LITE},
         {"norm": "none", **LITE},
     ],
