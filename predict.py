@@ -42,7 +42,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
+from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.inputs import Inputs
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
-PROGRAM, KEPT = "predict.py", "What was done is kept. Run the same command again to go on."
+PROGRAM, KEPT = program_name("predict.py"), "What was done is kept. Run the same command again to go on."
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
 VIDEO_FLAGS = ("smoothing", "alert_seconds")
 SETTINGS = ("threshold", "tta", "peak_threshold", *VIDEO_FLAGS)  # that the outputs depend on
@@ -231,12 +231,12 @@ def segment_all(
     videos = [source for source in found.sources if source.is_video][share]
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):
-        segment_images(images, run, report, show_progress=processes.is_main)
+        segment_images(images, run, report, shown=processes.is_main)
         if videos:
             from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
 
             how |= {name: getattr(arguments, name) for name in VIDEO_FLAGS}
-            how["show_progress"] = processes.is_main
+            how["shown"] = processes.is_main
         for video in videos:
             segment_video_file(video, predictor, output, report, **how)
     with ending_alike(processes):  # when all are through: what is counted as done exists in the end
