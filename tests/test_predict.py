@@ -314,12 +314,14 @@ def write_many(folder: Path, count: int, size: int = 512) -> Path:
 
 
 def test_a_killed_run_continues_where_it_stopped(run, model, tmp_path):
-    folder = write_many(tmp_path / "many", 120)
+    """In the folder that it took, without being told which: the first one holds other outputs."""
+    folder, out = write_many(tmp_path / "many", 120), tmp_path / "outputs" / "predictions-2"
+    run(folder / "0000.jpg", "--threshold", "0.4")
     # Batches of other images would differ by a rounding.
     flags = ["--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "1"]
-    command = [sys.executable, ROOT / "predict.py", folder, "--output_dir", "out", *flags]
+    command = [sys.executable, ROOT / "predict.py", folder, *flags]
     process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.DEVNULL)
-    masks = tmp_path / "out" / "masks"
+    masks = out / "masks"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and len(list(masks.glob("*.png"))) < 5:
         time.sleep(0.002)
@@ -327,17 +329,17 @@ def test_a_killed_run_continues_where_it_stopped(run, model, tmp_path):
     assert process.wait() == -signal.SIGKILL
     times = {path: path.stat().st_mtime_ns for path in masks.glob("*.png")}
     assert 5 <= len(times) < 120
-    assert not (tmp_path / "out" / "predictions.csv").exists()
-    run("--report", "--output_dir", "out")  # of what there is
-    images = images_of_report(tmp_path / "out")
+    assert not (out / "predictions.csv").exists()
+    run("--report")  # of what there is
+    images = images_of_report(out)
     assert len(images) == len(times)
     assert all(image["thumbnail"] for image in images.values())
-    done = run(folder, "--output_dir", "out", "--batch_size", "1")
+    done = run(folder, "--batch_size", "1")
     assert f"{120 - len(times)} images" in done.stdout
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     run(folder, "--output_dir", "whole", "--batch_size", "1")
-    assert (tmp_path / "out" / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
-    assert written(tmp_path / "out") == written(tmp_path / "whole")
+    assert (out / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
+    assert written(out) == written(tmp_path / "whole")
     for path in masks.glob("*.png"):
         assert path.read_bytes() == (tmp_path / "whole" / "masks" / path.name).read_bytes()
 
