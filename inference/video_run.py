@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable
 from ..common.files import atomic_file, digest_of, open_regular, write_atomic
+from ..common.progress import show_progress
 from .image_run import Done, Report
 from .inputs import Failure, Source
 from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_record, video_targets
@@ -23,7 +24,7 @@ def segment_video_file(
     output: OutputFolder,
     report: Report,
     *,
-    show_progress: bool = False,
+    shown: bool = False,
     **how: Any,
 ) -> None:
     """Segment a video and write its outputs.
@@ -35,8 +36,8 @@ def segment_video_file(
         predictor: Segments its frames.
         output: The output folder.
         report: The outcome is added to it.
-        show_progress: Whether to show a progress bar.
-        how: Keyword arguments of `segment_video`, on_frame apart.
+        shown: Whether to show the progress.
+        how: Keyword arguments of `segment_video`, on_start and on_frame apart.
 
     Raises:
         UserError: If no file can be written, or the network gives NaN.
@@ -59,15 +60,20 @@ def segment_video_file(
         with (
             atomic_file(overlay) as overlay_file,  # complete last: when it is there, the video is done
             atomic_file(table) as table_file,
-            tqdm(desc=printable(source.name), unit="frame", smoothing=0, disable=not show_progress) as progress,
+            show_progress(printable(source.name), "frame", shown=shown) as progress,
         ):
+
+            def on_start(frames: int | None) -> None:
+                progress.total = frames
 
             def on_frame() -> None:
                 output.check()  # a film may take hours
                 progress.update()
 
             files = overlay_file.name, table_file.name
-            done = segment_video(source.path, *files, predictor, on_frame=on_frame, **how)
+            done = segment_video(source.path, *files, predictor, on_start=on_start, on_frame=on_frame, **how)
+            if not done.problem:
+                progress.total = done.frames  # a file may state a few more
             if was_changed(source.path, status):
                 raise VideoError("was changed while it was read: run the same command again when it is complete")
             write_atomic(record, video_record(source, digest, done))
