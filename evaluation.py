@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.launcher import is_main_process
-from unet_kvasir_seg.common.processes import Processes, share_work
+from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the
@@ -123,6 +123,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
             is written first, without scores and marked invalid.
     """
     started = time.perf_counter()
+    from unet_kvasir_seg.data.check import check_at_start
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.reporting.results import check_results_folder, write_results
     from unet_kvasir_seg.scoring import run, sections, sources
@@ -133,6 +134,10 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
         needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
         further = {"needed_splits": needed, "further_columns": arguments.sequence_columns}
         splits = load_splits(**arguments.source, **further)
+    with ending_alike(processes):
+        if processes.is_main:
+            used = splits if arguments.audit else {split: splits[split] for split in needed if split is not None}
+            print(check_at_start(used, arguments.mask_rules), file=sys.stderr)
     sequences = find_sequences(arguments, splits[arguments.split])
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
@@ -227,6 +232,10 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors("evaluation.py", OSError, kept=KEPT):
         parser = FlagParser([EvaluationArguments], program="evaluation.py", description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
+        if arguments.check_data:
+            from unet_kvasir_seg.data.check import check_data
+
+            sys.exit(check_data(arguments, Path(arguments.output_dir)))
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         from transformers.utils import logging

@@ -57,6 +57,7 @@ def _train(
 ) -> dict[str, Any]:
     from transformers import set_seed
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
+    from unet_kvasir_seg.data.check import check_at_start
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training.batch_sizes import check_batches
@@ -98,6 +99,9 @@ def _train(
             synthetic_size=processor.size["height"],
         )
         splits = with_negatives(splits, data_arguments)
+        if is_main:
+            used = {split: splits[split] for split in ("train", "validation")}
+            print(check_at_start(used, data_arguments.mask_rules))
     train_set, validation_set, transform = build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
@@ -190,7 +194,12 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py", kept=KEPT):
         from unet_kvasir_seg.training.arguments import parse_arguments
 
-        train(*parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__))
+        model, data, training = parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__)
+        if data.check_data:
+            from unet_kvasir_seg.data.check import check_data
+
+            sys.exit(check_data(data, Path(str(training.output_dir))))
+        train(model, data, training)
 
 
 if __name__ == "__main__":

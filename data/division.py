@@ -17,6 +17,7 @@ from ..common.split_rules import SplitRules
 from .columns import Split
 from .groups import GROUP, with_groups
 from .locations import name_below
+from .problems import refuse
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,12 @@ def divide_folder(rows: Dataset, rules: SplitRules, seed: int, name: str) -> dic
         return {"train": rows}
     groups = groups_in(with_groups(rows, rows, rules, name)) if rules.has_groups else None
     shares = (rules.validation_fraction or HELD_OUT_SHARE, HELD_OUT_SHARE)
-    validation, test, train = hold_out(len(rows), shares, seed, groups)
+    try:
+        validation, test, train = hold_out(len(rows), shares, seed, groups)
+    except DatasetError as error:
+        text = f"{name}: {error} To score all of them: evaluation.py --split all."
+        refuse(DatasetError(text), name)
+        return {"train": rows}
     logger.warning(
         "Split by seed %d: %d train, %d validation, %d test pairs%s.",
         *(seed, len(train), len(validation), len(test), " in whole groups" if groups else ""),
