@@ -137,7 +137,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
     with ending_alike(processes):
         if processes.is_main:
             used = splits if arguments.audit else {split: splits[split] for split in needed if split is not None}
-            print(check_at_start(used, arguments.mask_rules), file=sys.stderr)
+            if partly := check_at_start(used, arguments.mask_rules):
+                print(partly, file=sys.stderr)
     sequences = find_sequences(arguments, splits[arguments.split])
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)

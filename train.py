@@ -101,7 +101,8 @@ def _train(
         splits = with_negatives(splits, data_arguments)
         if is_main:
             used = {split: splits[split] for split in ("train", "validation")}
-            print(check_at_start(used, data_arguments.mask_rules))
+            if partly := check_at_start(used, data_arguments.mask_rules):
+                print(partly)
     train_set, validation_set, transform = build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )

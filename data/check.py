@@ -1,6 +1,6 @@
 """Checks a data set before the work: some seconds of it at the start of a run, or all of it, with a report.
 
-print(check_at_start(splits, mask_rules))               # raises if it finds anything
+check_at_start(splits, mask_rules)                      # raises if it finds anything
 status = check_data(flags, Path("outputs/mine"))  # 0 if all is well
 """
 
@@ -37,7 +37,7 @@ THREADS = min(8, os.cpu_count() or 1)
 
 def check_at_start(
     splits: Mapping[str, Split], mask_rules: MaskRules = USUAL_MASKS, seconds: float = START_SECONDS
-) -> str:
+) -> str | None:
     """Check the pairs of some splits as far as the time allows: first what their files say before the pixels, of all.
 
     Pairs are taken in a random order, so that those that were reached in time are a random sample. The samples of a
@@ -49,7 +49,7 @@ def check_at_start(
         seconds: That it may take, a pair's own time aside.
 
     Returns:
-        What was checked, in a line for the user.
+        If the time was too short for all, how much was checked, in a line for the user; else None.
 
     Raises:
         DatasetError: If anything is wrong; the message names the files.
@@ -67,7 +67,7 @@ def check_at_start(
         checked.append(counts)
     headers, pixels = checked
     if pixels == len(places):
-        return f"All {len(places):,} pairs of image and mask were read: they fit together."
+        return None
     of_sizes = f"sizes of all {headers:,}" if headers == len(places) else f"sizes of {headers:,}"
     return (
         f"In {seconds:g} seconds, {of_sizes} and pixels of {pixels:,} of {len(places):,} pairs were checked, a random "
@@ -203,8 +203,8 @@ def _report(problems: Sequence[Problem], file: Path) -> None:
     noun = "problem" if len(problems) == 1 else "problems"
     print(f"{len(problems):,} {noun}:")
     for problem in problems[:LISTED]:
-        file = "" if problem.file in problem.text else f"{problem.file}: "
-        print(printable(f"  {file}{problem.text}"))
+        named = "" if problem.file in problem.text else problem.file
+        print(printable(f"  {': '.join(filter(None, (problem.split, named, problem.text)))}"))
     if len(problems) > LISTED:
         print(f"  and {len(problems) - LISTED:,} more")
     print(f"All of them are in {file}.")
