@@ -47,6 +47,7 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     """`results.json` without scores: model, data, environment, and what earlier results say of the same weights."""
     from unet_kvasir_seg.common.device import choose_runtime
     from unet_kvasir_seg.data.dataset import describe_data
+    from unet_kvasir_seg.data.division import warn_of_other_division
     from unet_kvasir_seg.reporting.description import unscored_results
     from unet_kvasir_seg.reporting.results import describe_environment, known_results
     from unet_kvasir_seg.scoring.sources import ModelSource
@@ -55,6 +56,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
     known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    if known and processes.is_main:
+        warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
     pushed = known_results(repo, None) if repo else None
     environment = describe_environment(runtime, processes.count)

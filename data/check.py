@@ -127,7 +127,7 @@ def check_data(flags: DataFlags, folder: Path) -> int:
         The exit status: 0 if all is well, 1 if anything is wrong.
 
     Raises:
-        UserError: If the report cannot be written.
+        UserError: If there is no such data set, it cannot be loaded, or the report cannot be written.
     """
     if not is_main_process():
         return 0
@@ -149,11 +149,17 @@ def check_data(flags: DataFlags, folder: Path) -> int:
 
 
 def _load(flags: DataFlags, noted: dict[Problem, None]) -> dict[str, Dataset]:
-    """The splits that can be loaded, without streaming; what cannot is noted."""
+    """The splits that can be loaded, without streaming; what cannot is noted.
+
+    Raises:
+        DatasetError: If nothing can be loaded, for a reason that is the only problem.
+    """
     splits: dict[str, Any] = {}
     try:
         splits |= load_splits(**flags.source, every_split=True)
     except DatasetError as error:
+        if not noted:
+            raise
         noted[Problem(flags.dataset_name, str(error))] = None
     if flags.negatives is not None:
         try:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -226,6 +227,38 @@ def fold_of(names: Sequence[str], folds: int, seed: int, groups: Sequence[str] |
         fold[group] = filled.index(min(filled))
         filled[fold[group]] += sizes[group]
     return np.array([fold[group] for group in groups])
+
+
+def division_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In which ways two sections "data" of `results.json` were divided differently: "--fold 0 there, 1 here".
+
+    What earlier versions did not record counts as equal.
+    """
+    before, now = (data.get("splitting", {}) for data in (there, here))
+    flags = {"seed": "--split_seed"} | {name: f"--{name}" for name in now if name != "seed"}
+    names = [name for name in flags if before.get(name, now.get(name)) != now.get(name)]
+    return [
+        f"{flags[name]} {'differs' if name == 'group_pattern' else f'{before[name]} there, {now[name]} here'}"
+        for name in names
+    ]
+
+
+def warn_of_other_division(trained: Mapping[str, Any] | None, data: Mapping[str, Any]) -> None:
+    """Say if the model's training divided a data set of the same name otherwise than its evaluation.
+
+    Args:
+        trained: The section "training" of the model's `results.json`; None: there is none.
+        data: The section "data" of the evaluation.
+    """
+    there = (trained or {}).get("data")
+    if there is None or there["name"] != data["name"]:
+        return
+    if found := division_differences(there, data):
+        logger.warning(
+            "The model was trained with other splits (%s; None: not given). If these are the data that it was trained "
+            "on, the %s split may hold training samples: give the flags of the training.",
+            *("; ".join(found), data["split"]),
+        )
 
 
 def names_of(rows: Dataset, name: str) -> list[str]:

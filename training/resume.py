@@ -9,6 +9,7 @@ from ..common.command_line import NO
 from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
+from ..data.division import division_differences
 from .checkpoints import RUN_FILE, WEIGHTS, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
@@ -157,8 +158,9 @@ def _check_same_data(checkpoint: str, there: Mapping[str, Any], here: Mapping[st
     compared = ("name", "revision", "config") if is_streamed else ("fingerprint",)
     if any(there.get(field, here[field]) != here[field] for field in compared):
         counts = [", ".join(f"{count} {split}" for split, count in data["rows"].items()) for data in (there, here)]
+        found = "; ".join([f"{counts[0]} samples there, {counts[1]} here", *division_differences(there, here)])
         raise UserError(
-            f"{checkpoint} was trained on other data ({counts[0]} samples there, {counts[1]} here). Give the "
+            f"{checkpoint} was trained on other data ({found}). Give the "
             "--dataset_name, and the other flags of the data, that it was started with; or fine-tune on these data "
             "with --model_name_or_path."
         )

@@ -117,10 +117,21 @@ def test_rows_of_a_table_are_named(tmp_path, run_command):
     assert "Cannot tell polyp from background" in done.stdout
 
 
-def test_a_data_set_that_cannot_be_loaded_is_a_problem(tmp_path, run_command):
-    (tmp_path / "data").mkdir()
-    done = run_command(train, "--dataset_name", tmp_path / "data", "--check_data", "--output_dir", "out", status=1)
-    assert "1 problem:" in done.stdout
+def test_a_data_set_that_is_not_there_has_no_report(tmp_path, run_command):
+    check = ("--check_data", "--output_dir", "out")
+    done = run_command(train, "--dataset_name", tmp_path / "nowhere", *check, status=2)
+    assert "No data set at" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_hinders_loading_is_reported_with_what_is_wrong_besides(folder, run_command, tmp_path):
+    """The only pair that is left cannot be divided: a problem of the data set beside that of the other pairs."""
+    for file in (folder / "train").rglob("*.*"):
+        file.unlink()
+    (folder / "train" / "images" / "f0.png").symlink_to("nowhere")
+    (folder / "val" / "masks" / "f0.png").write_bytes(b"")
+    run_command(train, "--dataset_name", folder, "--check_data", "--output_dir", "out", status=1)
+    assert sorted(file for file, _ in report(tmp_path / "out")) == ["train/images/f0.png", "val/masks/f0.png"]
 
 
 def test_the_flags_of_masks_and_negatives_count(folder, run_command, tmp_path):

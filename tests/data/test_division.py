@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from unet_kvasir_seg.common.split_rules import SplitRules
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
-from unet_kvasir_seg.data.division import fold_of, hold_out
+from unet_kvasir_seg.data.division import fold_of, hold_out, warn_of_other_division
 from unet_kvasir_seg.data.samples import DatasetError, sample_name
 
 PATTERN = r"^.*/(case\d+)_"
@@ -280,6 +280,33 @@ def test_a_stream_is_not_divided(make_table):
 def test_rules_that_cannot_be_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         SplitRules(**values)
+
+
+def test_a_column_of_an_image_folder_tells_the_groups(tmp_path):
+    for number in range(6):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"f{number}.png")
+        Image.new("L", (8, 8)).save(tmp_path / f"m{number}.png")
+    lines = [f"f{number}.png,m{number}.png,P{number // 2}" for number in range(6)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,mask_file_name,patient", *lines]))
+    splits = load_splits(str(tmp_path), split_rules=SplitRules(group_column="patient"))
+    groups = patients_of(splits)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 4, "validation": 2}
+    assert groups["train"] | groups["validation"] == {"P0", "P1", "P2"}
+
+
+def test_an_evaluation_is_told_that_the_training_was_divided_otherwise(caplog):
+    rules = SplitRules(fold=0, folds=5, group_pattern="a")
+    rows = {"validation": load_splits("synthetic", synthetic_rows=4, synthetic_size=32)["validation"]}
+    trained = {"data": describe_data("synthetic", None, rows, split_rules=rules)}
+    warn_of_other_division(trained, describe_data("synthetic", None, rows, "validation", split_rules=rules))
+    warn_of_other_division(trained, describe_data("synthetic-clips", None, rows, "validation"))
+    warn_of_other_division(None, describe_data("synthetic", None, rows, "validation"))
+    assert not caplog.text
+    warn_of_other_division(trained, describe_data("synthetic", None, rows, "validation", seed=1))
+    seen = (
+        "--split_seed 42 there, 1 here; --fold 0 there, None here; --folds 5 there, None here; --group_pattern differs"
+    )
+    assert seen in caplog.text
 
 
 def test_an_evaluation_needs_no_split_that_it_does_not_use(make_table, folder):
