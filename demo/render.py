@@ -79,7 +79,7 @@ class SegmentedVideo:
 
 def stylesheet() -> str:
     """The page's CSS: style.css, with the colours of the overlay as variables."""
-    variables = f".gradio-container {{ --accent: {ACCENT}; }}\n"
+    variables = f".gradio-container {{ --accent: {ACCENT}; --ink: {INK}; }}\n"
     return variables + Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 

@@ -151,5 +151,5 @@ def test_no_text_of_a_models_files_is_taken_for_html():
 
 
 def test_the_colours_of_the_page_are_those_of_the_overlay():
-    assert ".gradio-container { --accent: #00e5ff; }" in stylesheet()
+    assert ".gradio-container { --accent: #00e5ff; --ink: #0a1428; }" in stylesheet()
     assert ".downloads a:hover { border-color: var(--accent); }" in stylesheet()
