@@ -39,9 +39,7 @@ def contrast(colour: str, other: str) -> float:
 def _luminance(colour: str) -> float:
     levels = [int(level) / 255 for level in re.findall(r"\d+", colour)]
     assert len(levels) == 3, colour  # an opaque one
-    red, green, blue = (
-        level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels
-    )
+    red, green, blue = (level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
