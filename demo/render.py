@@ -20,6 +20,7 @@ from ..inference.lesions import COLUMNS, lesion_numbers, lesion_row
 from ..inference.overlay import HALO_COLOUR, NUMBERED, PREDICTION_COLOUR, Box, draw_numbers, draw_overlay
 from ..inference.prediction import Prediction
 from ..inference.video import VideoReport
+from ..reporting.known_data import shown_name
 from ..reporting.markdown import percent
 from ..reporting.presence import negatives_text
 from ..reporting.results import Evaluation, Results
@@ -107,10 +108,12 @@ def _scores_html(results: Results | None) -> str:
     low, high = score["ci95"]
     data = results["data"]
     rows = escape(str(data["rows"].get(data["split"], "unknown number of")))
+    evaluation = results["evaluation"]
+    size = f" ({escape(str(evaluation['native_size']))})" if evaluation else ""
     return (
         f"Dice <strong>{score['value']:.3f}</strong> (95 % interval {low:.3f} to {high:.3f}): mean per image, at "
-        f"each image's original size, on the {rows} images of the {escape(str(data['split']))} "
-        f"split of {escape(str(data['name']))}.{_alarms_html(results['evaluation'])}"
+        f"each image's original size{size}, on the {rows} images of the {escape(str(data['split']))} "
+        f"split of {escape(str(shown_name(data)))}.{_alarms_html(evaluation)}"
     )
 
 
