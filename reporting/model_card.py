@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..common.paths import CARD_TEMPLATE
 from ..encoder_unet import LITE_SCALES
 from ..losses_unet import LOSSES
+from .known_data import shown_name
 from .markdown import interval, number, percent, table_rows, width_x_height
 from .presence import (
     froc_table,
@@ -171,7 +172,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
         EvalResult(
             task_type="image-segmentation",
             dataset_type=data["name"] if data["on_the_hub"] else "other",
-            dataset_name=data["name"],
+            dataset_name=shown_name(data),
             dataset_split=split,
             dataset_revision=data["revision"],
             metric_type=name + suffix,
