@@ -72,9 +72,15 @@ def _train(
         describe_start,
         print_scores,
         print_usage,
+        record_curves,
         record_outcome,
     )
-    from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
+    from unet_kvasir_seg.training.resume import (
+        check_output_folder,
+        check_same_run,
+        checkpoint_to_resume,
+        start_of_run,
+    )
 
     folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
@@ -112,7 +118,10 @@ def _train(
         keep_freed_memory()
         limit_threads()
     results = describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
-    seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
+    seconds_before = 0.0
+    if checkpoint is not None:
+        seconds_before = check_same_run(checkpoint, results)
+        results["training"] |= start_of_run(checkpoint)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
@@ -124,6 +133,7 @@ def _train(
 
     # Training, and its outcome.
     trainer.train(resume_from_checkpoint=checkpoint)
+    record_curves(trainer.results, trainer.state.log_history)
     if is_main:
         print("\nThe last validation, of the weights that are kept:")
     record_outcome(trainer.results, trainer, trainer.evaluate())
@@ -154,6 +164,7 @@ def build_trainer(
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
     from unet_kvasir_seg.training.flag_checks import flags_explained
+    from unet_kvasir_seg.training.history import WriteHistory
     from unet_kvasir_seg.training.outcome import Announcement
     from unet_kvasir_seg.training.trainer import EpochScores, FindBestCheckpoint, SetEpoch, UNetTrainer
 
@@ -161,7 +172,7 @@ def build_trainer(
     places = [folder] if checkpoint is None else [folder, Path(checkpoint).parent]
     samples = (len(train_set) if has_length(train_set) else None, len(validation_set))
     announcement = Announcement(start, results["model"]["image_size"], samples)
-    callbacks: list[Any] = [FindBestCheckpoint(places, results), announcement]
+    callbacks: list[Any] = [FindBestCheckpoint(places, results), announcement, WriteHistory(folder)]
     if not isinstance(train_set, TrainingStream):
         # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
         callbacks.append(SetEpoch(transform))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from ..common.errors import UserError, first_line
-from ..common.files import write_atomic
+from ..common.files import give_usual_permissions, write_atomic
 from ..common.hub import push_files
 from ..common.launcher import is_main_process
 from ..data.transforms import TrainTransform
@@ -190,9 +190,12 @@ class UNetTrainer(Trainer):
         with self._ema_in_place():
             self._check_weights()
             super().save_model(output_dir, _internal_call)
-        if self.ema is not None and self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.ema is not None:
             self.ema.save_training_weights(cast("torch.nn.Module", self.model), folder)
+        give_usual_permissions(folder.glob("*.safetensors"))
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Save a checkpoint, then remove older ones.
@@ -288,14 +291,15 @@ class UNetTrainer(Trainer):
 
 
 def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
-    """Draw the training loss if the extra [evaluation] is installed; returns the names of the pictures."""
+    """Draw the curves of training and validation if the extra [evaluation] is installed; returns the names of the pictures."""
     losses = results["training"]["loss"]
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return []
     from ..reporting.figures import loss_curve
 
     folder.mkdir(exist_ok=True)
-    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])
+    validation = results["training"]["validation_curve"]
+    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"], validation)
     return ["loss_curve.png"]
 
 
