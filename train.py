@@ -4,6 +4,7 @@
     python train.py recipes/demo.yaml                     # two minutes on synthetic frames
     python train.py --dataset_name path/to/folder         # your own images/ and masks/
     python train.py --push_to_hub --hub_model_id me/unet  # after `hf auth login`
+    python train.py --push_finished outputs/mine --hub_model_id me/unet    # a run that has ended
 
 A recipe is a YAML file whose keys are these flags; the fields of `UNetConfig` stand under `model:`. Flags on the
 command line override it. To train with several processes:
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.errors import user_errors
+from unet_kvasir_seg.common.launcher import is_main_process
 
 # Libraries are imported inside functions, so that --help and errors of the command line come quickly, and Ctrl-C is
 # answered from the start.
@@ -199,9 +201,16 @@ def build_trainer(
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors("train.py", kept=KEPT):
-        from unet_kvasir_seg.training.arguments import parse_arguments
+        from unet_kvasir_seg.training.arguments import parse_arguments, push_flags
 
-        train(*parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__))
+        words = sys.argv[1:] if argv is None else argv
+        flags = push_flags(words, description=__doc__)
+        if flags is None:
+            train(*parse_arguments(words, description=__doc__))
+        elif is_main_process():
+            from unet_kvasir_seg.training.push import push_finished
+
+            push_finished(flags)
 
 
 if __name__ == "__main__":

@@ -254,9 +254,7 @@ def loss_curve(
     return save(figure, path)
 
 
-def _draw_validation(
-    upper: Axes, lower: Axes, validation: Sequence[Sequence[float]], line: Mapping[str, Any]
-) -> None:
+def _draw_validation(upper: Axes, lower: Axes, validation: Sequence[Sequence[float]], line: Mapping[str, Any]) -> None:
     """Draw the losses of the validations on the upper axes, their Dice, with the best, on the lower ones."""
     epochs, losses, dice = zip(*validation, strict=True)
     marker = _marker(losses, "^")

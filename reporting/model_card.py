@@ -156,7 +156,8 @@ def _metadata(results: Results) -> ModelCardData:
 
 def _base_model(results: Results) -> str | None:
     """The id on the Hub of the fine-tuned checkpoint, unless the model itself is pushed there."""
-    base_model = (results.get("training") or {}).get("base_model")
+    training = results.get("training")
+    base_model = training.get("base_model") if training else None
     return None if base_model == results["model"]["repository"] else base_model
 
 
