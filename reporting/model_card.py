@@ -64,8 +64,8 @@ PICTURES = {
     ),
     "loss_curve.png": (
         "Training loss by epoch",
-        "Mean training loss by epoch. The dashed line, drawn if the loss is the same, is what the model card of the "
-        "default recipe states.",
+        "Mean training loss by epoch and, where it was measured, loss and Dice of the validation split. The dashed "
+        "line, drawn if the loss is the same, is what the model card of the default recipe states.",
     ),
     "examples.png": (
         "Image, ground truth, prediction and overlay of the best, median and worst cases",
@@ -148,10 +148,18 @@ def _metadata(results: Results) -> ModelCardData:
         tags=["unet", "polyp-segmentation", "medical-imaging", "colonoscopy"],
         # The Hub lists a model under the data sets that it was trained on.
         datasets=[trained_on["name"]] if trained_on and trained_on["on_the_hub"] else None,
+        base_model=_base_model(results),
         metrics=["dice", "mean_iou"],
         model_name=results["model"]["name"] if scores else None,
         eval_results=scores or None,
     )
+
+
+def _base_model(results: Results) -> str | None:
+    """The id on the Hub of the fine-tuned checkpoint, unless the model itself is pushed there."""
+    training = results.get("training")
+    base_model = training.get("base_model") if training else None
+    return None if base_model == results["model"]["repository"] else base_model
 
 
 def _eval_results(results: Results) -> list[EvalResult]:
@@ -246,11 +254,13 @@ def _training_facts(results: Results, training: Training) -> str:
     }
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
-    described += ["negative_window_share", "negatives", "encoder_weights"]
+    described += ["negative_window_share", "negatives", "encoder_weights", "base_model", "validation_curve"]
     return table_rows([*facts.items(), *_further_settings(training, described)])
 
 
 def _start_of(training: Training) -> str:
+    if base_model := training.get("base_model"):
+        return f"the checkpoint [{base_model}](https://huggingface.co/{base_model}) (fine-tuning)"
     if training["fine_tuned"]:
         return "a checkpoint (fine-tuning)"
     weights = training.get("encoder_weights")

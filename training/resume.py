@@ -18,6 +18,8 @@ FLAGS_OF_MASKS = {
     "threshold": "--mask_threshold",
     "ignore_exif": "--ignore_exif",
 }
+# Fields of the results' section "training": they are those of the run's start, whatever flags it is resumed with.
+STARTS = ("fine_tuned", "base_model", "encoder_weights")
 
 
 def check_output_folder(folder: Path, resuming: bool) -> None:
@@ -118,6 +120,12 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
             f"{checkpoint} is damaged ({RUN_FILE} does not say what network and data it is of). Resume from an "
             "earlier one, or fine-tune from it with --model_name_or_path."
         ) from error
+
+
+def start_of_run(checkpoint: str) -> dict[str, Any]:
+    """What the record of a checkpoint says of the weights that its run started from; nothing if it is an old one."""
+    training = read_record(Path(checkpoint))["training"]
+    return {name: training[name] for name in STARTS if name in training}
 
 
 def fault_of_weights(checkpoint: Path, results: Mapping[str, Any]) -> str | None:
