@@ -152,6 +152,7 @@ class Protocol(_ProtocolOfAnyVersion, total=False):
     """How scores were taken."""
 
     min_polyp_pixels: int  # a smaller component of the ground truth is no polyp to be found
+    groups: int | None  # of images, such as patients, which were resampled; None: images were
 
 
 class Stratum(TypedDict):
@@ -318,11 +319,15 @@ class ThresholdCurve(TypedDict):
     dice_per_image: list[float]
 
 
-class Comparison(TypedDict):
-    """Differences to another model, on the same images."""
-
+class _ComparisonOfAnyVersion(TypedDict):
     other: str  # never the name of a file or folder
     metrics: dict[str, Difference]
+
+
+class Comparison(_ComparisonOfAnyVersion, total=False):
+    """Differences to another model, on the same images."""
+
+    scores: dict[str, Score]  # the other model's
 
 
 class DuplicatePair(TypedDict):
