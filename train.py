@@ -93,7 +93,7 @@ def _train(
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
             **data_arguments.source,
-            needed_splits=["train"],
+            needed_splits=["train", "validation"],
             streaming=data_arguments.streaming,
             synthetic_size=processor.size["height"],
         )

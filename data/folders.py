@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from datasets import Dataset
 
 from ..common.errors import first_line, printable, some
@@ -19,7 +18,7 @@ from .split_names import SPLIT_NAMES, known_split
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_SHARE = 0.1
+UNDIVIDED = ""  # name of the only split of a folder that has none
 # Endings of lists: tables count only where there is no list as text.
 LISTS = ("*.[tT][xX][tT]", "*.[cCtT][sS][vV]")
 # Of lists, in the order in which they are tried: what editors and shells write. UTF-16 is PowerShell's; the last ones
@@ -27,8 +26,10 @@ LISTS = ("*.[tT][xX][tT]", "*.[cCtT][sS][vV]")
 ENCODINGS = ("utf-8-sig", "utf-16", "cp1252", "mac_roman", "cp850", "cp1251", "gb18030", "cp932")
 
 
-def folder_splits(path: Path, seed: int) -> dict[str, Split]:
+def folder_splits(path: Path) -> dict[str, Split]:
     """Splits of a folder with images and masks, by the names that they have there; empty if it has no known layout.
+
+    If it is divided neither by names of folders nor by lists, all its pairs are under the name `UNDIVIDED`.
 
     Raises:
         DatasetError: If images and masks do not fit together, or a list names what is not there.
@@ -44,8 +45,7 @@ def folder_splits(path: Path, seed: int) -> dict[str, Split]:
         names = {} if known_split(layout.name) in SPLIT_NAMES else _listed_names(layout, match)
         if not names:
             match.check_complete()
-            one_of_several = layout.name or len(layouts) > 1
-            names = {"": list(match.pairs)} if one_of_several else _random_names(list(match.pairs), seed)
+            names = {UNDIVIDED: list(match.pairs)}
         for split, chosen in names.items():
             name = "/".join(filter(None, (layout.name, split)))
             splits[name] = _pairs_dataset(match.pairs[stem] for stem in chosen)
@@ -163,23 +163,6 @@ def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | No
 
 def _bare(entry: str) -> str:
     return unicodedata.normalize("NFC", entry.strip("\"'")).replace("\\", "/")
-
-
-def _random_names(names: list[str], seed: int) -> dict[str, list[str]]:
-    if len(names) < 3:
-        raise DatasetError(f"{len(names)} pairs cannot be split into train, validation and test: at least 3 needed.")
-    order = np.random.default_rng(seed).permutation(len(names))
-    held_out = max(round(len(names) * HELD_OUT_SHARE), 1)
-    validation, test, train = np.split(order, [held_out, 2 * held_out])
-    logger.warning(
-        "Split by seed %d: %d train, %d validation, %d test pairs.",
-        seed,
-        len(train),
-        len(validation),
-        len(test),
-    )
-    chosen = {"train": train, "validation": validation, "test": test}
-    return {split: [names[i] for i in sorted(indices)] for split, indices in chosen.items()}
 
 
 def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:

@@ -67,6 +67,20 @@ class MaskReading(TypedDict):
     ignore_exif: bool
 
 
+class Splitting(TypedDict):
+    """How samples were divided into splits, as `common.split_rules.SplitRules` says.
+
+    Names of groups, which may be patients', are not recorded, and so of a pattern, which may hold some, only a hash.
+    """
+
+    seed: int  # of random splits
+    validation_fraction: float | None
+    fold: int | None
+    folds: int | None
+    group_column: str | None
+    group_pattern: str | None  # "sha256:..."
+
+
 class _DataOfAnyVersion(TypedDict):
     name: str
     on_the_hub: bool
@@ -81,6 +95,9 @@ class Data(_DataOfAnyVersion, total=False):
 
     config: str | None  # None for a local data set
     masks: MaskReading
+    splitting: Splitting
+    groups: dict[str, int] | None  # number of groups, as patients, in each split; None: not known
+    groups_in_several_splits: int | None
 
 
 class _Versions(TypedDict):

@@ -7,21 +7,19 @@ check_sequences(sequences, rows, rate=25.0, alert_seconds=0.5)
 
 import contextlib
 import logging
-import os
 import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isnan
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from datasets import Dataset
 
 from ..common.errors import UserError, printable, some
-from ..common.files import IMAGE_SUFFIXES, open_image
-from ..data.locations import file_of
+from ..common.files import open_image
+from ..data.locations import name_below
 from ..data.samples import Cell, encoded_bytes
 from ..inference.tracks import GAP_SECONDS
 from .intervals import Groups
@@ -46,7 +44,7 @@ def sequences_by_name(rows: Dataset, pattern: str, folder: str) -> Sequences:
         UserError: If the pattern is invalid or does not fit all names, images have no names, or numbers repeat.
     """
     compiled = compile_pattern(pattern)
-    names = [_name(cell, folder) for cell in rows["image"]]
+    names = [name_below(cell, folder) for cell in rows["image"]]
     if None in names:
         raise UserError(
             "The images of this data set have no names, which --sequence_pattern could fit: give --sequence_column "
@@ -165,19 +163,6 @@ def _group(places: Iterable[tuple[str, int]]) -> Sequences:
             "name, and each of its frames a number, of its own."
         )
     return {name: sorted(frames.items()) for name, frames in sorted(sequences.items())}
-
-
-def _name(cell: Cell, folder: str) -> str | None:
-    """The path of an image below the folder of its data set, or in its archive, without ending; None without one."""
-    if not cell["path"]:
-        return None
-    path = Path(file_of(cell["path"]).split("://")[-1])
-    if cell["bytes"] is None and "://" not in cell["path"]:  # a file on this machine
-        path = Path(os.path.abspath(path))
-        roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
-        path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
-    name = re.sub(r"^.*/snapshots/[0-9a-f]{40}/", "", path.as_posix())  # of a copy of a data set on the Hub
-    return name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _is_empty(cell: Any) -> bool:
