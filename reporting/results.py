@@ -169,7 +169,6 @@ class Protocol(_ProtocolOfAnyVersion, total=False):
     """How scores were taken."""
 
     min_polyp_pixels: int  # a smaller component of the ground truth is no polyp to be found
-    groups: int | None  # of images, such as patients, which were resampled; None: images were
 
 
 class Stratum(TypedDict):

@@ -42,7 +42,6 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
         "lesion_iou": LESION_IOU,
         "test_time_augmentation": tta,
         "min_polyp_pixels": MIN_POLYP_PIXELS,
-        "groups": None if scored.groups is None else len(set(scored.groups)),
     }
     return metrics, {
         "threshold": threshold,
