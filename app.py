@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
+from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag, program_name
 from unet_kvasir_seg.common.errors import UserError, first_line, printable, require_extra, user_errors
 from unet_kvasir_seg.common.interruptions import Interrupted, interruptions
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.prediction import BasePredictor
     from unet_kvasir_seg.reporting.results import Results
 
+PROGRAM = program_name("app.py")
 EXAMPLES = 3
 EXAMPLE_SIZE = (512, 640)  # height and width in pixels
 
@@ -58,7 +59,7 @@ def find_results(model: str, revision: str | None, fingerprint: str) -> "Results
         if results and results["model"].get("fingerprint") not in (None, fingerprint):
             raise UserError(f"The results.json of {model} is of other weights. Measure these with evaluation.py.")
     except UserError as error:
-        print(f"app.py: the page shows no scores: {first_line(error)}.", file=sys.stderr)
+        print(f"{PROGRAM}: the page shows no scores: {first_line(error)}.", file=sys.stderr)
         return None
     return results
 
@@ -72,7 +73,7 @@ def show(arguments: AppArguments) -> None:
     from unet_kvasir_seg.demo.cleaner import upload_folder
     from unet_kvasir_seg.demo.ending import exiting_at_once
 
-    with exiting_at_once(), interruptions("app.py", "All uploads are deleted."), upload_folder() as folder:
+    with exiting_at_once(), interruptions(PROGRAM, "All uploads are deleted."), upload_folder() as folder:
         predictor, results = load(arguments)
         name = results["model"]["name"] if results else Path(arguments.model or TRAINED_MODEL).name
         number = serve(predictor, name, results, folder, arguments.host, arguments.port)
@@ -111,7 +112,7 @@ def push(arguments: AppArguments) -> None:
     from unet_kvasir_seg.demo.space import push_space  # not part of a Space itself
 
     kept = "The Space has all of the new files or none of them. Run the same command again."
-    with exiting_at_once(), interruptions("app.py", kept):
+    with exiting_at_once(), interruptions(PROGRAM, kept):
         predictor, results = load(arguments)
         model, space = arguments.model or str(TRAINED_MODEL), str(arguments.push_to_space)
         encoder, revision = predictor.model.config.encoder, arguments.model_revision
@@ -137,8 +138,8 @@ def load(arguments: AppArguments) -> "tuple[BasePredictor, Results | None]":
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("app.py"):
-        parser = FlagParser([AppArguments], program="app.py", description=__doc__)
+    with user_errors(PROGRAM):
+        parser = FlagParser([AppArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         require_extra("app", "gradio", "av")
         if arguments.push_to_space:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet_kvasir_seg.common.command_line import add_version
+from unet_kvasir_seg.common.command_line import add_version, in_words_of, program_name
 from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.common.imports import quick_imports
 
+PROGRAM = program_name("convert.py")
 UNFINISHED = ".unfinished"  # folder in the output folder
 
 # Torch and transformers are imported after the arguments were parsed, so that --help is answered at once.
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="convert.py",
-        description=__doc__,
+        prog=PROGRAM,
+        description=in_words_of(PROGRAM, __doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -91,7 +92,7 @@ def convert(arguments: argparse.Namespace) -> tuple["UNetConfig", int]:
         num_groups=arguments.num_groups,
         concat=arguments.concat,
     )
-    with output_lock(folder, "convert.py"):  # not before: what cannot be converted leaves no folder
+    with output_lock(folder, PROGRAM):  # not before: what cannot be converted leaves no folder
         check_output_folder(folder)
         write(folder, model, UNetImageProcessor())
     return model.config, model.num_parameters()
@@ -124,7 +125,7 @@ def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcesso
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("convert.py", OSError, kept="Nothing is written: run the same command again."):
+    with user_errors(PROGRAM, OSError, kept="Nothing is written: run the same command again."):
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         config, parameters = convert(arguments)
         describe(arguments, config, parameters)

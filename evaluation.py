@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet_kvasir_seg.common.command_line import FlagParser
+from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.launcher import is_main_process
 from unet_kvasir_seg.common.processes import Processes, share_work
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 OUTPUT_FOLDERS = ("figures", ".scores")
 PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
+PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
 
 
@@ -225,8 +226,8 @@ def push(results: "Results", arguments: EvaluationArguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("evaluation.py", OSError, kept=KEPT):
-        parser = FlagParser([EvaluationArguments], program="evaluation.py", description=__doc__)
+    with user_errors(PROGRAM, OSError, kept=KEPT):
+        parser = FlagParser([EvaluationArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
@@ -241,7 +242,7 @@ def main(argv: list[str] | None = None) -> None:
         cpu = choose_runtime(arguments.device, arguments.dtype).device.type == "cpu"
         folder = Path(arguments.output_dir)
         refuse_project_folder(folder)
-        lock = output_lock(folder, "evaluation.py", OUTPUT_FOLDERS) if is_main_process() else contextlib.nullcontext()
+        lock = output_lock(folder, PROGRAM, OUTPUT_FOLDERS) if is_main_process() else contextlib.nullcontext()
         with lock, share_work(cpu) as processes:
             results = evaluate(arguments, processes)
             if processes.is_main:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unet_kvasir_seg.common.command_line import FlagParser, MaskFlags, ModelFlags, flag
+from unet_kvasir_seg.common.command_line import FlagParser, MaskFlags, ModelFlags, flag, program_name
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.onnx_export.files import FILE_NAMES
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.reporting.results import Export, Results
 
 REPORT_SCHEMA = 1
-KEPT = "Earlier files are as they were: run the same command again."
+PROGRAM, KEPT = program_name("export.py"), "Earlier files are as they were: run the same command again."
 REMEDIES = {
     "fp32": "Where the weights are trained, that is an error of this project: report it.",
     "fp16": "Export --precision fp32.",
@@ -248,13 +248,13 @@ def push(arguments: ExportArguments, report: "Export") -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("export.py", OSError, kept=KEPT):
-        parser = FlagParser([ExportArguments], program="export.py", description=__doc__)
+    with user_errors(PROGRAM, OSError, kept=KEPT):
+        parser = FlagParser([ExportArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
         check_arguments(arguments)
         from unet_kvasir_seg.common.output_lock import output_lock
 
-        with output_lock(Path(arguments.output_dir), "export.py", ["onnx"]):
+        with output_lock(Path(arguments.output_dir), PROGRAM, ["onnx"]):
             import transformers
 
             transformers.utils.logging.disable_progress_bar()  # loading weights takes no time

@@ -24,7 +24,8 @@ The output folder holds, with the names and folders of the inputs:
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
                       area, mean and highest probability, its best frame, and its box in pixels there.
     report.html       with --report: a page to look through all that is in the folder; it needs no network.
-    run.json          model and settings. Outputs of other models or settings need a folder of their own.
+    run.json          model and settings. Outputs of another model, or of other settings of the same kind, get a
+                      folder of their own: outputs/predictions-2 and so on, if --output_dir names none.
     inputs.json       the paths of the inputs, for the report.
 
 If a run was stopped, the same command continues it. Inputs that cannot be used are listed at the end, all others are
@@ -42,9 +43,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag
+from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
-from unet_kvasir_seg.common.imports import quick_imports
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.inputs import Inputs
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
-PROGRAM, KEPT = "predict.py", "What was done is kept. Run the same command again to go on."
+PROGRAM, KEPT = program_name("predict.py"), "What was done is kept. Run the same command again to go on."
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
-VIDEO_FLAGS = ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
 SETTINGS = ("threshold", "tta", "peak_threshold", *VIDEO_FLAGS)  # that the outputs depend on
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
@@ -66,7 +66,11 @@ LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have th
 class PredictArguments(DeviceFlags, ModelFlags):
     """How to segment, and what to write."""
 
-    output_dir: str = flag("outputs/predictions", "Folder of the outputs.")
+    output_dir: str | None = flag(
+        None,
+        "Folder of the outputs. By default outputs/predictions, or outputs/predictions-2 and so on if that holds "
+        "the outputs of another model or other settings.",
+    )
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
@@ -120,80 +124,74 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             written before are kept.
     """
     from PIL import Image
-    from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.inference import output_folder
+    from unet_kvasir_seg.inference.folder_choice import possible_folders, run_folder
     from unet_kvasir_seg.inference.image_run import print_report
-    from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS, find_inputs
+    from unet_kvasir_seg.inference.inputs import find_inputs
+    from unet_kvasir_seg.inference.opening import computes_on_cpu, open_predictor
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
-    output = Path(arguments.output_dir)
-    found = find_inputs(inputs, output)
-    if any(source.is_video for source in found.sources):
+    named = None if arguments.output_dir is None else Path(arguments.output_dir)
+    found = find_inputs(inputs, *possible_folders(named))
+    notes = flags_without_effect(found, arguments)
+    if found.videos:
         require_extra("video", "av")
-    with share_work(cpu=computes_on_cpu(arguments), timeout=LONGEST_WAIT) as processes, ExitStack() as held:
-        settings: dict[str, Any] = {}
+    model = arguments.model or str(TRAINED_MODEL)
+    computing = (arguments.device, arguments.dtype, arguments.compile)
+    with share_work(computes_on_cpu(model, *computing), LONGEST_WAIT) as processes, ExitStack() as held:
         with ending_alike(processes):
             if processes.is_main:
-                held.callback(output_folder.restore_settings, output, settings, PROGRAM)  # when the lock is released
-                held.enter_context(output_lock(output, PROGRAM, OUTPUT_FOLDERS))
-        predictor = open_predictor(arguments)
+                print("".join(f"{note}\n" for note in notes), end="")
+                open_folder = held.enter_context(run_folder(named, PROGRAM))
+        predictor = open_predictor(model, arguments.model_revision, *computing)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
         # No process writes before this: the main one would take the masks for those of another program.
         with ending_alike(processes):
             if processes.is_main:
                 how = {name: getattr(arguments, name) for name in SETTINGS}
-                described = output_folder.describe_settings(predictor, **how)
-                output_folder.open_output(output, described)
-                settings |= described  # now that the folder is this run's
-                output_folder.write_inputs(output, found.sources, keep_known=True)
-        total = segment_all(found, predictor, arguments, processes)
+                named = open_folder(output_folder.describe_settings(predictor, **how), found)
+                output_folder.write_inputs(named, found.sources, keep_known=True)
+        output = processes.gather(named)[0]
+        total = segment_all(found, predictor, output, arguments, processes)
         with ending_alike(processes):
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
                 output_folder.write_tables(output)
-                print_report(total, found.ignored, arguments.output_dir)
+                print_report(total, found.ignored, str(output))
                 if arguments.report:
                     write_page(output)
     return total
 
 
-def computes_on_cpu(arguments: PredictArguments) -> bool:
-    """Whether the processes share their work as on a CPU.
+def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:
+    """The flags of these names that have another value than by default."""
+    defaults = PredictArguments()
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
+
+
+def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[str]:
+    """A line for flags that do nothing for some of the inputs.
 
     Raises:
-        UserError: If this machine lacks the device or dtype.
+        UserError: If flags ask for outputs that none of the inputs has.
     """
-    if is_onnx_file(arguments):
-        return True  # ONNX Runtime chooses its device itself
-    with quick_imports():
-        from unet_kvasir_seg.common.device import choose_runtime
-
-    return choose_runtime(arguments.device, arguments.dtype, arguments.compile).device.type == "cpu"
-
-
-def is_onnx_file(arguments: PredictArguments) -> bool:
-    """Whether --model is a file of export.py."""
-    return arguments.model is not None and arguments.model.endswith(".onnx")
-
-
-def open_predictor(arguments: PredictArguments) -> "BasePredictor":
-    """Load the model, with ONNX Runtime or with PyTorch.
-
-    Raises:
-        UserError: If it cannot be loaded, or this machine lacks the device or dtype.
-    """
-    if is_onnx_file(arguments):
-        from unet_kvasir_seg.inference.onnx_session import OnnxPredictor
-
-        return OnnxPredictor.load(str(arguments.model), arguments.device, arguments.model_revision)
-    with quick_imports():
-        from transformers.utils import logging
-        from unet_kvasir_seg.inference.predictor import load_predictor
-
-    logging.disable_progress_bar()  # loading weights takes no time
-    name = arguments.model or str(TRAINED_MODEL)
-    return load_predictor(name, arguments.model_revision, arguments.device, arguments.dtype, arguments.compile)
+    lines = []
+    of_images, of_videos = (
+        [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
+    )
+    if of_images and found.videos:
+        flags = f"{' and '.join(of_images)} {'has' if len(of_images) == 1 else 'have'} no effect on videos"
+        if not found.images:
+            raise UserError(
+                f"{flags}, and there is no image among the inputs. Leave out what has none: videos/ gets each video "
+                "with its polyps drawn in, and a table of its frames."
+            )
+        lines.append(f"{flags}, which are {len(found.videos)} of the inputs; the images get what was asked for.")
+    if of_videos and not found.videos:
+        lines.append(f"There is no video among the inputs: nothing depends on {' and '.join(of_videos)}.")
+    return lines
 
 
 def choose_peak_threshold(predictor: "BasePredictor", arguments: PredictArguments) -> float | None:
@@ -210,9 +208,9 @@ def choose_peak_threshold(predictor: "BasePredictor", arguments: PredictArgument
 
 
 def segment_all(
-    found: "Inputs", predictor: "BasePredictor", arguments: PredictArguments, processes: Processes
+    found: "Inputs", predictor: "BasePredictor", folder: Path, arguments: PredictArguments, processes: Processes
 ) -> "Report":
-    """Segment the inputs, each process its share of them.
+    """Segment the inputs into the output folder, each process its share of them.
 
     Returns:
         What all processes did together.
@@ -223,20 +221,18 @@ def segment_all(
     from unet_kvasir_seg.inference.image_run import ImageRun, Report, segment_images
     from unet_kvasir_seg.inference.output_folder import OutputFolder
 
-    output = OutputFolder(Path(arguments.output_dir))
+    output = OutputFolder(folder)
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
     run = ImageRun(predictor, output, overlay=arguments.overlay, probabilities=arguments.probabilities, **how)
     share = slice(processes.index, None, processes.count)
-    images = [source for source in found.sources if not source.is_video][share]
-    videos = [source for source in found.sources if source.is_video][share]
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):
-        segment_images(images, run, report, show_progress=processes.is_main)
-        if videos:
+        segment_images(found.images[share], run, report, shown=processes.is_main)
+        if videos := found.videos[share]:
             from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
 
             how |= {name: getattr(arguments, name) for name in VIDEO_FLAGS}
-            how["show_progress"] = processes.is_main
+            how["shown"] = processes.is_main
         for video in videos:
             segment_video_file(video, predictor, output, report, **how)
     with ending_alike(processes):  # when all are through: what is counted as done exists in the end
@@ -251,16 +247,14 @@ def segment_all(
 def write_report_alone(arguments: PredictArguments) -> None:
     """Write the report of an output folder, of what is there."""
     from unet_kvasir_seg.common.output_lock import output_lock
+    from unet_kvasir_seg.inference.folder_choice import folder_to_report
     from unet_kvasir_seg.inference.inputs import OUTPUT_FOLDERS
-    from unet_kvasir_seg.inference.output_folder import read_run, refuse_unused_flags
 
-    output, defaults = Path(arguments.output_dir), PredictArguments()
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
-            flags = {name: getattr(arguments, name) for name in (*SETTINGS, "overlay", "probabilities")}
-            given = {name: value for name, value in flags.items() if value != getattr(defaults, name)}
-            refuse_unused_flags(read_run(output), given)  # the lock would make the folder
-            with output_lock(output, PROGRAM, OUTPUT_FOLDERS):
+            named = None if arguments.output_dir is None else Path(arguments.output_dir)
+            output = folder_to_report(named, changed_flags(arguments, (*SETTINGS, *IMAGE_FLAGS)))
+            with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder
                 write_page(output)
 
 

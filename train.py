@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unet_kvasir_seg.common.command_line import program_name
 from unet_kvasir_seg.common.errors import user_errors
 
 # Libraries are imported inside functions, so that --help and errors of the command line come quickly, and Ctrl-C is
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.training.arguments import DataArguments, ModelArguments, UNetTrainingArguments
     from unet_kvasir_seg.training.trainer import UNetTrainer
 
+PROGRAM = program_name("train.py")
 KEPT = "Complete checkpoints are kept: to go on from the last one, run the same with --resume_from_checkpoint."
 
 
@@ -47,7 +49,7 @@ def train(
     if not is_main:
         logging.disable(logging.WARNING)
     # Of several processes the main one holds the folder, for all of them.
-    lock = output_lock(folder, "train.py", ["figures"]) if is_main else contextlib.nullcontext()
+    lock = output_lock(folder, PROGRAM, ["figures"]) if is_main else contextlib.nullcontext()
     with lock, lost_processes_explained(folder):
         return _train(model_arguments, data_arguments, training_arguments)
 
@@ -187,7 +189,7 @@ def build_trainer(
 
 
 def main(argv: list[str] | None = None) -> None:
-    with user_errors("train.py", kept=KEPT):
+    with user_errors(PROGRAM, kept=KEPT):
         from unet_kvasir_seg.training.arguments import parse_arguments
 
         train(*parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__))

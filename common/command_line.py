@@ -7,16 +7,28 @@ import argparse
 import dataclasses
 import difflib
 import importlib.metadata
+import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 from .mask_rules import MaskRules
 from .split_rules import SplitRules
 
+# The console scripts that an installed package has in place of the files of a clone.
+SCRIPTS = {
+    "train.py": "unet-train",
+    "evaluation.py": "unet-evaluate",
+    "predict.py": "unet-predict",
+    "export.py": "unet-export",
+    "app.py": "unet-app",
+    "convert.py": "unet-convert",
+}
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
 
@@ -183,7 +195,7 @@ class FlagParser(argparse.ArgumentParser):
     ):
         super().__init__(
             prog=program,
-            description=description,
+            description=in_words_of(program, description),
             formatter_class=_HelpFormatter,
             usage=usage,
             parents=list(parents),
@@ -280,6 +292,26 @@ class FlagParser(argparse.ArgumentParser):
 
     def _unknown_flag(self, flag: str) -> UserError:
         return UserError(unknown("flag", flag, [f"--{name}" for name in self.names]))
+
+
+def program_name(file: str) -> str:
+    """What a command calls itself: as its console script if it was started as that, otherwise as its file.
+
+    Args:
+        file: Its file, one of `SCRIPTS`.
+    """
+    started_as = Path(sys.argv[0]).name.removesuffix(".exe")
+    return SCRIPTS[file] if started_as == SCRIPTS[file] else file
+
+
+def in_words_of(program: str, description: str | None) -> str | None:
+    """The commands in a description as they are typed where the package is installed, if `program` is a script."""
+    if description is None or program not in SCRIPTS.values():
+        return description
+    files = "|".join(map(re.escape, SCRIPTS))
+    typed = re.sub(rf"python ({files})", lambda found: SCRIPTS[found[1]], description)
+    launched = rf"((?:accelerate launch|torchrun) [^`\n]*?)({files})"
+    return re.sub(launched, lambda found: f"{found[1]}-m unet_kvasir_seg.{Path(found[2]).stem}", typed)
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .interruptions import interruptions, say
+from .paths import PACKAGE
 
 
 class UserError(ValueError):
@@ -53,7 +54,13 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise UserError(f'{", ".join(missing)} {verb} not installed; this needs pip install -e ".[{extra}]".')
+        raise UserError(f"{', '.join(missing)} {verb} not installed; this needs {install_command(extra)}.")
+
+
+def install_command(extra: str) -> str:
+    """How to add an optional extra to this installation: in a clone's folder, or, of a wheel, anywhere."""
+    is_clone = (PACKAGE / "pyproject.toml").is_file()
+    return f'pip install -e ".[{extra}]" in {PACKAGE}' if is_clone else f'pip install "unet-kvasir-seg[{extra}]"'
 
 
 def printable(text: str) -> str:

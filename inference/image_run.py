@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable, some
 from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
+from ..common.progress import show_progress
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_overlay
@@ -311,14 +311,14 @@ def pixels_to_write(item: tuple[Frame, Prediction] | Done | Failure) -> int:
     return height * width
 
 
-def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, show_progress: bool = False) -> None:
+def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, shown: bool = False) -> None:
     """Segment images and write their outputs.
 
     Args:
         sources: The images.
         run: Predictor, output folder and options.
         report: The outcome is added to it.
-        show_progress: Whether to show a progress bar.
+        shown: Whether to show the progress.
 
     Raises:
         UserError: If no file can be written, or the network gives NaN.
@@ -336,9 +336,8 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
         size=pixels_to_write,
         largest_sum=WRITE_PIXELS,
     )
-    # Smoothing 0 shows the images per second of the whole run.
     with (
-        tqdm(total=len(sources), desc="Images", unit="image", smoothing=0, disable=not show_progress) as progress,
+        show_progress("Images", "image", len(sources), shown=shown) as progress,
         closing(frames),
         closing(outcomes),
     ):
@@ -347,7 +346,6 @@ def segment_images(sources: Sequence[Source], run: ImageRun, report: Report, sho
                 report.failures.append(outcome)
             else:
                 report.done.append(outcome)
-                if outcome.by_earlier_run and show_progress:  # a bar that is not shown has no `initial`
-                    progress.initial += 1  # does not count for the speed
+                progress.initial += outcome.by_earlier_run  # does not count for the speed
             progress.update()
     report.seconds = time.perf_counter() - started

@@ -116,8 +116,16 @@ class Inputs:
     failures: list[Failure]
     ignored: list[str]
 
+    @property
+    def images(self) -> list[Source]:
+        return [source for source in self.sources if not source.is_video]
 
-def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
+    @property
+    def videos(self) -> list[Source]:
+        return [source for source in self.sources if source.is_video]
+
+
+def find_inputs(arguments: Sequence[str], *outputs: Path) -> Inputs:
     """List the images and videos that the arguments name, the files that cannot be used, and the other ones.
 
     Folders are searched with all folders in them, also through links. Files are taken by their endings, and those
@@ -127,14 +135,14 @@ def find_inputs(arguments: Sequence[str], output: Path) -> Inputs:
 
     Args:
         arguments: Files, folders and globs.
-        output: The output folder.
+        *outputs: The output folder; or those of which one is chosen later, which are beside each other.
 
     Raises:
         UserError: If an argument names nothing to segment, outputs would be among the inputs, or two inputs would have
             an output of the same name.
     """
     _real.cache_clear()  # links and the working directory may have changed since the last call
-    finder = _Finder(os.path.realpath(output))
+    finder = _Finder([os.path.realpath(output) for output in outputs])
     sources: dict[str, Source] = {}
     failures: dict[str, Failure] = {}
     ignored: dict[str, None] = {}
@@ -176,12 +184,12 @@ class _Finder:
     """Finds inputs, and refuses those among the outputs: a run must neither read nor overwrite what it wrote.
 
     Args:
-        output: Real path of the output folder.
+        outputs: Real paths of the output folders.
     """
 
-    def __init__(self, output: str):
-        self.output = output
-        self.name_bytes = _longest_name(output)
+    def __init__(self, outputs: Sequence[str]):
+        self.outputs = outputs
+        self.name_bytes = min(map(_longest_name, outputs))
 
     def find(self, argument: str) -> Iterator[Source | Failure | Ignored]:
         if os.path.isdir(argument):
@@ -265,19 +273,20 @@ class _Finder:
         return problem
 
     def _check_apart(self, folder: str, holds_output: bool = True) -> None:
-        """Refuse a folder of inputs that holds the output folder, or lies in one of its folders."""
+        """Refuse a folder of inputs that holds an output folder, or lies in one of its folders."""
         real = _real(folder)
-        if holds_output and _holds(real, self.output):
-            raise UserError(
-                f"--output_dir {self.output} is the input folder {folder} or lies inside: the next run would take "
-                "masks for images. Choose a folder outside."
-            )
-        for name in OUTPUT_FOLDERS:
-            if _holds(os.path.join(self.output, name), real):
+        for output in self.outputs:
+            if holds_output and _holds(real, output):
                 raise UserError(
-                    f"The input {folder} is among the outputs, in {os.path.join(self.output, name)}, and might be "
-                    "overwritten. Choose another --output_dir."
+                    f"--output_dir {output} is the input folder {folder} or lies inside: the next run would take "
+                    "masks for images. Choose a folder outside."
                 )
+            for name in OUTPUT_FOLDERS:
+                if _holds(os.path.join(output, name), real):
+                    raise UserError(
+                        f"The input {folder} is among the outputs, in {os.path.join(output, name)}, and might be "
+                        "overwritten. Choose another --output_dir."
+                    )
 
 
 def _longest_name(folder: str) -> int:

@@ -36,7 +36,7 @@ RUN_SCHEMA = 1
 RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
-ADDED_SETTINGS = ("alert_seconds",)  # not in the run.json of earlier versions, whose outputs do not depend on them
+VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
@@ -80,43 +80,102 @@ def describe_settings(
     }
 
 
-def open_output(output: Path, settings: dict[str, Any]) -> None:
+def open_output(output: Path, settings: dict[str, Any], *, with_videos: bool = True) -> dict[str, Any]:
     """Make the output folder, or check that the outputs in it are of the same model and settings.
 
     Args:
         output: The folder.
         settings: As `describe_settings` gives them.
+        with_videos: Whether the run has videos. If not, the folder keeps the settings of its own videos.
+
+    Returns:
+        What run.json holds now.
 
     Raises:
         UserError: If it holds other outputs, or cannot be written to.
     """
     remedy = "Choose another --output_dir, or remove what is there."
-    file = output / RUN_FILE
-    settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            before = json.loads(read_file(file, MAX_JSON_BYTES))
-            known = [name for name in settings if name in before or name not in ADDED_SETTINGS]
-            differing = [name for name in known if before.get(name) != settings[name]]
-            if "model" in differing or "image_processor" in differing:
-                raise UserError(f"{output} holds the outputs of another model. {remedy}")
-            if differing:
-                values = ", ".join(f"{name} {before.get(name)} and not {settings[name]}" for name in differing)
-                raise UserError(f"{output} holds outputs of other settings: {values}. {remedy}")
-        elif taken := [name for name in (*OUTPUT_FOLDERS, *TABLES, INPUTS, REPORT) if _is_taken(output / name)]:
-            raise UserError(f"{output} holds {', '.join(taken)} that no run of this command wrote. {remedy}")
+        if difference := find_difference(output, settings, with_videos=with_videos):
+            raise UserError(f"{output} holds {difference}. {remedy}")
         if files := [name for name in OUTPUT_FOLDERS if (output / name).exists() and not (output / name).is_dir()]:
             raise UserError(f"{output / files[0]} is a file: expected a folder for outputs. {remedy}")
+        if not with_videos:
+            before = _read_settings(output) or {}
+            settings = {name: value for name, value in settings.items() if name not in VIDEO_SETTINGS}
+            settings |= {name: before[name] for name in VIDEO_SETTINGS if name in before}
         _write_settings(output, settings)
         (output / MASKS).mkdir(exist_ok=True)
+        return settings
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"--output_dir {output} cannot be written to: {reason}. Choose another one.") from error
-    except UserError:
+    except DamagedRunError as error:
+        raise UserError(f"{error}. {remedy}") from error
+
+
+def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool) -> str | None:
+    """What is in a folder, in words, if the outputs of a run cannot be added to it; None if they can.
+
+    Settings count for what they shape: those of videos only where the run has videos and the folder holds some, and
+    none where it holds no output.
+
+    Args:
+        output: The folder.
+        settings, with_videos: As for `open_output`.
+
+    Raises:
+        OSError: If it cannot be read.
+        DamagedRunError: If its run.json is not of this command.
+    """
+    before = _read_settings(output)
+    if before is None:
+        taken = [name for name in (*OUTPUT_FOLDERS, *TABLES, INPUTS, REPORT) if _is_taken(output / name)]
+        return f"{', '.join(taken)} that no run of this command wrote" if taken else None
+    if not any(holds_files(output / name) for name in OUTPUT_FOLDERS):
+        return None
+    settings = json.loads(json.dumps(settings, default=str))  # as they are read back
+    of_videos = VIDEO_SETTINGS if with_videos and holds_files(output / VIDEOS) else ()
+    # The run.json of earlier versions lacks some settings of videos, whose outputs did not depend on them.
+    compared = [name for name in settings if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
+    differing = [name for name in compared if before.get(name) != settings[name]]
+    if "model" in differing or "image_processor" in differing:
+        return "the outputs of another model"
+    if differing:
+        values = ", ".join(f"{name} {before.get(name)} and not {settings[name]}" for name in differing)
+        return f"outputs of other settings: {values}"
+    return None
+
+
+class DamagedRunError(ValueError):
+    """A run.json that is not of this command; the message says which and why."""
+
+
+def _read_settings(output: Path) -> dict[str, Any] | None:
+    """What run.json holds; None without one.
+
+    Raises:
+        OSError: If it cannot be read.
+        DamagedRunError: If it is not of this command.
+    """
+    file = output / RUN_FILE
+    try:
+        settings = json.loads(read_file(file, MAX_JSON_BYTES))
+    except FileNotFoundError:
+        return None
+    except OSError:
         raise
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not the run.json of this command ({error}). {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedRunError(f"{file} is not the {RUN_FILE} of this command ({error})") from error
+    if not isinstance(settings, dict):
+        raise DamagedRunError(f"{file} is not the {RUN_FILE} of this command")
+    return settings
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is a file at any depth, but for hidden ones, which a killed run may leave."""
+    return any(not name.startswith(".") for _, _, files in os.walk(folder) for name in files)
 
 
 def _is_taken(path: Path) -> bool:
@@ -125,6 +184,24 @@ def _is_taken(path: Path) -> bool:
 
 def _write_settings(output: Path, settings: dict[str, Any]) -> None:
     write_atomic(output / RUN_FILE, (json.dumps(settings, indent=2, default=str) + "\n").encode())
+
+
+@contextlib.contextmanager
+def held_folder(output: Path, program: str) -> Iterator[dict[str, Any]]:
+    """Hold an output folder for this process.
+
+    Yields:
+        A dict, to be filled with what `open_output` returns: if run.json is gone in the end, it is written again.
+
+    Raises:
+        UserError: As `output_lock`.
+    """
+    settings: dict[str, Any] = {}
+    try:
+        with output_lock(output, program, OUTPUT_FOLDERS):
+            yield settings
+    finally:
+        restore_settings(output, settings, program)
 
 
 def restore_settings(output: Path, settings: dict[str, Any], program: str) -> None:
@@ -425,17 +502,17 @@ def read_run(output: Path) -> dict[str, Any]:
     """
     file = output / RUN_FILE
     try:
-        run = json.loads(read_file(file, MAX_JSON_BYTES))
-    except FileNotFoundError as error:
+        run = _read_settings(output)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except DamagedRunError as error:
+        raise UserError(f"{error}.") from error
+    if run is None:
         raise UserError(
             f"{output} holds no run of this command: expected {RUN_FILE} in it. Name the folder of a run with "
             "--output_dir, or the inputs of a new one."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not the {RUN_FILE} of this command ({error}).") from error
-    if not isinstance(run, dict) or "model" not in run:
+        )
+    if "model" not in run:
         raise UserError(f"{file} is not the {RUN_FILE} of this command.")
     return run
 

@@ -36,7 +36,7 @@ from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
-from .tracks import ALERT_SECONDS, Track, Tracker
+from .tracks import ALERT_SECONDS, MAX_REGIONS, Track, Tracker
 
 # FFmpeg's demuxers of the suffixes in inputs.py. A file's content chooses the demuxer, and others read further files
 # and addresses that the content names (HLS, DASH, concat).
@@ -46,6 +46,7 @@ MAX_FRAME_PIXELS = 2**25  # 8K UHD has 33 million; FFmpeg refuses larger frames 
 
 COLUMNS = (
     *("frame", "seconds", "lesions", "area_percent", "max_probability", "mean_probability", "presence", "alerts"),
+    "boxes",
 )
 
 # In order of preference, with options; builds of FFmpeg have different encoders.
@@ -171,13 +172,16 @@ def segment_video(
     peak_threshold: float | None = None,
     alert_seconds: float = ALERT_SECONDS,
     batch_size: int = 8,
+    on_start: Callable[[int | None], Any] = lambda frames: None,
     on_frame: Callable[[], Any] = lambda: None,
 ) -> VideoReport:
     """Segment a video frame by frame.
 
     Columns of the table: the frame's number, its time in seconds, the number of lesions in its mask, their area in per
     cent of the frame, the highest probability in the frame, the mean probability in the mask (empty if there is no
-    lesion), presence (`Prediction.presence`), and the number of alerts, which the overlay frames with a box.
+    lesion), presence (`Prediction.presence`), the number of alerts, which the overlay frames with a box, and the boxes
+    of the lesions, the largest first: left, top, right and bottom of each in pixels, as in "4 10 20 18; 30 0 34 6".
+    Right and bottom are the first outside. Of more than `MAX_REGIONS` lesions, these are the boxes of the largest.
 
     Args:
         source: The video.
@@ -189,6 +193,7 @@ def segment_video(
             (1 - s) * P, and P for the first frame. The effect depends on the number of frames, not on seconds.
         alert_seconds: A track is an alert from the frame on in which it has been seen for so long.
         batch_size: Frames that go through the network together; fewer if they are large.
+        on_start: Called once before the first frame, with the `frames_expected` of the video.
         on_frame: Called after each frame.
 
     Raises:
@@ -200,6 +205,7 @@ def segment_video(
     started = time.perf_counter()
     tracker = Tracker(alert_seconds)
     with VideoReader(source) as video:
+        on_start(video.frames_expected)
         together = max(1, min(batch_size, BATCH_PIXELS // (video.width * video.height)))
 
         def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
@@ -308,6 +314,7 @@ def draw(frame: Frame, prediction: Prediction, alerts: Sequence[Alert]) -> Drawn
         f"{prediction.probability[mask].mean():.6f}" if area else "",
         f"{prediction.presence:.6f}",
         len(alerts),
+        "; ".join(" ".join(map(str, lesion.box)) for lesion in prediction.lesions[:MAX_REGIONS]),
     )
     return Drawn(frame, pixels, row)
 
@@ -450,6 +457,13 @@ class VideoReader:
         ):
             return None
         return f"it is cut off: {seconds:.2f} of {stated:.2f} seconds could be read"
+
+    @property
+    def frames_expected(self) -> int | None:
+        """Number of frames that the file states, or that its length gives at its rate; None if it states neither."""
+        length = self.container.duration or 0  # of the longest stream
+        seconds = self._seconds_stated() or length / av.time_base
+        return self.frames_stated or max(0, round(seconds * self.rate)) or None
 
     def _seconds_stated(self) -> float:
         """Length of the video according to the file; 0 if it states none."""

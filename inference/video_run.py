@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 
 from ..common.errors import UserError, describe_error, printable
 from ..common.files import atomic_file, digest_of, open_regular, write_atomic
+from ..common.progress import show_progress
 from .image_run import Done, Report
 from .inputs import Failure, Source
 from .output_folder import OutputFolder, read_summary, refuse_mismatch, video_record, video_targets
@@ -29,7 +30,7 @@ def segment_video_file(
     peak_threshold: float | None = None,
     alert_seconds: float = ALERT_SECONDS,
     batch_size: int = 8,
-    show_progress: bool = False,
+    shown: bool = False,
 ) -> None:
     """Segment a video and write its outputs.
 
@@ -41,7 +42,7 @@ def segment_video_file(
         output: The output folder.
         report: The outcome is added to it.
         threshold, tta, smoothing, peak_threshold, alert_seconds, batch_size: As for `segment_video`.
-        show_progress: Whether to show a progress bar.
+        shown: Whether to show the progress.
 
     Raises:
         UserError: If no file can be written, or the network gives NaN.
@@ -64,8 +65,11 @@ def segment_video_file(
         with (
             atomic_file(overlay) as overlay_file,  # complete last: when it is there, the video is done
             atomic_file(table) as table_file,
-            tqdm(desc=printable(source.name), unit="frame", smoothing=0, disable=not show_progress) as progress,
+            show_progress(printable(source.name), "frame", shown=shown) as progress,
         ):
+
+            def on_start(frames: int | None) -> None:
+                progress.total = frames
 
             def on_frame() -> None:
                 output.check()  # a film may take hours
@@ -82,8 +86,11 @@ def segment_video_file(
                 peak_threshold=peak_threshold,
                 alert_seconds=alert_seconds,
                 batch_size=batch_size,
+                on_start=on_start,
                 on_frame=on_frame,
             )
+            if not done.problem:
+                progress.total = done.frames  # a file may state a few more
             if was_changed(source.path, status):
                 raise VideoError("was changed while it was read: run the same command again when it is complete")
             write_atomic(record, video_record(source, digest, done))

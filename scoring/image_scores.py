@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..common.errors import install_command
 from ..regions_unet import keep_peaks
 from .overlap import dice, mask_counts
 from .regions import EIGHT_NEIGHBOURS, Regions, find_regions
@@ -22,7 +23,7 @@ try:
     from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
     from scipy import ndimage
 except ImportError as error:
-    raise ImportError(f'{error}. The scores need further packages: pip install -e ".[evaluation]"') from error
+    raise ImportError(f"{error}. The scores need further packages: {install_command('evaluation')}") from error
 
 LESION_IOU = 0.5  # a polyp counts as found at this IoU with its match, or above
 CALIBRATION_BINS = 15

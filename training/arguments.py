@@ -19,7 +19,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..common.command_line import DataFlags, FlagParser, flag, unknown
+from ..common.command_line import DataFlags, FlagParser, flag, program_name, unknown
 from ..common.device import Runtime, choose_runtime
 from ..common.errors import UserError
 from ..common.paths import PACKAGE, RECIPES
@@ -178,7 +178,7 @@ def flag_parser(description: str | None = None) -> FlagParser:
     """All flags of a training."""
     parser = FlagParser(
         [StartFlags, DataArguments, UNetTrainingArguments],
-        program="train.py",
+        program=program_name("train.py"),
         description=description,
         usage="%(prog)s [recipe.yaml] [flags]",
         # transformers knows how its own arguments become flags.

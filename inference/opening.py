@@ -1,0 +1,50 @@
+"""Opens the model of `predict.py`. An ONNX file needs neither torch nor transformers, and imports neither."""
+
+from ..common.imports import quick_imports
+from .prediction import BasePredictor
+
+
+def is_onnx_file(model: str) -> bool:
+    """Whether a model is a file of `export.py`."""
+    return model.endswith(".onnx")
+
+
+def computes_on_cpu(model: str, device: str, dtype: str, compile: bool) -> bool:
+    """Whether several processes share their work as on a CPU.
+
+    Args:
+        model, device, dtype, compile: As for `open_predictor`.
+
+    Raises:
+        UserError: If this machine lacks the device or dtype.
+    """
+    if is_onnx_file(model):
+        return True  # ONNX Runtime chooses its device itself
+    with quick_imports():
+        from ..common.device import choose_runtime
+
+    return choose_runtime(device, dtype, compile).device.type == "cpu"
+
+
+def open_predictor(model: str, revision: str | None, device: str, dtype: str, compile: bool) -> BasePredictor:
+    """Load a model, with ONNX Runtime or with PyTorch.
+
+    Args:
+        model: A folder, an id on the Hub, or an ONNX file.
+        revision: Branch, tag or commit on the Hub.
+        device, dtype, compile: As for `choose_runtime`.
+
+    Raises:
+        UserError: If it cannot be loaded, or this machine lacks the device or dtype.
+    """
+    if is_onnx_file(model):
+        from .onnx_session import OnnxPredictor
+
+        return OnnxPredictor.load(model, device, revision)
+    with quick_imports():
+        from transformers.utils import logging
+
+        from .predictor import load_predictor
+
+    logging.disable_progress_bar()  # loading weights takes no time
+    return load_predictor(model, revision, device, dtype, compile)
