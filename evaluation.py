@@ -107,7 +107,7 @@ def find_sequences(arguments: EvaluationArguments, rows: "Dataset") -> "Sequence
     Raises:
         UserError: If the frames cannot be told to be those of videos.
     """
-    from unet_kvasir_seg.scoring import sequence_frames
+    from unet_kvasir_seg.scoring import run, sequence_frames
 
     if not arguments.scores_videos:
         return {}
@@ -116,6 +116,7 @@ def find_sequences(arguments: EvaluationArguments, rows: "Dataset") -> "Sequence
     else:
         found = sequence_frames.sequences_by_column(rows)
     sequence_frames.check_sequences(found, rows, arguments.frame_rate, arguments.alert_seconds)
+    sequence_frames.sequence_groups(found, run.groups_of(rows))  # mixed ones are refused before the work
     return found
 
 
@@ -170,7 +171,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
         timing = (arguments.frame_rate, arguments.alert_seconds)
         videos = sections.score_videos(sequences, scored, *timing)
         if videos:
-            evaluation["videos"] = sections.summarise_videos(videos, scored, *timing)
+            evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
         results["evaluation"] = evaluation
         write_outputs(arguments, results, scored, videos, source, splits, started - work.kept.seconds)
     return results

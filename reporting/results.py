@@ -337,11 +337,15 @@ class ThresholdCurve(TypedDict):
     dice_per_image: list[float]
 
 
-class Comparison(TypedDict):
-    """Differences to another model, on the same images."""
-
+class _ComparisonOfAnyVersion(TypedDict):
     other: str  # never the name of a file or folder
     metrics: dict[str, Difference]
+
+
+class Comparison(_ComparisonOfAnyVersion, total=False):
+    """Differences to another model, on the same images."""
+
+    scores: dict[str, Score]  # the other model's
 
 
 class DuplicatePair(TypedDict):

@@ -22,6 +22,7 @@ from ..common.files import open_image
 from ..data.locations import name_below
 from ..data.samples import Cell, encoded_bytes
 from ..inference.tracks import GAP_SECONDS
+from .intervals import Groups
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,27 @@ def check_sequences(sequences: Sequences, rows: Dataset, rate: float, alert_seco
             "%s.",
             *(len(short), len(lengths), alert_seconds, GAP_SECONDS, some(short)),
         )
+
+
+def sequence_groups(sequences: Sequences, groups: Groups) -> Groups:
+    """The group of each video, which is that of its frames.
+
+    Args:
+        sequences: The videos.
+        groups: Of the samples of the split; None: none are known, nor are those of the videos.
+
+    Raises:
+        UserError: If the frames of a video are of several groups.
+    """
+    if groups is None:
+        return None
+    of_videos = {name: {groups[index] for _, index in frames} for name, frames in sequences.items()}
+    if mixed := [name for name, found in of_videos.items() if len(found) > 1]:
+        raise UserError(
+            f"The frames of {len(mixed)} sequences are of more than one group: {some(mixed)}. A video is of one "
+            "patient: correct what tells sequences or groups."
+        )
+    return [found.pop() for found in of_videos.values()]
 
 
 def _group(places: Iterable[tuple[str, int]]) -> Sequences:
