@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.check_data:
             from unet_kvasir_seg.data.check import check_data
 
-            sys.exit(check_data(arguments, Path(arguments.output_dir)))
+            sys.exit(check_data(arguments, Path(arguments.output_dir or "outputs/evaluation")))
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         from transformers.utils import logging

@@ -122,7 +122,7 @@ def hold_out_validation(train: Split, seed: int, needed: Sequence[str | None], u
     else:
         validation, rest = hold_out(len(train), [HELD_OUT_SHARE], seed, groups)
         held_out = {"train": train.select(rest), "validation": train.select(validation)}
-    if not needed or {"train", "validation"} & {*needed}:  # else the splits are not used, or only looked at
+    if {"train", "validation"} & {*needed} or not any(needed):  # else they are not used, or only looked at
         logger.warning(
             "No validation split%s: %d of %d training rows are held out by seed %d%s.",
             f" among {unused} (to take one: --validation_split)" if unused else "",
