@@ -106,7 +106,7 @@ class DataFlags(MaskFlags):
     group_pattern: str | None = flag(
         None,
         "In place of the column, a regular expression that finds the group in each image's path below the data set, "
-        "without ending, as '^(case\\d+)_'.",
+        "without ending, as '(case\\d+)_'.",
     )
     split_seed: int = flag(42, "Seed of random splits, and of the synthetic data.")
     check_data: bool = flag(False, "Read every image and mask, list all that is wrong, and do nothing else.")

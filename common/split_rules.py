@@ -44,7 +44,7 @@ class SplitRules:
             except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(
                     f"--group_pattern {self.group_pattern} is no regular expression: {error}. Expected one that finds "
-                    "the group in the names of the images, as '^(case\\d+)_'."
+                    "the group in the names of the images, as '(case\\d+)_'."
                 ) from error
 
     def _check_folds(self) -> None:
