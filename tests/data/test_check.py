@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import save_tiny_model
 from PIL import Image
 from unet_kvasir_seg.common.mask_rules import MaskRules
 from unet_kvasir_seg.data.check import check_at_start
@@ -172,6 +173,18 @@ def test_a_run_ends_at_its_start_with_all_bad_files(folder, run_command, tmp_pat
     done = run_command(train, "--dataset_name", folder, "--output_dir", "out", *small, status=2)
     assert "val/masks/f1.png: Cannot tell polyp from background" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_checks_what_it_uses(folder, run_command, tmp_path):
+    model = save_tiny_model(tmp_path / "model", seed=0)
+    data = ("--model", model, "--dataset_name", folder, "--split", "validation", "--resamples", 50)
+    (folder / "train" / "masks" / "f0.png").write_bytes(b"")
+    run_command(evaluate, *data, "--output_dir", "sound")
+    assert (tmp_path / "sound" / "results.json").is_file()
+    (folder / "val" / "masks" / "f2.png").write_bytes(b"")
+    done = run_command(evaluate, *data, "--output_dir", "broken", status=2)
+    assert "val/masks/f2.png cannot be read (is empty (0 bytes))" in done.stderr
+    assert not (tmp_path / "broken").exists()
 
 
 def test_several_problems_are_listed_in_one_error(folder):
