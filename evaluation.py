@@ -47,6 +47,7 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     assert arguments.split is not None
     from unet_kvasir_seg.common.device import choose_runtime
     from unet_kvasir_seg.data.dataset import describe_data
+    from unet_kvasir_seg.data.division import warn_of_other_division
     from unet_kvasir_seg.reporting.description import unscored_results
     from unet_kvasir_seg.reporting.results import describe_environment, known_results
     from unet_kvasir_seg.scoring.sources import ModelSource
@@ -55,6 +56,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
     known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    if known and processes.is_main:
+        warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
     pushed = known_results(repo, None) if repo else None
     environment = describe_environment(runtime, processes.count)
@@ -65,19 +68,26 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
 def load_data(
     arguments: EvaluationArguments, processes: Processes
 ) -> "tuple[EvaluationArguments, dict[str, Dataset]]":
-    """The splits, and the arguments with the split that is scored.
+    """The splits, checked as far as that takes seconds, and the arguments with the split that is scored.
 
     Raises:
         UserError: If the data cannot be used, or there is no such split.
     """
+    from unet_kvasir_seg.data.check import check_at_start
     from unet_kvasir_seg.data.dataset import load_splits
 
     needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
     with processes.main_first():
         splits = load_splits(**arguments.source, needed_splits=needed, further_columns=arguments.sequence_columns)
     chosen = with_split(arguments, splits)
-    if chosen is not arguments and chosen.split != "test" and processes.is_main:
-        print(f"The data set has no test split: the {chosen.split} split is scored.", file=sys.stderr)
+    with ending_alike(processes):
+        if processes.is_main:
+            if chosen is not arguments and chosen.split != "test":
+                print(f"The data set has no test split: the {chosen.split} split is scored.", file=sys.stderr)
+            needed = [chosen.split, chosen.tune_threshold_on, chosen.tune_peak_on]
+            used = splits if chosen.audit else {name: splits[name] for name in needed if name is not None}
+            if partly := check_at_start(used, chosen.mask_rules):
+                print(partly, file=sys.stderr)
     return chosen, splits
 
 
@@ -122,25 +132,6 @@ def draw(
     return published + of_frames
 
 
-def find_sequences(arguments: EvaluationArguments, rows: "Dataset") -> "Sequences":
-    """The videos whose frames are scored; empty if images are.
-
-    Raises:
-        UserError: If the frames cannot be told to be those of videos.
-    """
-    from unet_kvasir_seg.scoring import run, sequence_frames
-
-    if not arguments.scores_videos:
-        return {}
-    if arguments.sequence_pattern is not None:
-        found = sequence_frames.sequences_by_name(rows, arguments.sequence_pattern, arguments.dataset_name)
-    else:
-        found = sequence_frames.sequences_by_column(rows)
-    sequence_frames.check_sequences(found, rows, arguments.frame_rate, arguments.alert_seconds)
-    sequence_frames.sequence_groups(found, run.groups_of(rows))  # mixed ones are refused before the work
-    return found
-
-
 def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitStack) -> "tuple[Results, Path]":
     """Score, and write what the command writes.
 
@@ -154,13 +145,17 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     started = time.perf_counter()
     from unet_kvasir_seg.reporting.evaluation_folder import open_folder
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import run, sections, sources
+    from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
     from unet_kvasir_seg.scoring.negatives import Negatives
 
     arguments, splits = load_data(arguments, processes)
     assert arguments.split is not None
-    sequences = find_sequences(arguments, splits[arguments.split])
+    timing = (arguments.frame_rate, arguments.alert_seconds)
+    sequences: Sequences = {}
+    if arguments.scores_videos:
+        rows, pattern = splits[arguments.split], arguments.sequence_pattern
+        sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
@@ -185,7 +180,6 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         raise
     if processes.is_main:
         results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
-        timing = (arguments.frame_rate, arguments.alert_seconds)
         videos = sections.score_videos(sequences, scored, *timing)
         if videos:
             evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
@@ -256,6 +250,10 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser([EvaluationArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
+        if arguments.check_data:
+            from unet_kvasir_seg.data.check import check_data
+
+            sys.exit(check_data(arguments, Path(arguments.output_dir or "outputs/evaluation")))
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         from transformers.utils import logging

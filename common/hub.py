@@ -31,6 +31,25 @@ def check_writable(repo: str, repo_type: str = "model") -> None:
         ) from error
 
 
+def make_repo(name: str, private: bool | None = None) -> str:
+    """Make a model repo on the Hub, unless it is there; returns its id, which has its owner's name.
+
+    Args:
+        name: With or without its owner.
+        private: Whether nobody else may see it; None: as its owner has set. One that is there stays as it is.
+
+    Raises:
+        UserError: If the Hub refuses or cannot be reached.
+    """
+    try:
+        return HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+    except Exception as error:  # whatever the HTTP client and the Hub raise
+        raise UserError(
+            f"The repository {name} cannot be made on the Hub: {first_line(error)}. Run `hf auth login` or set "
+            "HF_TOKEN, check the name (--hub_model_id), or leave out the push."
+        ) from error
+
+
 def push_files(
     repo: str,
     folder: Path,

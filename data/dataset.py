@@ -75,6 +75,7 @@ def load_splits(
     train_split: str | None = None,
     validation_split: str | None = None,
     needed_splits: Sequence[str | None] = (),
+    every_split: bool = False,
     streaming: bool = False,
     seed: int = 42,
     split_rules: SplitRules = OWN_SPLITS,
@@ -103,6 +104,7 @@ def load_splits(
         train_split, validation_split: The splits to take for "train" and "validation"; found by name if not given.
         needed_splits: Splits that there have to be, also of other names; None stands for none. "all" stands for the
             samples of all splits together, and is then the only one.
+        every_split: Load all other splits too that have images and masks, under their own names.
         streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
             Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
         seed: Seed of random splits and of the synthetic frames.
@@ -148,6 +150,10 @@ def load_splits(
     elif "train" in splits and "validation" not in splits:
         unused = [own for own in there if own not in chosen.values()]
         splits |= hold_out_validation(splits["train"], seed, needed_splits, _listed(unused) if unused else None)
+    for own in there if every_split else ():
+        if own not in chosen.values():
+            with contextlib.suppress(DatasetError):
+                splits |= pairs_of({own: there[own]})
     _refuse_missing(needed_splits, splits, there)
     if name != SYNTHETIC_CLIPS:  # each split of which has a clip 0000 of its own
         warn_of_shared_groups(splits)

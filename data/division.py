@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -17,6 +18,7 @@ from ..common.split_rules import SplitRules
 from .columns import Split
 from .groups import GROUP, with_groups
 from .locations import name_below
+from .problems import refuse
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,12 @@ def divide_folder(rows: Dataset, rules: SplitRules, seed: int, name: str) -> dic
         return {"train": rows}
     groups = groups_in(with_groups(rows, rows, rules, name)) if rules.has_groups else None
     shares = (rules.validation_fraction or HELD_OUT_SHARE, HELD_OUT_SHARE)
-    validation, test, train = hold_out(len(rows), shares, seed, groups)
+    try:
+        validation, test, train = hold_out(len(rows), shares, seed, groups)
+    except DatasetError as error:
+        text = f"{name}: {error} To score all of them: evaluation.py --split all."
+        refuse(DatasetError(text), name)
+        return {"train": rows}
     logger.warning(
         "Split by seed %d: %d train, %d validation, %d test pairs%s.",
         *(seed, len(train), len(validation), len(test), " in whole groups" if groups else ""),
@@ -115,7 +122,7 @@ def hold_out_validation(train: Split, seed: int, needed: Sequence[str | None], u
     else:
         validation, rest = hold_out(len(train), [HELD_OUT_SHARE], seed, groups)
         held_out = {"train": train.select(rest), "validation": train.select(validation)}
-    if not needed or {"train", "validation"} & {*needed}:  # else the splits are not used, or only looked at
+    if {"train", "validation"} & {*needed} or not any(needed):  # else they are not used, or only looked at
         logger.warning(
             "No validation split%s: %d of %d training rows are held out by seed %d%s.",
             f" among {unused} (to take one: --validation_split)" if unused else "",
@@ -220,6 +227,38 @@ def fold_of(names: Sequence[str], folds: int, seed: int, groups: Sequence[str] |
         fold[group] = filled.index(min(filled))
         filled[fold[group]] += sizes[group]
     return np.array([fold[group] for group in groups])
+
+
+def division_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In which ways two sections "data" of `results.json` were divided differently: "--fold 0 there, 1 here".
+
+    What earlier versions did not record counts as equal.
+    """
+    before, now = (data.get("splitting", {}) for data in (there, here))
+    flags = {"seed": "--split_seed"} | {name: f"--{name}" for name in now if name != "seed"}
+    names = [name for name in flags if before.get(name, now.get(name)) != now.get(name)]
+    return [
+        f"{flags[name]} {'differs' if name == 'group_pattern' else f'{before[name]} there, {now[name]} here'}"
+        for name in names
+    ]
+
+
+def warn_of_other_division(trained: Mapping[str, Any] | None, data: Mapping[str, Any]) -> None:
+    """Say if the model's training divided a data set of the same name otherwise than its evaluation.
+
+    Args:
+        trained: The section "training" of the model's `results.json`; None: there is none.
+        data: The section "data" of the evaluation.
+    """
+    there = (trained or {}).get("data")
+    if there is None or there["name"] != data["name"]:
+        return
+    if found := division_differences(there, data):
+        logger.warning(
+            "The model was trained with other splits (%s; None: not given). If these are the data that it was trained "
+            "on, the %s split may hold training samples: give the flags of the training.",
+            *("; ".join(found), data["split"]),
+        )
 
 
 def names_of(rows: Dataset, name: str) -> list[str]:

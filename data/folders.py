@@ -13,6 +13,7 @@ from ..common.errors import first_line, printable, some
 from ..common.files import IMAGE_SUFFIXES, read_file
 from .columns import PAIR_FEATURES, Split
 from .layouts import DEEPEST, Layout, Match, find_layouts, holds_images, subfolders
+from .problems import refuse
 from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split
 
@@ -74,7 +75,8 @@ def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
     counts = Counter(name for names in listed.values() for name in names)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise DatasetError(f"{folder}: the lists name {some(twice)} more than once. Keep each in one split, once.")
+        text = f"{folder}: the lists name {some(twice)} more than once. Keep each in one split, once."
+        refuse(DatasetError(text), *(folder / name for name in twice))
     unlisted = sorted({*match.pairs, *match.without_mask, *match.without_image} - counts.keys())
     if listed and unlisted:
         logger.warning("%s: left out %d pairs that no list names: %s", folder, len(unlisted), some(unlisted))
@@ -107,6 +109,7 @@ def _read_list(file: Path, match: Match) -> list[str]:
         raise DatasetError(f"{file} cannot be read: {first_line(error)}.") from error
     is_table = file.suffix.lower() != ".txt"
     pair_of = _pair_of_row if is_table else _pair_of_line
+    known: list[str] = []
     unknown: list[str] = []
     for encoding in ENCODINGS:
         try:
@@ -122,11 +125,17 @@ def _read_list(file: Path, match: Match) -> list[str]:
             lines, names = lines[1:], names[1:]
         if None not in names:
             return [name for name in names if name is not None]
-        unknown = unknown or [line for line, name in zip(lines, names, strict=True) if name is None]
+        if not unknown:  # else an earlier encoding is the more likely one
+            known = [name for name in names if name is not None]
+            unknown = [line for line, name in zip(lines, names, strict=True) if name is None]
     without_mask = [line for line in unknown if _known_name(line, match.without_mask)]
     if without_mask:
-        raise DatasetError(f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}.")
-    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {some(unknown)}.")
+        text = f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}."
+        refuse(DatasetError(text), *(match.folder / line for line in without_mask))
+    if absent := [line for line in unknown if line not in without_mask]:
+        text = f"{file} names {len(absent)} files that images/ lacks: {some(absent)}."
+        refuse(DatasetError(text), *(match.folder / line for line in absent))
+    return known
 
 
 def _pair_of_line(line: str, match: Match) -> str | None:
@@ -150,7 +159,7 @@ def _pair_of_row(line: str, match: Match) -> str | None:
     return names[0] if all(PurePosixPath(_bare(file)).stem in stems for file in files) else None
 
 
-def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | None:
+def _known_name(entry: str, names: Mapping[str, object]) -> str | None:
     """The name that an entry of a list has: with or without its ending, and folders above it."""
     path = PurePosixPath(_bare(entry))
     for start in range(len(path.parts)):

@@ -21,6 +21,7 @@ from ..common.errors import some
 from ..common.split_rules import SplitRules
 from .columns import Split
 from .locations import name_below
+from .problems import refuse
 from .samples import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -97,10 +98,11 @@ def _groups_by_column(rows: Dataset, column: str) -> list[str]:
         )
     groups = [_group(cell) for cell in rows.select_columns([column])[column]]
     if empty := [f"row {index}" for index, group in enumerate(groups) if not group]:
-        raise DatasetError(
+        error = DatasetError(
             f"--group_column {column} is empty in {len(empty)} of {len(groups)} rows: {some(empty)}. Name the group "
             "of each; a sample that belongs to no other gets a name of its own."
         )
+        refuse(error, *empty)
     return groups
 
 
@@ -124,10 +126,11 @@ def _groups_by_name(rows: Dataset, pattern: str, folder: str) -> list[str]:
     groups = ["" if match is None else _matched(match) for match in matches]
     misfits = [name for name, group in zip(names, groups, strict=True) if name is not None and not group]
     if misfits:
-        raise DatasetError(
+        error = DatasetError(
             f"--group_pattern {pattern} finds no group in {len(misfits)} of {len(names)} images: {some(misfits)}. "
             "Names are paths below the data set, without ending: write a pattern that fits all of them."
         )
+        refuse(error, *misfits)
     return groups
 
 

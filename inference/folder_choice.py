@@ -85,7 +85,7 @@ def choose_folder(settings: dict[str, Any], found: Inputs) -> tuple[Path, str]:
     if chosen == first:
         return first, ""
     if difference := _difference(first, settings, with_videos):
-        return chosen, f"{first} holds {difference}: {chosen} is taken."
+        return chosen, f"{first} holds {difference}. So {chosen} is taken."
     return chosen, f"{chosen} is taken, which has the outputs of this model and these settings that were made last."
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..common.paths import CARD_TEMPLATE
 from ..encoder_unet import LITE_SCALES
 from ..losses_unet import LOSSES
+from .known_data import shown_name
 from .markdown import interval, number, percent, table_rows, width_x_height
 from .presence import (
     froc_table,
@@ -64,8 +65,8 @@ PICTURES = {
     ),
     "loss_curve.png": (
         "Training loss by epoch",
-        "Mean training loss by epoch. The dashed line, drawn if the loss is the same, is what the model card of the "
-        "default recipe states.",
+        "Mean training loss by epoch and, where it was measured, loss and Dice of the validation split. The dashed "
+        "line, drawn if the loss is the same, is what the model card of the default recipe states.",
     ),
     "examples.png": (
         "Image, ground truth, prediction and overlay of the best, median and worst cases",
@@ -151,10 +152,18 @@ def _metadata(results: Results) -> ModelCardData:
         tags=["unet", "polyp-segmentation", "medical-imaging", "colonoscopy"],
         # The Hub lists a model under the data sets that it was trained on.
         datasets=[trained_on["name"]] if trained_on and trained_on["on_the_hub"] else None,
+        base_model=_base_model(results),
         metrics=["dice", "mean_iou"],
         model_name=results["model"]["name"] if scores else None,
         eval_results=scores or None,
     )
+
+
+def _base_model(results: Results) -> str | None:
+    """The id on the Hub of the fine-tuned checkpoint, unless the model itself is pushed there."""
+    training = results.get("training")
+    base_model = training.get("base_model") if training else None
+    return None if base_model == results["model"]["repository"] else base_model
 
 
 def _eval_results(results: Results) -> list[EvalResult]:
@@ -175,7 +184,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
         EvalResult(
             task_type="image-segmentation",
             dataset_type=data["name"] if data["on_the_hub"] else "other",
-            dataset_name=data["name"],
+            dataset_name=shown_name(data),
             dataset_split=split,
             dataset_revision=data["revision"],
             metric_type=name + suffix,
@@ -249,11 +258,13 @@ def _training_facts(results: Results, training: Training) -> str:
     }
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
-    described += ["negative_window_share", "negatives", "encoder_weights"]
+    described += ["negative_window_share", "negatives", "encoder_weights", "base_model", "validation_curve"]
     return table_rows([*facts.items(), *_further_settings(training, described)])
 
 
 def _start_of(training: Training) -> str:
+    if base_model := training.get("base_model"):
+        return f"the checkpoint [{base_model}](https://huggingface.co/{base_model}) (fine-tuning)"
     if training["fine_tuned"]:
         return "a checkpoint (fine-tuning)"
     weights = training.get("encoder_weights")

@@ -145,6 +145,8 @@ class Training(_FinishedTraining, total=False):
     progressive_sizes: list[int] | None
     progressive_epochs: list[int] | None
     early_stopping_patience: int | None  # None: no early stopping
+    base_model: str | None  # id on the Hub of the checkpoint that was fine-tuned; None: a local one, or none
+    validation_curve: list[list[float]]  # epoch, loss, Dice per image
     figures: list[str]
 
 

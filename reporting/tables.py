@@ -13,6 +13,7 @@ from typing import cast
 
 from ..common.errors import UserError, user_errors
 from ..common.files import write_atomic
+from .known_data import shown_name
 from .markdown import interval, number, percent, table, text_table, width_x_height
 from .presence import peak_text, points_as_text, points_table, presence_table
 from .results import Comparison, Data, Difference, Evaluation, Results, Stratum, read_results
@@ -369,7 +370,7 @@ def scored_images(results: Results) -> str:
         return ""
     data = results["data"]
     count = data["rows"].get(data["split"] or "")
-    which = f"the {data['split']} split of {data['name']}" if data["split"] else data["name"]
+    which = f"the {data['split']} split of {shown_name(data)}" if data["split"] else shown_name(data)
     return f"{f'{count:,} images' if count else 'the images'} of {which}, {evaluation['native_size']} pixels"
 
 
@@ -377,7 +378,7 @@ def data_name(data: Data) -> str:
     """Name, revision and rows: "team/polyps at revision 1a2b; rows: 800 train, 100 validation"."""
     revision = f" at revision {data['revision']}" if data["revision"] else ""
     rows = [f"{'streamed' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items()]
-    return f"{data['name']}{revision}" + (f"; rows: {', '.join(rows)}" if rows else "")
+    return f"{shown_name(data)}{revision}" + (f"; rows: {', '.join(rows)}" if rows else "")
 
 
 def threshold_text(evaluation: Evaluation | None) -> str:

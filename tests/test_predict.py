@@ -25,7 +25,7 @@ from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.image_run import encode_png
 from unet_kvasir_seg.inference.output_folder import RECORD
-from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.overlay import draw_numbers, draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
@@ -120,7 +120,9 @@ def test_masks_overlays_and_probabilities_are_those_of_the_predictor(run, frames
         # A batch may differ from its images by a rounding.
         np.testing.assert_allclose(stored / 65535, prediction.probability, atol=1e-5)
         overlay = np.array(Image.open(tmp_path / "out" / "overlays" / name))
-        np.testing.assert_array_equal(overlay, np.array(draw_overlay(image, prediction.mask)))
+        expected = draw_overlay(image, prediction.mask)
+        draw_numbers(expected, [lesion.box for lesion in prediction.lesions])  # as in predictions.csv
+        np.testing.assert_array_equal(overlay, np.array(expected))
     assert "8 images" in done.stdout
     assert "8/8" in done.stderr
     assert "image/s" in done.stderr
@@ -361,18 +363,22 @@ def test_two_processes_share_the_work(run, model, frames, tmp_path):
     run("frames", "--output_dir", "one", status=1)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     flags = ["--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "3"]
-    command = [*launch, ROOT / "predict.py", "frames", "--output_dir", "two", *flags]
+    (tmp_path / "outputs" / "predictions" / "masks").mkdir(parents=True)
+    (tmp_path / "outputs" / "predictions" / "masks" / "mine.png").touch()
+    command = [*launch, ROOT / "predict.py", "frames", *flags]  # the main process chooses the folder for both
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr.count("bad.png: is no image") == 1
     assert done.stdout.count("Done: 8 images") == 1
-    one, two = (table(tmp_path / folder) for folder in ("one", "two"))
+    assert done.stdout.count("So outputs/predictions-2 is taken.") == 1
+    two_folder = tmp_path / "outputs" / "predictions-2"
+    one, two = table(tmp_path / "one"), table(two_folder)
     assert len(one) == len(two) > 0
     for row, same in zip(one, two, strict=True):
         # A batch of one image and one of three differ in the last bit of the probabilities.
         assert float(row.pop("mean_probability")) == pytest.approx(float(same.pop("mean_probability")), abs=2e-6)
         assert row == same
-    assert written(tmp_path / "one") == written(tmp_path / "two")
+    assert written(tmp_path / "one") == written(two_folder)
 
 
 def bomb() -> bytes:
@@ -453,6 +459,68 @@ def test_outputs_of_other_settings_or_another_model_are_not_replaced(run, frames
     assert "holds masks that no run of this command wrote" in refused(run(first, "--output_dir", "mine", status=2))
     (tmp_path / "out" / "run.json").write_text("{")
     assert "run.json is not" in refused(run(first, "--output_dir", "out", status=2))
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    return done.stdout.splitlines()[-1]
+
+
+def test_without_a_folder_other_settings_and_models_get_the_next_name(run, frames, tmp_path):
+    first, outputs = frames / "first.jpg", tmp_path / "outputs"
+    assert "Written to outputs/predictions." in run(first).stdout
+    before = (outputs / "predictions" / "masks" / "first.png").read_bytes()
+    done = run(first, "--threshold", "0.4")
+    assert done.stdout.splitlines()[0] == (
+        "outputs/predictions holds outputs of other settings: threshold 0.5 and not 0.4. "
+        "So outputs/predictions-2 is taken."
+    )
+    assert "Written to outputs/predictions-2." in last_line(done)
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    done = run(first, model=other)
+    assert done.stdout.splitlines()[0] == (
+        "outputs/predictions holds the outputs of another model. So outputs/predictions-3 is taken."
+    )
+    # The same again goes on in the folder of each.
+    for flags, used, folder in (
+        ([], {}, "predictions"),
+        (["--threshold", "0.4"], {}, "predictions-2"),
+        ([], {"model": other}, "predictions-3"),
+    ):
+        done = run(frames, *flags, **used)
+        assert last_line(done).endswith(
+            f"7 images ({done.stdout.rsplit('(')[1].split(')')[0]}), 1 before. Written to outputs/{folder}."
+        )
+    assert sorted(path.name for path in outputs.iterdir()) == ["predictions", "predictions-2", "predictions-3"]
+    assert (outputs / "predictions" / "masks" / "first.png").read_bytes() == before
+    # A folder that is named is the one that is meant.
+    message = refused(run(first, "--output_dir", "outputs/predictions", "--threshold", "0.4", status=2))
+    assert "outputs/predictions holds outputs of other settings: threshold 0.5 and not 0.4" in message
+    # The report alone is that of the run before, or of the last one with its settings.
+    assert run("--report").stdout.startswith("outputs/predictions-3/report.html: the report")
+    assert run("--report", "--threshold", "0.4").stdout.startswith("outputs/predictions-2/report.html: the report")
+    assert "--threshold 0.3 changes nothing" in refused(run("--report", "--threshold", "0.3", status=2))
+
+
+def test_outputs_of_any_of_the_default_folders_are_no_inputs(run, frames, tmp_path):
+    run(frames / "first.jpg")
+    run(frames / "first.jpg", "--threshold", "0.4")
+    for given in ("outputs", "outputs/predictions", "outputs/predictions-2", "."):
+        assert "would take masks for images" in refused(run(given, status=2))
+    assert "is among the outputs" in refused(run("outputs/predictions-2/masks/first.png", status=2))
+
+
+def test_a_failed_start_leaves_no_folder(run, frames, tmp_path):
+    assert "absent" in refused(run(frames / "first.jpg", model=tmp_path / "absent", status=2))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_flags_of_videos_are_told_to_have_no_effect_on_images(run, frames, tmp_path):
+    done = run(frames / "first.jpg", "--smoothing", "0.3", "--alert_seconds", "1")
+    assert done.stdout.splitlines()[0] == (
+        "There is no video among the inputs: nothing depends on --smoothing and --alert_seconds."
+    )
+    settings = json.loads((tmp_path / "outputs" / "predictions" / "run.json").read_text())
+    assert not {"smoothing", "alert_seconds"} & settings.keys()
 
 
 def test_a_mask_of_another_image_or_program_is_not_replaced(run, frames, tmp_path):

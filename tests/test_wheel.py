@@ -56,3 +56,41 @@ def test_recipes_are_found_from_another_folder(site: Path, tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "recipes/card.yaml" in done.stderr
+
+
+def run_script(site: Path, folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a console script of the wheel with the packages of this environment."""
+    command = [sys.executable, str(site / "bin" / name), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "app", "convert"])
+def test_console_scripts_call_themselves_by_their_names(site: Path, tmp_path: Path, name: str):
+    done = run_script(site, tmp_path, f"unet-{name}", "--help")
+    assert done.stdout.startswith(f"usage: unet-{name} "), done.stderr
+    assert f"\n    unet-{name} " in done.stdout  # an example
+    assert f"python {name}.py" not in done.stdout
+
+
+def test_errors_of_a_console_script_begin_with_its_name(site: Path, tmp_path: Path):
+    done = run_script(site, tmp_path, "unet-predict", "absent.png")
+    assert done.returncode == 2
+    assert done.stderr == "unet-predict: error: There is no file or folder absent.png.\n"
+
+
+def test_a_missing_extra_is_added_to_the_wheel(site: Path, tmp_path: Path):
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "without_av.py").write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'av' else find(name)\n"
+        "from unet_kvasir_seg.predict import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "without_av.py", "clip.mp4"]
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stderr == (
+        'predict.py: error: av is not installed; this needs pip install "unet-kvasir-seg[video]".\n'
+    )

@@ -10,10 +10,12 @@ from typing import Any, cast
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy
 
-from ..common.errors import UserError, describe_error
+from ..common.command_line import unknown
+from ..common.errors import UserError, describe_error, require_extra
 
 SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")  # of the validation split
 
@@ -191,11 +193,8 @@ def _check_choice_of_checkpoint(arguments: TrainingArguments) -> None:
 
 
 def _check_libraries(arguments: TrainingArguments) -> None:
-    available = get_available_reporting_integrations()
     for tracker in cast("list[str]", arguments.report_to):
-        if tracker not in available:
-            installed = f"installed: {', '.join(available)}" if available else "none is installed"
-            raise UserError(f"--report_to {tracker}: no such tracker here ({installed}). Install it, or say none.")
+        _check_tracker(tracker)
     if arguments.torch_compile:
         with flags_explained("--torch_compile"):
             torch.compile(torch.nn.Identity(), mode=arguments.torch_compile_mode)
@@ -206,6 +205,18 @@ def _check_libraries(arguments: TrainingArguments) -> None:
                 f"--{name}: unknown option {', '.join(sorted(given - set(CHECKPOINTING_OPTIONS)))}; there is "
                 f"{', '.join(CHECKPOINTING_OPTIONS)}."
             )
+
+
+def _check_tracker(name: str) -> None:
+    if name not in INTEGRATION_TO_CALLBACK:
+        raise UserError(f"--report_to: {unknown('tracker', name, [*INTEGRATION_TO_CALLBACK, 'none'])}")
+    available = get_available_reporting_integrations()
+    if name in available:
+        return
+    if name == "tensorboard":
+        require_extra("tensorboard", "tensorboard")
+    installed = f"installed: {', '.join(available)}" if available else "none is installed"
+    raise UserError(f"--report_to {name}: that tracker is not installed ({installed}). Install it, or give none.")
 
 
 def _check_processes(arguments: TrainingArguments) -> None:

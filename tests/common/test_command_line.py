@@ -7,7 +7,19 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
-from unet_kvasir_seg.common.command_line import DataFlags, DeviceFlags, FlagParser, ModelFlags, flag, unknown
+import tomllib
+from conftest import ROOT
+from unet_kvasir_seg.common.command_line import (
+    SCRIPTS,
+    DataFlags,
+    DeviceFlags,
+    FlagParser,
+    ModelFlags,
+    flag,
+    in_words_of,
+    program_name,
+    unknown,
+)
 from unet_kvasir_seg.common.errors import UserError
 
 
@@ -155,3 +167,47 @@ def test_data_flags_are_the_arguments_of_load_splits():
         "validation_split": "Dev",
     }
     assert data.source.keys() <= inspect.signature(load_splits).parameters.keys()
+
+
+def test_scripts_are_those_that_are_installed():
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert {f"unet_kvasir_seg.{file.removesuffix('.py')}:main": name for file, name in SCRIPTS.items()} == {
+        main: name for name, main in stated.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("started_as", "expected"),
+    [
+        ("/usr/bin/unet-evaluate", "unet-evaluate"),
+        ("unet-evaluate.exe", "unet-evaluate"),
+        ("evaluation.py", "evaluation.py"),
+        ("/clone/evaluation.py", "evaluation.py"),
+        ("/usr/bin/unet-train", "evaluation.py"),  # another command that calls this one
+        ("pytest", "evaluation.py"),
+        ("", "evaluation.py"),
+        ("-c", "evaluation.py"),
+    ],
+)
+def test_a_command_is_called_what_it_was_started_as(monkeypatch, started_as, expected):
+    monkeypatch.setattr("sys.argv", [started_as, "--help"])
+    assert program_name("evaluation.py") == expected
+
+
+def test_the_description_of_a_script_shows_what_is_typed():
+    text = """Trains.
+
+    python train.py recipes/demo.yaml    # then python evaluation.py
+    `accelerate launch --num_processes 2 train.py ...` or `torchrun --nproc_per_node 2 train.py ...`, see train.py
+"""
+    assert in_words_of("train.py", text) == text
+    assert (
+        in_words_of("unet-train", text)
+        == """Trains.
+
+    unet-train recipes/demo.yaml    # then unet-evaluate
+    `accelerate launch --num_processes 2 -m unet_kvasir_seg.train ...` or `torchrun --nproc_per_node 2 -m \
+unet_kvasir_seg.train ...`, see train.py
+"""
+    )
+    assert in_words_of("unet-train", None) is None

@@ -3,10 +3,12 @@
 import pickle
 
 import pytest
+from conftest import ROOT
 from unet_kvasir_seg.common.errors import (
     UserError,
     describe_error,
     first_line,
+    install_command,
     printable,
     require_extra,
     some,
@@ -34,6 +36,12 @@ def test_a_missing_extra_is_named_with_the_remedy():
     require_extra("evaluation", "json", "numpy")
     with pytest.raises(UserError, match=r'no_such_package is not installed; .*pip install -e "\.\[evaluation\]"'):
         require_extra("evaluation", "json", "no_such_package")
+
+
+def test_an_extra_is_added_to_a_clone_or_to_an_installed_package(monkeypatch, tmp_path):
+    assert install_command("video") == f'pip install -e ".[video]" in {ROOT}'
+    monkeypatch.setattr("unet_kvasir_seg.common.errors.PACKAGE", tmp_path)  # as of a wheel: no pyproject.toml
+    assert install_command("video") == 'pip install "unet-kvasir-seg[video]"'
 
 
 def test_of_long_lists_the_rest_is_counted_and_of_long_messages_the_first_line_is_kept():

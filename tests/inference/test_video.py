@@ -29,7 +29,7 @@ from unet_kvasir_seg.inference.image_run import Report
 from unet_kvasir_seg.inference.inputs import Source
 from unet_kvasir_seg.inference.output_folder import OutputFolder, open_output, write_tables
 from unet_kvasir_seg.inference.overlay import draw_overlay
-from unet_kvasir_seg.inference.prediction import BasePredictor, PreparedImage
+from unet_kvasir_seg.inference.prediction import BasePredictor, Prediction, PreparedImage
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.inference.video import VideoError, VideoReader, VideoReport, segment_video
 from unet_kvasir_seg.inference.video_run import segment_video_file
@@ -693,6 +693,79 @@ def test_tracks_and_alerts_of_squares_worked_out_by_hand(tmp_path):
     assert [int(row["alerts"]) for row in table] == [0] * 5 + [1] * 5
     assert [int(row["lesions"]) for row in table] == [1, 1, 2, 1, 2, 1, 1, 1, 1, 1]
     assert [float(row["presence"]) for row in table] == [float(row["max_probability"]) for row in table]
+    left = [8 + 4 * frame for frame in range(10)]
+    moving = [f"{x} 8 {x + 16} 24" for x in left]
+    still = "120 64 136 80"
+    boxes = [*moving[:2], f"{moving[2]}; {still}", still, f"{moving[4]}; {still}", *moving[5:]]
+    assert [set(row["boxes"].split("; ")) for row in table] == [set(each.split("; ")) for each in boxes]
+
+
+def test_boxes_are_those_of_the_largest_regions(tmp_path):
+    """The larger first; a frame without regions has none; of very many not all are listed."""
+    mask = np.zeros((200, 400), np.float32)
+    mask[2:4, 10:12] = 1
+    mask[50:60, 30:34] = 1
+    frame = video.Frame(0, 0, 1, 0.0, Image.new("RGB", (400, 200)))
+    prediction = Prediction(mask, mask, 0.5)
+    assert video.draw(frame, prediction, []).row[-1] == "30 50 34 60; 10 2 12 4"
+    assert video.draw(frame, Prediction(0 * mask, mask, 0.5), []).row[-1] == ""
+    mask[::2, ::2] = 1
+    assert len(video.draw(frame, Prediction(mask, mask, 0.5), []).row[-1].split("; ")) == 64
+
+
+def test_the_progress_of_a_video_has_a_total_where_the_file_states_one(run, clip, tmp_path):
+    """In a log: a line at least at the end."""
+    assert re.search(r"^clip\.mp4: 100% 12/12 \[\d\d:\d\d<00:00, .*frame/s\]$", run(clip).stderr, re.MULTILINE)
+    stream = write_video(tmp_path / "stream.mkv", options={"live": "1"})
+    with VideoReader(stream) as reader, VideoReader(clip) as stated:
+        assert (reader.frames_expected, stated.frames_expected) == (None, FRAMES)
+    assert "stream.mkv: 100% 12/12 [" in run(stream).stderr  # known in the end
+    matroska = write_video(tmp_path / "length.mkv")
+    with VideoReader(matroska) as reader:
+        assert (reader.frames_stated, reader.frames_expected) == (None, FRAMES)
+
+
+def test_flags_of_images_are_refused_where_there_are_videos_alone(run, clip, tmp_path):
+    for flags, named in (
+        (["--overlay"], "--overlay has no effect on videos"),
+        (["--probabilities", "--overlay"], "--overlay and --probabilities have no effect on videos"),
+    ):
+        assert f"{named}, and there is no image among the inputs" in run(clip, *flags, status=2).stderr
+    assert not (tmp_path / "outputs").exists()
+    next(generate(1, 48, seed=1))["image"].save(tmp_path / "frame.png")
+    done = run(clip, clip.with_name("clip.mp4"), "frame.png", "--overlay")
+    assert done.stdout.count("--overlay has no effect on videos, which are 1 of the inputs") == 1
+    assert (tmp_path / "outputs" / "predictions" / "overlays" / "frame.png").is_file()
+
+
+def test_a_folder_takes_images_and_videos_one_after_the_other(run, clip, tmp_path):
+    """As the README does. Settings of videos count for videos alone."""
+    next(generate(1, 48, seed=1))["image"].save(tmp_path / "frame.png")
+    outputs = tmp_path / "outputs"
+    run("frame.png")
+    before = (outputs / "predictions" / "masks" / "frame.png").stat().st_mtime_ns
+    assert "Written to outputs/predictions." in run(clip, "--smoothing", "0.6").stdout
+    settings = json.loads((outputs / "predictions" / "run.json").read_text())
+    assert (settings["smoothing"], settings["alert_seconds"]) == (0.6, 0.5)
+    assert "0 images, 1 before. Written to outputs/predictions." in run("frame.png").stdout
+    assert json.loads((outputs / "predictions" / "run.json").read_text()) == settings
+    assert (outputs / "predictions" / "masks" / "frame.png").stat().st_mtime_ns == before
+    done = run(clip, "--smoothing", "0.3")
+    assert done.stdout.startswith(
+        "outputs/predictions holds outputs of other settings: smoothing 0.6 and not 0.3. "
+        "So outputs/predictions-2 is taken.\n"
+    )
+    for smoothing, folder in (("0.6", "predictions"), ("0.3", "predictions-2")):
+        done = run(clip, "--smoothing", smoothing)
+        assert f"0 videos, 1 before. Written to outputs/{folder}." in done.stdout
+    # An image goes where images are, although the other folder was used last; both together go where both fit.
+    assert "0 images, 1 before. Written to outputs/predictions." in run("frame.png").stdout
+    assert "1 before. Written to outputs/predictions-2." in run("frame.png", clip, "--smoothing", "0.3").stdout
+    # The other way round, and in a folder that is named.
+    run(clip, "--smoothing", "0.6", "--output_dir", "out")
+    run("frame.png", "--output_dir", "out")
+    refusal = run("frame.png", clip, "--output_dir", "out", status=2).stderr
+    assert "out holds outputs of other settings: smoothing 0.6 and not 0.0" in refusal
 
 
 def test_alerts_are_framed_in_the_overlay_and_other_regions_are_not(tmp_path):

@@ -54,7 +54,7 @@ SHORT = (*TINY, *FP32, "--depth", "2", "--num_train_epochs", "1", "--output_dir"
         ("--debug tpu_metrics_debug", "TPUs are not supported"),
         ("--ddp_backend gloo", "--ddp_backend gloo needs several processes"),
         ("--local_rank 1", "--local_rank 1 needs several processes"),
-        ("--report_to no_such_tracker", "no such tracker here"),
+        ("--report_to no_such_tracker", "unknown tracker .no_such_tracker."),
         ("--torch_compile_mode quick", "--torch_compile cannot be used: RuntimeError: Unrecognized mode=quick"),
         ("--optim_args momentum=0.9 --optim sgd", "--optim_args has no effect with --optim sgd"),
         ("--optim_target_modules encoder", "--optim_target_modules has no effect"),
