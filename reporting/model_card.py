@@ -28,6 +28,7 @@ from .tables import (
     calibration_table,
     data_name,
     exports_table,
+    groups_text,
     near_duplicates_table,
     refuse_invalid,
     results_tables,
@@ -78,12 +79,13 @@ PICTURES = {
 }
 
 
-def fill_card(results: Results) -> str:
+def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
     """The model card, with the Hub's metadata at its top.
 
     Args:
         results: What `results.json` holds. "training" and "evaluation" may be None, "metrics" empty, and "exports"
             missing; the card then says so.
+        pictures: File names of those to show; None: those that the results name, which may be published.
 
     Returns:
         Markdown. `huggingface_hub.ModelCard` reads the same scores from its metadata.
@@ -93,7 +95,8 @@ def fill_card(results: Results) -> str:
     """
     refuse_invalid(results)
     evaluation, training = results.get("evaluation"), results.get("training")
-    drawn = evaluation["figures"] if evaluation else training.get("figures", []) if training else []
+    if pictures is None:
+        pictures = evaluation["figures"] if evaluation else training.get("figures", []) if training else []
     sections: dict[str, Any] = {**results, "evaluation": evaluation, "training": training}
     card = ModelCard.from_template(
         card_data=_metadata(results),
@@ -103,6 +106,7 @@ def fill_card(results: Results) -> str:
         scored=scored_images(results),
         network_size=width_x_height(results["model"].get("image_size")),
         threshold=threshold_text(evaluation),
+        groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
@@ -113,7 +117,7 @@ def fill_card(results: Results) -> str:
         exports_table=exports_table(results),
         audit_text=_near_duplicates_text(results),
         losses=_losses(training) if training else "",
-        pictures={name: _picture(name) if name in drawn else "" for name in PICTURES},
+        pictures={name: _picture(name) if name in pictures else "" for name in PICTURES},
         score=interval,
         data_name=data_name,
         percent=percent,

@@ -21,11 +21,12 @@ from ..common.errors import UserError, some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
+from ..data.division import groups_in
 from ..data.mask_values import check_mask_rules
 from ..data.samples import Sample, load_sample, sample_name
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
-from .intervals import RESAMPLES, Groups, number_groups
+from .intervals import RESAMPLES, Groups
 from .kept_scores import KeptScores
 from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
@@ -123,7 +124,7 @@ class ScoredSplit:
     Attributes:
         images: Scores of each image, in order.
         protocol: How they were scored, with the tuned threshold if it was tuned.
-        groups: Of the images, as `groups_of` gives them, which intervals and tests resample; None: none are known.
+        groups: Of the images, as `groups_in` gives them, which intervals and tests resample; None: none are known.
         tuned_on: The split that the threshold was tuned on; None: it was not tuned.
         at_half: Main scores at the threshold 0.5, without a peak threshold, if it was tuned.
         negatives: The images without polyp.
@@ -178,7 +179,7 @@ def score_split(
             scored; an `InvalidRunError` if the model gives NaN.
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
-    groups = groups_of(rows)
+    groups = groups_in(rows)
     check_mask_rules({split: rows, **splits}, protocol.mask_rules)
     if isinstance(source, FileSource) or isinstance(other, FileSource):
         refuse_shared_names(rows)
@@ -245,11 +246,6 @@ def score_source(
     return choice, beside, score_with_choice(source, rows, protocol, work, choice)
 
 
-def groups_of(rows: Dataset) -> Groups:
-    """Number of the group of each sample, as of a patient, by the column `group`; None if there is no such column."""
-    return number_groups(rows["group"]) if "group" in rows.column_names else None
-
-
 def identity_of(rows: Dataset) -> list[Any]:
     """Tells the samples of a split from others: their fingerprint, and their names."""
     return [fingerprint_of(rows), [cell and cell["path"] for cell in rows["image"]]]
@@ -312,7 +308,7 @@ def tune_peak(
     regions = score_regions(source, load, len(rows), protocol, work, identity_of(rows))
     beside = score_negatives(source, rows, tuning.peak_on, protocol, work, negatives)
     choice = choose_peak(
-        beside.beside(regions, groups_of(rows)),
+        beside.beside(regions, groups_in(rows)),
         split=tuning.peak_on,
         fingerprint=fingerprint_of(rows),
         sensitivity=tuning.sensitivity,

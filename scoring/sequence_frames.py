@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from ..common.errors import UserError, printable, some
 from ..common.files import open_image
+from ..data.division import groups_in
 from ..data.locations import name_below
 from ..data.samples import Cell, encoded_bytes
 from ..inference.tracks import GAP_SECONDS
@@ -30,6 +31,23 @@ GROUPS = ("sequence", "frame")
 EXAMPLE = r"(?P<sequence>[^/]+)_(?P<frame>\d+)$"
 MAX_NUMBER = 10**12  # years of video
 Sequences: TypeAlias = dict[str, list[tuple[int, int]]]
+
+
+def find_sequences(rows: Dataset, pattern: str | None, folder: str, rate: float, alert_seconds: float) -> Sequences:
+    """The videos of a split, checked.
+
+    Args:
+        rows: The split.
+        pattern, folder: As for `sequences_by_name`; without a pattern, the columns tell the videos.
+        rate, alert_seconds: As for `check_sequences`.
+
+    Raises:
+        UserError: If the frames cannot be told to be those of videos, or a video is of several groups.
+    """
+    found = sequences_by_column(rows) if pattern is None else sequences_by_name(rows, pattern, folder)
+    check_sequences(found, rows, rate, alert_seconds)
+    sequence_groups(found, groups_in(rows))
+    return found
 
 
 def sequences_by_name(rows: Dataset, pattern: str, folder: str) -> Sequences:
