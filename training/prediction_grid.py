@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from transformers import TrainerCallback
 
 from ..common.files import atomic_file, to_rgb
@@ -61,7 +61,9 @@ class PredictionGrid(TrainerCallback):
         overlays = [sample.overlay(kwargs["model"], self.processor) for sample in self.samples]
         with write_errors_explained(self.folder, self.run_folder):
             self.folder.mkdir(exist_ok=True)
-            save_png(column(f"epoch {state.epoch or 0:.4g}", overlays), self.folder / f"step-{state.global_step:08}.png")
+            save_png(
+                column(f"epoch {state.epoch or 0:.4g}", overlays), self.folder / f"step-{state.global_step:08}.png"
+            )
             files = evenly_spread([file for _, file in self._columns()], COLUMNS_SHOWN)
             images = [column("image", [sample.image for sample in self.samples]), *map(_read, files)]
             save_png(side_by_side(images), self.folder / GRID_FILE)
@@ -81,8 +83,7 @@ class _Shown:
     def __init__(self, row: Any, processor: UNetImageProcessor, mask_rules: MaskRules):
         sample = load_sample(row, mask_rules)
         self.pixel_values = processor.preprocess(sample.image, return_tensors="pt")["pixel_values"]
-        self.image = to_rgb(sample.image)
-        self.image.thumbnail((CELL_SIDE, CELL_SIDE))
+        self.image = ImageOps.contain(to_rgb(sample.image), (CELL_SIDE, CELL_SIDE))
         self.ground_truth = np.asarray(Image.fromarray(sample.ground_truth).resize(self.image.size, Image.NEAREST))
 
     @torch.no_grad()
