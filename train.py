@@ -45,13 +45,14 @@ def train(
     """
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.training.failures import lost_processes_explained
+    from unet_kvasir_seg.training.prediction_grid import GRID_FOLDER
 
     folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
     if not is_main:
         logging.disable(logging.WARNING)
     # Of several processes the main one holds the folder, for all of them.
-    lock = output_lock(folder, PROGRAM, ["figures"]) if is_main else contextlib.nullcontext()
+    lock = output_lock(folder, PROGRAM, ["figures", GRID_FOLDER]) if is_main else contextlib.nullcontext()
     with lock, lost_processes_explained(folder):
         return _train(model_arguments, data_arguments, training_arguments)
 
@@ -62,7 +63,7 @@ def _train(
     from transformers import set_seed
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
     from unet_kvasir_seg.data.check import check_at_start
-    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.dataset import choose_split, load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training.batch_sizes import check_batches
     from unet_kvasir_seg.training.building import (
@@ -80,6 +81,7 @@ def _train(
         record_curves,
         record_outcome,
     )
+    from unet_kvasir_seg.training.prediction_grid import PredictionGrid
     from unet_kvasir_seg.training.resume import (
         check_output_folder,
         check_same_run,
@@ -139,6 +141,9 @@ def _train(
         model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint, start
     )
     trainer.started -= seconds_before
+    if training_arguments.prediction_grid is not None:
+        grid = (choose_split(splits, "validation"), processor, data_arguments.mask_rules)
+        trainer.add_callback(PredictionGrid(*grid, training_arguments.prediction_grid, folder))
 
     # Training, and its outcome.
     trainer.train(resume_from_checkpoint=checkpoint)

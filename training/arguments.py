@@ -121,6 +121,11 @@ class UNetTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = flag(
         None, "Stop after so many evaluations in a row without a better score than the best."
     )
+    prediction_grid: int | None = flag(
+        None,
+        "Draw the predictions of so many validation samples after each validation. The pictures show frames; they "
+        "stay in the folder of the run.",
+    )
     resume_from_checkpoint: str | None = dataclass_field(
         default=None,
         metadata={

@@ -88,6 +88,7 @@ POSITIVE = (
     *("eval_accumulation_steps", "eval_steps", "logging_steps", "save_steps", "save_total_limit"),
     *("dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb"),
     "early_stopping_patience",
+    "prediction_grid",
 )
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
@@ -131,6 +132,10 @@ def check_values(values: argparse.Namespace, defaults: Mapping[str, Any]) -> Non
         raise UserError(
             f"--early_stopping_patience {values.early_stopping_patience} needs --load_best_model_at_end: the weights "
             "that are kept are to be the best ones."
+        )
+    if values.prediction_grid is not None and str(values.eval_strategy).lower() == "no":
+        raise UserError(
+            f"--prediction_grid {values.prediction_grid} has no effect with --eval_strategy no: give epoch or steps."
         )
     evaluates, saves = (str(getattr(values, f"{when}_strategy")).lower() for when in ("eval", "save"))
     if values.load_best_model_at_end and evaluates != saves and saves != "best":
