@@ -9,7 +9,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -104,7 +104,8 @@ def load_splits(
         train_split, validation_split: The splits to take for "train" and "validation"; found by name if not given.
         needed_splits: Splits that there have to be, also of other names; None stands for none. "all" stands for the
             samples of all splits together, and is then the only one.
-        every_split: Load all other splits too that have images and masks, under their own names.
+        every_split: Give the data set's own splits in place of those that it is divided into, under their own names,
+            and all that have images and masks; "all" is that of a folder without splits.
         streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
             Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
         seed: Seed of random splits and of the synthetic frames.
@@ -150,14 +151,26 @@ def load_splits(
     elif "train" in splits and "validation" not in splits:
         unused = [own for own in there if own not in chosen.values()]
         splits |= hold_out_validation(splits["train"], seed, needed_splits, _listed(unused) if unused else None)
-    for own in there if every_split else ():
-        if own not in chosen.values():
-            with contextlib.suppress(DatasetError):
-                splits |= pairs_of({own: there[own]})
     _refuse_missing(needed_splits, splits, there)
     if name != SYNTHETIC_CLIPS:  # each split of which has a clip 0000 of its own
         warn_of_shared_groups(splits)
+    if every_split:
+        splits = _own_splits(source.splits, pairs_of, used=chosen.values())
     return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
+
+
+def _own_splits(
+    own: Mapping[str, Split], pairs_of: Callable[[Mapping[str, Split]], dict[str, Split]], used: Container[str]
+) -> dict[str, Split]:
+    """All splits of a data set, undivided; of those that a run does not use, the ones that have masks."""
+    splits: dict[str, Split] = {}
+    for name, rows in own.items():
+        try:
+            splits |= pairs_of({name or ALL: rows})
+        except DatasetError:
+            if name in used or name == UNDIVIDED:
+                raise
+    return splits
 
 
 def _wants_all(needed: Sequence[str | None], there: Iterable[str]) -> bool:
