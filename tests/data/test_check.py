@@ -112,7 +112,7 @@ def test_rows_of_a_table_are_named(tmp_path, run_command):
     arguments = ("--dataset_name", tmp_path / "table", "--check_data", "--output_dir", "out")
     done = run_command(train, *arguments, "--fold", 0, "--folds", 3, status=1)
     # By their places in the table, not in a fold.
-    assert report(tmp_path / "out") == [("row 0", "test"), ("row 1", "train")]
+    assert report(tmp_path / "out") == [("row 1", "train"), ("row 0", "test")]
     assert "Cannot tell polyp from background" in done.stdout
 
 
