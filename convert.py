@@ -105,12 +105,14 @@ def write(folder: Path, *parts: "UNetForSemanticSegmentation | UNetImageProcesso
         UserError: If a file cannot be written.
     """
     from safetensors import SafetensorError
+    from unet_kvasir_seg.common.files import give_usual_permissions
 
     unfinished = folder / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
     try:
         for part in parts:
             part.save_pretrained(unfinished)
+        give_usual_permissions(unfinished.glob("*.safetensors"))
         # Without these, moved last, it is no model, and the command can be run again.
         last = ("model.safetensors", "config.json")
         for file in sorted(unfinished.iterdir(), key=lambda file: last.index(file.name) if file.name in last else -1):

@@ -15,18 +15,17 @@ videos, sequences.csv into the output folder. Several processes share the images
 `accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
-import contextlib
 import dataclasses
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
-from unet_kvasir_seg.common.launcher import is_main_process
-from unet_kvasir_seg.common.processes import Processes, share_work
-from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments
+from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
+from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments, with_split
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the
 # command line come at once.
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.scoring.sequences import SequenceScores
     from unet_kvasir_seg.scoring.sources import Source
 
-OUTPUT_FOLDERS = ("figures", ".scores")
 PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
 PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
@@ -46,8 +44,10 @@ KEPT = "Scores so far are kept in the output folder: run the same command again 
 
 def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Dataset", processes: Processes) -> "Results":
     """`results.json` without scores: model, data, environment, and what earlier results say of the same weights."""
+    assert arguments.split is not None
     from unet_kvasir_seg.common.device import choose_runtime
     from unet_kvasir_seg.data.dataset import describe_data
+    from unet_kvasir_seg.data.division import warn_of_other_division
     from unet_kvasir_seg.reporting.description import unscored_results
     from unet_kvasir_seg.reporting.results import describe_environment, known_results
     from unet_kvasir_seg.scoring.sources import ModelSource
@@ -56,6 +56,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
     known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    if known and processes.is_main:
+        warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
     pushed = known_results(repo, None) if repo else None
     environment = describe_environment(runtime, processes.count)
@@ -63,14 +65,44 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     return unscored_results(name, data, environment, predictor, known, pushed, arguments.target_repo)
 
 
+def load_data(
+    arguments: EvaluationArguments, processes: Processes
+) -> "tuple[EvaluationArguments, dict[str, Dataset]]":
+    """The splits, checked as far as that takes seconds, and the arguments with the split that is scored.
+
+    Raises:
+        UserError: If the data cannot be used, or there is no such split.
+    """
+    from unet_kvasir_seg.data.check import check_at_start
+    from unet_kvasir_seg.data.dataset import load_splits
+
+    needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
+    with processes.main_first():
+        splits = load_splits(**arguments.source, needed_splits=needed, further_columns=arguments.sequence_columns)
+    chosen = with_split(arguments, splits)
+    with ending_alike(processes):
+        if processes.is_main:
+            if chosen is not arguments and chosen.split != "test":
+                print(f"The data set has no test split: the {chosen.split} split is scored.", file=sys.stderr)
+            needed = [chosen.split, chosen.tune_threshold_on, chosen.tune_peak_on]
+            used = splits if chosen.audit else {name: splits[name] for name in needed if name is not None}
+            if partly := check_at_start(used, chosen.mask_rules):
+                print(partly, file=sys.stderr)
+    return chosen, splits
+
+
 def draw(
+    folder: Path,
     arguments: EvaluationArguments,
     results: "Results",
     scored: "ScoredSplit",
     source: "Source",
     splits: "dict[str, Dataset]",
-) -> None:
+) -> list[str]:
     """Look for near-duplicates if asked to, draw the pictures, and add both to the results.
+
+    Returns:
+        Names of all pictures; the results name those that may be published.
 
     Raises:
         OSError: If a file cannot be written.
@@ -81,7 +113,8 @@ def draw(
 
     evaluation = results["evaluation"]
     assert evaluation is not None
-    folder = Path(arguments.output_dir) / "figures"
+    assert arguments.split is not None
+    folder = folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     dice, area_shares = summary.per_image_dice(scored.images), summary.area_shares(scored.images)
     published = draw_evaluation(results, dice, area_shares, folder)
@@ -96,51 +129,40 @@ def draw(
             pair_grid(shown, folder / "audit.png", total=len(pairs))
             of_frames.append("audit.png")
     evaluation["figures"] = published + (of_frames if arguments.push_example_images else [])
+    return published + of_frames
 
 
-def find_sequences(arguments: EvaluationArguments, rows: "Dataset") -> "Sequences":
-    """The videos whose frames are scored; empty if images are.
+def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitStack) -> "tuple[Results, Path]":
+    """Score, and write what the command writes.
 
-    Raises:
-        UserError: If the frames cannot be told to be those of videos.
-    """
-    from unet_kvasir_seg.scoring import sequence_frames
-
-    if not arguments.scores_videos:
-        return {}
-    if arguments.sequence_pattern is not None:
-        found = sequence_frames.sequences_by_name(rows, arguments.sequence_pattern, arguments.dataset_name)
-    else:
-        found = sequence_frames.sequences_by_column(rows)
-    sequence_frames.check_sequences(found, rows, arguments.frame_rate, arguments.alert_seconds)
-    return found
-
-
-def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
-    """Score, and write what the command writes; returns what `results.json` holds, in the main process all of it.
+    Returns:
+        What `results.json` holds, in the main process all of it, and the output folder, which the stack holds.
 
     Raises:
         UserError: If model or data are invalid, or a file cannot be written. If the model gives NaN, `results.json`
             is written first, without scores and marked invalid.
     """
     started = time.perf_counter()
-    from unet_kvasir_seg.data.dataset import load_splits
-    from unet_kvasir_seg.reporting.results import check_results_folder, write_results
-    from unet_kvasir_seg.scoring import run, sections, sources
+    from unet_kvasir_seg.reporting.evaluation_folder import open_folder
+    from unet_kvasir_seg.reporting.results import write_results
+    from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
     from unet_kvasir_seg.scoring.negatives import Negatives
 
-    with processes.main_first():
-        needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
-        further = {"needed_splits": needed, "further_columns": arguments.sequence_columns}
-        splits = load_splits(**arguments.source, **further)
-    sequences = find_sequences(arguments, splits[arguments.split])
+    arguments, splits = load_data(arguments, processes)
+    assert arguments.split is not None
+    timing = (arguments.frame_rate, arguments.alert_seconds)
+    sequences: Sequences = {}
+    if arguments.scores_videos:
+        rows, pattern = splits[arguments.split], arguments.sequence_pattern
+        sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
     results = describe_run(arguments, source, splits[arguments.split], processes)
-    folder = Path(arguments.output_dir)
-    check_results_folder(folder, results)
+    settings = arguments.settings_with(source)
+    named = None if arguments.output_dir is None else Path(arguments.output_dir)
+    folder = open_folder(named, results, settings, processes, held, PROGRAM)
     negatives = None
     if arguments.negatives is not None:
         negatives = Negatives.load(arguments.negatives, splits, arguments.mask_rules, arguments.negatives_config)
@@ -158,16 +180,16 @@ def evaluate(arguments: EvaluationArguments, processes: Processes) -> "Results":
         raise
     if processes.is_main:
         results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
-        timing = (arguments.frame_rate, arguments.alert_seconds)
         videos = sections.score_videos(sequences, scored, *timing)
         if videos:
-            evaluation["videos"] = sections.summarise_videos(videos, scored, *timing)
+            evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
         results["evaluation"] = evaluation
-        write_outputs(arguments, results, scored, videos, source, splits, started - work.kept.seconds)
-    return results
+        write_outputs(folder, arguments, results, scored, videos, source, splits, started - work.kept.seconds)
+    return results, folder
 
 
 def write_outputs(
+    folder: Path,
     arguments: EvaluationArguments,
     results: "Results",
     scored: "ScoredSplit",
@@ -187,12 +209,12 @@ def write_outputs(
     from unet_kvasir_seg.reporting.tables import results_as_text
     from unet_kvasir_seg.scoring import peak, sequences, summary
 
-    folder, evaluation = Path(arguments.output_dir), results["evaluation"]
+    evaluation = results["evaluation"]
     assert evaluation is not None
     evaluation["model_seconds"] = round(source.seconds, 1)
     evaluation["seconds"] = round(time.perf_counter() - started, 1)
     try:
-        draw(arguments, results, scored, source, splits)
+        drawn = draw(folder, arguments, results, scored, source, splits)
         evaluation["seconds"] = round(time.perf_counter() - started, 1)
         summary.write_per_image_csv(scored.images, folder / "per_image.csv")
         if videos:
@@ -203,7 +225,8 @@ def write_outputs(
         if arguments.save_peak and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
         if arguments.predictions is None:
-            write_atomic(folder / "README.md", fill_card(results).encode())
+            pictures = evaluation["figures"] if arguments.push_to_hub else drawn
+            write_atomic(folder / "README.md", fill_card(results, pictures).encode())
     except OSError as error:
         print(results_as_text(results))
         raise UserError(
@@ -212,12 +235,11 @@ def write_outputs(
         ) from error
 
 
-def push(results: "Results", arguments: EvaluationArguments) -> str:
+def push(folder: Path, results: "Results", arguments: EvaluationArguments) -> str:
     """Upload results, card and pictures in one commit; returns its URL."""
     from unet_kvasir_seg.common.hub import push_files
 
     assert results["evaluation"] is not None
-    folder = Path(arguments.output_dir)
     names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
     names += ["preprocessor_config.json"] if arguments.save_peak else []  # the peak that the scores are of
     files = [folder / name for name in names]
@@ -228,29 +250,35 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser([EvaluationArguments], program=PROGRAM, description=__doc__)
         (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
+        if arguments.check_data:
+            from unet_kvasir_seg.data.check import check_data
+
+            sys.exit(check_data(arguments, Path(arguments.output_dir or "outputs/evaluation")))
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         from transformers.utils import logging
         from unet_kvasir_seg.common.device import choose_runtime
-        from unet_kvasir_seg.common.output_lock import output_lock
-        from unet_kvasir_seg.reporting.results import refuse_project_folder
+        from unet_kvasir_seg.common.hub import check_writable
+        from unet_kvasir_seg.reporting.evaluation_folder import hold_folder
         from unet_kvasir_seg.reporting.tables import results_as_text
         from unet_kvasir_seg.scoring.kept_scores import KeptScores
 
         logging.disable_progress_bar()  # of loading weights, which takes no time
         cpu = choose_runtime(arguments.device, arguments.dtype).device.type == "cpu"
-        folder = Path(arguments.output_dir)
-        refuse_project_folder(folder)
-        lock = output_lock(folder, PROGRAM, OUTPUT_FOLDERS) if is_main_process() else contextlib.nullcontext()
-        with lock, share_work(cpu) as processes:
-            results = evaluate(arguments, processes)
+        with ExitStack() as held, share_work(cpu) as processes:
+            with ending_alike(processes):
+                if processes.is_main and arguments.output_dir is not None:
+                    hold_folder(Path(arguments.output_dir), held, PROGRAM)
+                if processes.is_main and arguments.push_to_hub:
+                    check_writable(str(arguments.target_repo))
+            results, folder = evaluate(arguments, processes, held)
             if processes.is_main:
                 written = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-                print(f"\n{results_as_text(results)}\nWritten to {arguments.output_dir}: {', '.join(written)}")
+                print(f"\n{results_as_text(results)}\nWritten to {folder}: {', '.join(written)}")
                 if arguments.save_peak:
                     print(f"Saved the peak threshold among the settings of {arguments.model_name}.")
                 if arguments.push_to_hub:
-                    print(f"Pushed: {push(results, arguments)}")
+                    print(f"Pushed: {push(folder, results, arguments)}")
                 KeptScores(folder).remove()
 
 

@@ -29,7 +29,15 @@ from transformers.image_utils import (
 )
 from transformers.utils import logging
 
-from .regions_unet import check_calibration, check_input_size, check_thresholds, keep_peaks, presence_of
+from .regions_unet import (
+    check_calibration,
+    check_input_size,
+    check_region_options,
+    check_thresholds,
+    keep_large,
+    keep_peaks,
+    presence_of,
+)
 
 try:
     from transformers.image_processing_backends import TorchvisionBackend
@@ -287,6 +295,8 @@ class UNetImageProcessor(TorchvisionBackend):
         threshold: float = 0.5,
         return_segmentation_scores: bool = False,
         peak_threshold: float | None = None,
+        min_area: int = 0,
+        largest_lesion: bool = False,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
         Turn the model's logits into masks at the original sizes.
@@ -304,6 +314,8 @@ class UNetImageProcessor(TorchvisionBackend):
             return_segmentation_scores: also return the probabilities.
             peak_threshold: probability in [0, 1], not below `threshold`; equal to it, every region is kept. `None`
                 takes the processor's own, which may be `None` too: then every region is kept.
+            min_area: pixels of the mask that a region must have to be polyp; by default one is enough.
+            largest_lesion: whether, of the regions that are left, only the largest is polyp.
 
         Returns:
             B masks (H, W), int64 in {0, 1}; with scores B `SemanticSegmentationPostProcessorOutput`, each
@@ -312,10 +324,11 @@ class UNetImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1], a peak
-                threshold below `threshold`.
+                threshold below `threshold`, or a `min_area` that is no whole number of pixels.
         """
         probabilities = self.polyp_probabilities(outputs.logits, target_sizes)
-        masks = [self.polyp_mask(probability, threshold, peak_threshold) for probability in probabilities]
+        how = (threshold, peak_threshold, min_area, largest_lesion)
+        masks = [self.polyp_mask(probability, *how) for probability in probabilities]
         if not return_segmentation_scores:
             return masks
         return [
@@ -326,27 +339,36 @@ class UNetImageProcessor(TorchvisionBackend):
         ]
 
     def polyp_mask(
-        self, probability: torch.Tensor, threshold: float = 0.5, peak_threshold: float | None = None
+        self,
+        probability: torch.Tensor,
+        threshold: float = 0.5,
+        peak_threshold: float | None = None,
+        min_area: int = 0,
+        largest_lesion: bool = False,
     ) -> torch.Tensor:
         """
         Turn a map of probabilities into a mask, as `post_process_semantic_segmentation` does.
 
         Args:
             probability: (H, W) float, as `polyp_probabilities` gives it.
-            threshold, peak_threshold: as for `post_process_semantic_segmentation`.
+            threshold, peak_threshold, min_area, largest_lesion: as for `post_process_semantic_segmentation`.
 
         Returns:
             (H, W) int64 in {0, 1}, on the map's device.
 
         Raises:
-            ValueError: a threshold outside [0, 1], or a peak threshold below `threshold`.
+            ValueError: a threshold outside [0, 1], a peak threshold below `threshold`, or a `min_area` that is no
+                whole number of pixels.
         """
         if peak_threshold is None:
             peak_threshold = self.peak_threshold
         check_thresholds(threshold, peak_threshold)
-        if peak_threshold is None or peak_threshold <= threshold:
+        check_region_options(min_area, largest_lesion)
+        keeps_all = peak_threshold is None or peak_threshold <= threshold
+        if keeps_all and min_area <= 1 and not largest_lesion:
             return (probability > threshold).to(torch.int64)
         mask = keep_peaks(probability.detach().cpu().numpy(), threshold, peak_threshold)
+        keep_large(mask, min_area, largest_lesion)
         return torch.from_numpy(mask).to(probability.device, torch.int64)
 
     def presence(self, probability: "torch.Tensor | np.ndarray") -> float:

@@ -37,6 +37,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     - `threshold`: a pixel is polyp if its probability is higher; in [0, 1], by default 0.5.
     - `peak_threshold`: and if the highest probability of its region is at least this; not below `threshold`. By
       default the image processor's own, if it has one.
+    - `min_area`: and if its region has at least so many pixels of the image; by default 0.
+    - `largest_lesion`: True keeps only the largest of those regions; by default False.
     - `tta`: test-time augmentation: the mean of the probabilities of the image and its three flips, for four times the
       work; by default False.
     - `subtask`: None or "semantic", which mean the same.
@@ -45,7 +47,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
 
     Raises:
         ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], a
-            peak threshold below the threshold, or no image to be found.
+            peak threshold below the threshold, a `min_area` that is no whole number, or no image to be found.
         TypeError: An unknown argument, or an image of another type, such as an array, whose order of channels nobody
             knows.
     """
@@ -77,6 +79,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         timeout: float | None = None,
         peak_threshold: float | None = None,
         tta: bool | None = None,
+        min_area: int | None = None,
+        largest_lesion: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if subtask not in (None, "semantic"):
@@ -92,12 +96,13 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         if kwargs:
             raise TypeError(
                 f"Got {', '.join(kwargs)}, which this pipeline does not know; it takes threshold, peak_threshold, "
-                "tta, subtask, timeout and batch_size."
+                "min_area, largest_lesion, tta, subtask, timeout and batch_size."
             )
         preprocess = {} if timeout is None else {"timeout": timeout}
         forward = {} if tta is None else {"tta": tta}
-        thresholds = {"threshold": threshold, "peak_threshold": peak_threshold}
-        postprocess = {name: value for name, value in thresholds.items() if value is not None}
+        options = {"threshold": threshold, "peak_threshold": peak_threshold}
+        options |= {"min_area": min_area, "largest_lesion": largest_lesion}
+        postprocess = {name: value for name, value in options.items() if value is not None}
         return preprocess, forward, postprocess
 
     def preprocess(  # type: ignore[override]
@@ -127,14 +132,19 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         return {"logits": torch.cat(logits, dim=1), "target_size": model_inputs["target_size"]}
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: Any, threshold: float = 0.5, peak_threshold: float | None = None
+        self,
+        model_outputs: Any,
+        threshold: float = 0.5,
+        peak_threshold: float | None = None,
+        min_area: int = 0,
+        largest_lesion: bool = False,
     ) -> list[dict[str, Any]]:
         """Logits (1, F, h, w) of one image -> an entry for each label, at the image's own size."""
         flips = model_outputs["logits"].split(1, dim=1)
         sizes = model_outputs["target_size"]
         maps = [self.image_processor.polyp_probabilities(logits, sizes)[0] for logits in flips]
         probability = sum(maps) / len(maps)
-        mask = self.image_processor.polyp_mask(probability, threshold, peak_threshold)
+        mask = self.image_processor.polyp_mask(probability, threshold, peak_threshold, min_area, largest_lesion)
         presence = self.image_processor.presence(probability)
         scores = (1 - presence, presence)
         return [

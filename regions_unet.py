@@ -1,6 +1,7 @@
 """Turns a map of probabilities into a mask, and into the probability that there is a polyp at all; checks settings.
 
-    keep_peaks(probability, threshold=0.5, peak_threshold=0.9)  # (H, W) bool
+    mask = keep_peaks(probability, threshold=0.5, peak_threshold=0.9)  # (H, W) bool
+    keep_large(mask, min_area=50)  # in place
     presence_of(float(probability.max()), calibration=(1.5, -4.0))
 
 Needs numpy alone: the Hub runs it without the rest of the project, and ONNX files are used without PyTorch.
@@ -8,7 +9,7 @@ Needs numpy alone: the Hub runs it without the rest of the project, and ONNX fil
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,19 @@ def check_thresholds(threshold: float, peak_threshold: float | None = None) -> N
             f"Got threshold={threshold} and peak_threshold={peak_threshold}; expected a peak that is not below the "
             f"threshold. Raise it, or switch it off with peak_threshold={threshold}, which keeps every region."
         )
+
+
+def check_region_options(min_area: int, largest_lesion: bool) -> None:
+    """
+    Refuse options of `keep_large` that cannot be.
+
+    Raises:
+        ValueError: `min_area` is no whole number of pixels, or `largest_lesion` is neither true nor false.
+    """
+    if not isinstance(min_area, Integral) or isinstance(min_area, bool) or min_area < 0:
+        raise ValueError(f"Got min_area={min_area!r}; expected a whole number of pixels, 0 or more.")
+    if not isinstance(largest_lesion, bool | np.bool_):
+        raise ValueError(f"Got largest_lesion={largest_lesion!r}; expected True or False.")
 
 
 def check_calibration(calibration: Sequence[float] | None) -> None:
@@ -114,30 +128,84 @@ def keep_peaks(probability: np.ndarray, threshold: float, peak_threshold: float 
     # A pixel may be at a peak and not above the threshold, where the two differ by less than the map's precision.
     if not (mask & (probability >= peak_threshold)).any():
         return np.zeros_like(mask)
-    # The rest of the frame takes no time: most polyps are small.
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = _box(mask)
     _drop_faint_regions(mask[box], probability[box], peak_threshold)
     return mask
 
 
+def keep_large(mask: np.ndarray, min_area: int = 0, largest_lesion: bool = False) -> np.ndarray:
+    """
+    Keep the regions of a mask that are large enough, in place.
+
+    A region is a set of pixels that touch, at a side or at a corner.
+
+    Args:
+        mask: (H, W) bool, which is changed.
+        min_area: a region is kept if it has so many pixels of the mask, or more.
+        largest_lesion: of those only the largest is kept; of equally large ones the one that begins first, read row by
+            row.
+
+    Returns:
+        The mask.
+    """
+    if (min_area > 1 or largest_lesion) and mask.any():
+        _drop_small_regions(mask[_box(mask)], min_area, largest_lesion)
+    return mask
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask. The rest of the frame takes no time: most polyps are small."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
 def _drop_faint_regions(mask: np.ndarray, probability: np.ndarray, peak_threshold: float) -> None:
     """Set those regions of a mask (H, W) bool to False, in place, whose probabilities all lie below the peak."""
-    height, width = mask.shape
-    # All rows one after the other, with a zero before the first and after each, so that no run of pixels goes on from
-    # one row to the next. A run has the place of its first pixel and the place after its last.
-    line = np.zeros(1 + height * (width + 1), probability.dtype)
-    np.copyto(line[1:].reshape(height, width + 1)[:, :width], probability, where=mask)
-    is_inside = line > 0
-    changes = np.flatnonzero(is_inside[1:] != is_inside[:-1])
+    line, changes = _runs(probability, mask)
     starts, ends = changes[::2], changes[1::2]
     peaks = np.maximum.reduceat(line[1:], changes)[::2]  # of the runs; in between are those of the gaps
-
-    regions = _number_regions(starts, ends, row_length=width + 1)
+    regions = _number_regions(starts, ends, row_length=mask.shape[1] + 1)
     is_kept = np.zeros(len(starts), bool)
     is_kept[regions[peaks >= peak_threshold]] = True
-    is_dropped = ~is_kept[regions]
-    rows, first = np.divmod(starts[is_dropped], width + 1)
+    _clear(mask, starts, ends, ~is_kept[regions])
+
+
+def _drop_small_regions(mask: np.ndarray, min_area: int, largest_lesion: bool) -> None:
+    """Set the other regions of a mask (H, W) bool to False, in place; arguments as for `keep_large`."""
+    _, changes = _runs(mask, mask)
+    starts, ends = changes[::2], changes[1::2]
+    regions = _number_regions(starts, ends, row_length=mask.shape[1] + 1)
+    areas = np.zeros(len(starts), np.int64)  # at the first run of each region
+    np.add.at(areas, regions, ends - starts)
+    is_kept = areas >= min_area
+    if largest_lesion:
+        is_kept &= np.arange(len(starts)) == areas.argmax()
+    _clear(mask, starts, ends, ~is_kept[regions])
+
+
+def _runs(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The runs of neighbouring pixels in the rows of a mask.
+
+    Args:
+        values: (H, W), above 0 where the mask is True.
+        mask: (H, W) bool.
+
+    Returns:
+        The values on a line: all rows one after the other, with a zero before the first and after each, so that no run
+        goes on from one row to the next. And the places of each run's first pixel and of the first after it, in turn,
+        counted from the first row.
+    """
+    height, width = mask.shape
+    line = np.zeros(1 + height * (width + 1), values.dtype)
+    np.copyto(line[1:].reshape(height, width + 1)[:, :width], values, where=mask)
+    is_inside = line > 0
+    return line, np.flatnonzero(is_inside[1:] != is_inside[:-1])
+
+
+def _clear(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray, is_dropped: np.ndarray) -> None:
+    """Set some runs of a mask to False, in place."""
+    rows, first = np.divmod(starts[is_dropped], mask.shape[1] + 1)
     last = first + (ends - starts)[is_dropped]
     for row, left, right in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
         mask[row, left:right] = False

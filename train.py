@@ -4,6 +4,7 @@
     python train.py recipes/demo.yaml                     # two minutes on synthetic frames
     python train.py --dataset_name path/to/folder         # your own images/ and masks/
     python train.py --push_to_hub --hub_model_id me/unet  # after `hf auth login`
+    python train.py --push_finished outputs/mine --hub_model_id me/unet    # a run that has ended
 
 A recipe is a YAML file whose keys are these flags; the fields of `UNetConfig` stand under `model:`. Flags on the
 command line override it. To train with several processes:
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import program_name
 from unet_kvasir_seg.common.errors import user_errors
+from unet_kvasir_seg.common.launcher import is_main_process
 
 # Libraries are imported inside functions, so that --help and errors of the command line come quickly, and Ctrl-C is
 # answered from the start.
@@ -43,13 +45,14 @@ def train(
     """
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.training.failures import lost_processes_explained
+    from unet_kvasir_seg.training.prediction_grid import GRID_FOLDER
 
     folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
     if not is_main:
         logging.disable(logging.WARNING)
     # Of several processes the main one holds the folder, for all of them.
-    lock = output_lock(folder, PROGRAM, ["figures"]) if is_main else contextlib.nullcontext()
+    lock = output_lock(folder, PROGRAM, ["figures", GRID_FOLDER]) if is_main else contextlib.nullcontext()
     with lock, lost_processes_explained(folder):
         return _train(model_arguments, data_arguments, training_arguments)
 
@@ -59,11 +62,18 @@ def _train(
 ) -> dict[str, Any]:
     from transformers import set_seed
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
-    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.check import check_at_start
+    from unet_kvasir_seg.data.dataset import choose_split, load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training import building, outcome
     from unet_kvasir_seg.training.batch_sizes import check_batches
-    from unet_kvasir_seg.training.resume import check_output_folder, check_same_run, checkpoint_to_resume
+    from unet_kvasir_seg.training.prediction_grid import PredictionGrid
+    from unet_kvasir_seg.training.resume import (
+        check_output_folder,
+        check_same_run,
+        checkpoint_to_resume,
+        start_of_run,
+    )
 
     folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
@@ -82,11 +92,15 @@ def _train(
     with training_arguments.main_process_first(desc="loading the data"):
         splits = load_splits(
             **data_arguments.source,
-            needed_splits=["train"],
+            needed_splits=["train", "validation"],
             streaming=data_arguments.streaming,
             synthetic_size=processor.size["height"],
         )
         splits = building.with_negatives(splits, data_arguments)
+        if is_main:
+            used = {split: splits[split] for split in ("train", "validation")}
+            if partly := check_at_start(used, data_arguments.mask_rules):
+                print(partly)
     train_set, validation_set, transform = building.build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
@@ -101,7 +115,10 @@ def _train(
         keep_freed_memory()
         limit_threads()
     results = outcome.describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
-    seconds_before = 0.0 if checkpoint is None else check_same_run(checkpoint, results)
+    seconds_before = 0.0
+    if checkpoint is not None:
+        seconds_before = check_same_run(checkpoint, results)
+        results["training"] |= start_of_run(checkpoint)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
@@ -110,9 +127,13 @@ def _train(
         model, processor, train_set, validation_set, transform, training_arguments, results, checkpoint, start
     )
     trainer.started -= seconds_before
+    if training_arguments.prediction_grid is not None:
+        grid = (choose_split(splits, "validation"), processor, data_arguments.mask_rules)
+        trainer.add_callback(PredictionGrid(*grid, training_arguments.prediction_grid, folder))
 
     # Training, and its outcome.
     trainer.train(resume_from_checkpoint=checkpoint)
+    outcome.record_curves(trainer.results, trainer.state.log_history)
     if is_main:
         print("\nThe last validation, of the weights that are kept:")
     outcome.record_outcome(trainer.results, trainer, trainer.evaluate())
@@ -143,6 +164,7 @@ def build_trainer(
     from unet_kvasir_seg.data_collator import SegmentationCollator
     from unet_kvasir_seg.training.ema import ExponentialMovingAverage
     from unet_kvasir_seg.training.flag_checks import flags_explained
+    from unet_kvasir_seg.training.history import WriteHistory
     from unet_kvasir_seg.training.outcome import Announcement
     from unet_kvasir_seg.training.trainer import EpochScores, FindBestCheckpoint, SetEpoch, UNetTrainer
 
@@ -150,7 +172,7 @@ def build_trainer(
     places = [folder] if checkpoint is None else [folder, Path(checkpoint).parent]
     samples = (len(train_set) if has_length(train_set) else None, len(validation_set))
     announcement = Announcement(start, results["model"]["image_size"], samples)
-    callbacks: list[Any] = [FindBestCheckpoint(places, results), announcement]
+    callbacks: list[Any] = [FindBestCheckpoint(places, results), announcement, WriteHistory(folder)]
     if not isinstance(train_set, TrainingStream):
         # A stream gets its epoch from the data loader instead: it may have more epochs than Trainer counts.
         callbacks.append(SetEpoch(transform))
@@ -177,9 +199,22 @@ def build_trainer(
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, kept=KEPT):
-        from unet_kvasir_seg.training.arguments import parse_arguments
+        from unet_kvasir_seg.training.arguments import parse_arguments, push_flags
 
-        train(*parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__))
+        words = sys.argv[1:] if argv is None else argv
+        flags = push_flags(words, description=__doc__)
+        if flags is not None:
+            from unet_kvasir_seg.training.push import push_finished
+
+            if is_main_process():
+                push_finished(flags)
+            return
+        model, data, training = parse_arguments(words, description=__doc__)
+        if data.check_data:
+            from unet_kvasir_seg.data.check import check_data
+
+            sys.exit(check_data(data, Path(str(training.output_dir))))
+        train(model, data, training)
 
 
 if __name__ == "__main__":

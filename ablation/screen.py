@@ -7,8 +7,9 @@
     python ablation/table.py outputs/ablation/ablation.json docs/what-pays.md
 
 Each run is `python train.py` and then `python evaluation.py --split validation`, in a folder with its recipe and its
-log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A stopped
-screening continues where it was when it is started again. The scores of all runs are written to ablation.json.
+log. Candidates are ranked by Dice, mean per image at original size, averaged over the seeds of the round. A screening
+ends with its trainings, however it ends (killed with -9, on Linux alone). Started again, it goes on with each from its
+last checkpoint. The scores of all runs are written to ablation.json.
 """
 
 import os
@@ -50,6 +51,8 @@ DATA_FLAGS = (
     "ignore_exif",
     "synthetic_rows",
 )
+# For trainings that save no checkpoint themselves: one after each twentieth of their steps, to go on from.
+SAVING = ("--save_strategy", "steps", "--save_steps", "0.05", "--save_total_limit", "1")
 STARTED: list[subprocess.Popen] = []  # the commands that runs have started
 STOPPING = threading.Event()  # no further one is to be started
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,8 +100,21 @@ class Run:
         return self.folder / "model"
 
     @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    @property
     def results(self) -> Path:
-        return self.folder / "evaluation" / "results.json"
+        return self.evaluation / "results.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def saves_nothing(self) -> bool:
+        """Whether its flags let the training save no checkpoint."""
+        return self.flags.get("save_strategy") in ("no", False)  # YAML takes the word `no` for false
 
     def prepare(self) -> None:
         """Write the recipe.
@@ -106,9 +122,11 @@ class Run:
         Raises:
             UserError: If the folder holds a run with other flags, or one that a killed screening has left running.
         """
+        for folder in (self.model, self.evaluation):
+            if folder.exists():
+                with output_lock(folder, PROGRAM):
+                    pass
         if self.model.exists():
-            with output_lock(self.model, PROGRAM):
-                pass
             earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             flags = {**earlier, **self.flags}
             changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
@@ -123,7 +141,7 @@ class Run:
     def finish(self, at_once: int) -> dict[str, Any]:
         """Train and evaluate, unless that is done already; returns the run's entry in ablation.json."""
         who = f"  {self.candidate}, seed {self.seed}"
-        print(f"{who} ...", flush=True)
+        print(f"{who} ... (log: {self.log})", flush=True)
         entry: dict[str, Any] = {"candidate": self.candidate, "seed": self.seed}
         try:
             self._train(at_once)
@@ -146,20 +164,25 @@ class Run:
         }
 
     def _train(self, at_once: int) -> None:
-        from unet_kvasir_seg.training.checkpoints import is_complete
+        from unet_kvasir_seg.training.checkpoints import checkpoints_in, is_complete
 
         if (self.model / "results.json").is_file():
             return
-        resume = any(is_complete(checkpoint) for checkpoint in self.model.glob("checkpoint-*"))
-        if not resume and self.model.exists():
+        flags = ["--output_dir", str(self.model), *(SAVING if self.saves_nothing else ())]
+        checkpoint = next(filter(is_complete, checkpoints_in(self.model)), None)
+        if checkpoint is not None:
+            print(f"  {self.candidate}, seed {self.seed}: going on from {checkpoint}", flush=True)
+            flags.append("--resume_from_checkpoint")
+        elif self.model.exists():
             shutil.rmtree(self.model)  # it was stopped before its first checkpoint
-        flags = ["--output_dir", str(self.model), *(["--resume_from_checkpoint"] if resume else [])]
         self._call("train.py", [str(self.recipe), *flags], at_once)
+        for checkpoint in checkpoints_in(self.model) if self.saves_nothing else ():
+            shutil.rmtree(checkpoint)
 
     def _evaluate(self, at_once: int) -> None:
         if self.results.is_file():
             return
-        flags = {"model": str(self.model), "split": "validation", "output_dir": str(self.results.parent)}
+        flags = {"model": str(self.model), "split": "validation", "output_dir": str(self.evaluation)}
         flags |= {name: self.flags[name] for name in DATA_FLAGS if self.flags.get(name) is not None}
         words = [
             word
@@ -175,10 +198,11 @@ class Run:
             RunError: If it fails.
         """
         threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))} if at_once > 1 else {}
-        log = self.folder / "log.txt"
-        with log.open("a", encoding="utf-8") as output:
+        # `Popen` runs in this thread, which waits for the command: it does not end before.
+        attached = [sys.executable, str(ROOT / "ablation" / "attached.py"), str(os.getpid())]
+        with self.log.open("a", encoding="utf-8") as output:
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / program), *words],
+                [*(attached if sys.platform == "linux" else []), sys.executable, str(ROOT / program), *words],
                 env=os.environ | threads,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -188,8 +212,8 @@ class Run:
                 process.terminate()
             status = process.wait()
         if status != 0:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RunError(f"exit status {status}, {lines[-1] if lines else 'without a word'} ({log})")
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise RunError(f"exit status {status}, {lines[-1] if lines else 'without a word'} ({self.log})")
 
 
 class RunError(Exception):

@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import UserError
 from .mask_rules import MaskRules
+from .split_rules import SplitRules
 
 # The console scripts that an installed package has in place of the files of a clone.
 SCRIPTS = {
@@ -94,6 +95,37 @@ class DataFlags(MaskFlags):
     )
     negatives_config: str | None = flag(None, "Configuration of --negatives, if that is a data set with several.")
     synthetic_rows: int = flag(400, "Training samples of the synthetic data; a quarter as many to evaluate.")
+    validation_fraction: float | None = flag(
+        None, "Hold out this share of the training and validation samples anew; as 0.2."
+    )
+    fold: int | None = flag(None, "Cross-validation: the fold, from 0, that is the validation split; with --folds.")
+    folds: int | None = flag(None, "Cross-validation: number of folds of the training and validation samples.")
+    group_column: str | None = flag(
+        None, "Column that names each sample's group, as its patient: random splits keep groups together."
+    )
+    group_pattern: str | None = flag(
+        None,
+        "In place of the column, a regular expression that finds the group in each image's path below the data set, "
+        "without ending, as '(case\\d+)_'.",
+    )
+    split_seed: int = flag(42, "Seed of random splits, and of the synthetic data.")
+    check_data: bool = flag(False, "Read every image and mask, list all that is wrong, and do nothing else.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rules = self.split_rules
+        if self.split_seed < 0:
+            raise ValueError(f"--split_seed {self.split_seed} is no seed: expected 0 or more.")
+        if self.validation_split is not None and rules.divides_anew:
+            raise ValueError(
+                "--validation_split names a validation split, and --validation_fraction and --folds make one: leave "
+                "one out."
+            )
+
+    @property
+    def split_rules(self) -> SplitRules:
+        """The flags, as the rooms take them."""
+        return SplitRules(self.validation_fraction, self.fold, self.folds, self.group_column, self.group_pattern)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -107,6 +139,8 @@ class DataFlags(MaskFlags):
             "train_split": self.train_split,
             "validation_split": self.validation_split,
             "synthetic_rows": self.synthetic_rows,
+            "seed": self.split_seed,
+            "split_rules": self.split_rules,
         }
 
     @property
@@ -117,6 +151,8 @@ class DataFlags(MaskFlags):
             "revision": self.dataset_revision,
             "config": self.dataset_config,
             "mask_rules": self.mask_rules,
+            "seed": self.split_seed,
+            "split_rules": self.split_rules,
         }
 
 

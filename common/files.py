@@ -269,6 +269,23 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def give_usual_permissions(files: Iterable[Path]) -> None:
+    """Give files the permissions that the umask gives to new ones.
+
+    Libraries that write a temporary file first, such as safetensors, leave one that its owner alone may read.
+
+    Raises:
+        OSError: If a file is not there, or no file can be written beside it.
+    """
+    for file in files:
+        new = file.with_name(f".{secrets.token_hex(8)}.part")  # UNFINISHED
+        new.touch(exist_ok=False)
+        try:
+            shutil.copymode(new, file)
+        finally:
+            new.unlink()
+
+
 def digest_of(file: BinaryIO) -> str:
     """SHA-256 of an open file, read in parts, since it may not fit into memory."""
     digest = hashlib.sha256()

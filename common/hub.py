@@ -10,6 +10,46 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from .errors import UserError, first_line
 
 
+def check_writable(repo: str, repo_type: str = "model") -> None:
+    """Check, before the work whose outcome is to be pushed, that a repo is there and may be written to.
+
+    It asks what every upload asks first, how the repo would store a file; nothing is uploaded.
+
+    Args:
+        repo: Id of the repo on the Hub.
+        repo_type: "model" or "space".
+
+    Raises:
+        UserError: If it is not there or not writable, or the Hub cannot be reached.
+    """
+    try:
+        HfApi().preupload_lfs_files(repo, [CommitOperationAdd("results.json", b"{}")], repo_type=repo_type)
+    except Exception as error:  # whatever the HTTP client and the Hub raise
+        raise UserError(
+            f"Nothing can be pushed to {repo}: {first_line(error)}. Expected a repo that is there and may be written "
+            "to: create it on the Hub, or log in with `hf auth login` to an account that may write to it."
+        ) from error
+
+
+def make_repo(name: str, private: bool | None = None) -> str:
+    """Make a model repo on the Hub, unless it is there; returns its id, which has its owner's name.
+
+    Args:
+        name: With or without its owner.
+        private: Whether nobody else may see it; None: as its owner has set. One that is there stays as it is.
+
+    Raises:
+        UserError: If the Hub refuses or cannot be reached.
+    """
+    try:
+        return HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+    except Exception as error:  # whatever the HTTP client and the Hub raise
+        raise UserError(
+            f"The repository {name} cannot be made on the Hub: {first_line(error)}. Run `hf auth login` or set "
+            "HF_TOKEN, check the name (--hub_model_id), or leave out the push."
+        ) from error
+
+
 def push_files(
     repo: str,
     folder: Path,

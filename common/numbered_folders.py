@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 
@@ -17,9 +18,10 @@ def numbered_folders(first: Path) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def next_free(first: Path) -> Path:
-    """The first of these folders that is not there, or holds nothing but hidden files."""
-    return next(folder for folder in (_numbered(first, number) for number in count(1)) if _is_free(folder))
+def next_free(first: Path, taken: Collection[Path] = ()) -> Path:
+    """The first of these folders, but for those taken, that is not there, or holds nothing but hidden files."""
+    folders = (_numbered(first, number) for number in count(1))
+    return next(folder for folder in folders if folder not in taken and _is_free(folder))
 
 
 def _numbered(first: Path, number: int) -> Path:

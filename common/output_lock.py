@@ -24,7 +24,8 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
     """Make an output folder and hold it for this process, until the block ends or the process does, however it ends.
 
     Unfinished files, which a killed process left, are removed first: their writer would hold the lock. If the block
-    ends with a `UserError`, what the lock itself has made is removed, the folder too if it is empty.
+    ends with an error or an interruption, what the lock itself has made is removed: the folder, and those above it,
+    if they are empty.
 
     Args:
         folder: The output folder.
@@ -35,7 +36,7 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
         UserError: If another process holds the folder, or it cannot be written to.
     """
     lock = FileLock(folder / LOCK, timeout=0)
-    made = [path for path in (folder / LOCK, folder) if not os.path.lexists(path)]
+    made = [path for path in (folder / LOCK, folder, *folder.parents) if not os.path.lexists(path)]
     to_remove = [folder / HOLDER]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
             f"{folder} is in use by {_holder(folder)}. Wait until it ends, or choose another --output_dir."
         ) from error
     except OSError as error:
+        _remove(made, folder)
         raise _cannot_write(folder, error) from error
     try:
         try:
@@ -53,14 +55,19 @@ def output_lock(folder: Path, program: str, subfolders: Sequence[str] = ()) -> I
         except OSError as error:
             raise _cannot_write(folder, error) from error
         yield
-    except UserError:
+    except BaseException:
         to_remove += made
         raise
     finally:
-        with contextlib.suppress(OSError):  # the folder may hold other files, or have been removed
-            for path in to_remove:
-                path.rmdir() if path == folder else path.unlink()
+        _remove(to_remove, folder)
         lock.release()
+
+
+def _remove(paths: Sequence[Path], folder: Path) -> None:
+    """Remove files of the output folder, the folder itself and those above it, as far as they are there and empty."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink() if path.parent == folder else path.rmdir()
 
 
 def _describe_this_process(program: str) -> dict[str, str | int]:

@@ -84,14 +84,15 @@ def with_pair_columns(
     if isinstance(pair, IterableDataset):  # whose cast changes only what its columns are said to be
         encoded: Split = pair.map(_encoded_row, features=PAIR_FEATURES)
     else:
-        with _no_progress_bars():  # it takes moments
+        with no_progress_bars():
             encoded = pair.cast(Features({**pair.features, **PAIR_FEATURES}))
     of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
     return locator().locate(encoded, of_paths) if locator and of_paths else encoded
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Without the bars of the `datasets` library, for what takes moments."""
     if are_progress_bars_disabled():
         yield
         return

@@ -9,7 +9,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -35,9 +35,10 @@ from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.local_paths import is_hub_id, near_paths
 from ..common.mask_rules import USUAL_MASKS, MaskRules
+from ..common.split_rules import OWN_SPLITS, SplitRules
 from .cache import datasets_cache
 from .clips import clip_samples
-from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, with_pair_columns
+from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, no_progress_bars, with_pair_columns
 from .data_files import (
     ARCHIVES,
     TABLES,
@@ -47,7 +48,9 @@ from .data_files import (
     is_pattern,
     refuse_special_files,
 )
-from .folders import HELD_OUT_SHARE, folder_splits
+from .division import divide_anew, divide_folder, hold_out_validation
+from .folders import UNDIVIDED, folder_splits
+from .groups import describe_groups, warn_of_shared_groups, with_groups
 from .layouts import PICTURE, describe_folder, holds_images
 from .locations import Locator
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
@@ -56,6 +59,7 @@ from .synthetic import generate
 
 logger = logging.getLogger(__name__)
 
+ALL = "all"  # name that stands for the samples of all splits
 SYNTHETIC, SYNTHETIC_CLIPS = "synthetic", "synthetic-clips"  # names of generated data
 CLIP_FEATURES = Features({**PAIR_FEATURES, "sequence": Value("string"), "frame": Value("int64")})
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
@@ -71,8 +75,10 @@ def load_splits(
     train_split: str | None = None,
     validation_split: str | None = None,
     needed_splits: Sequence[str | None] = (),
+    every_split: bool = False,
     streaming: bool = False,
     seed: int = 42,
+    split_rules: SplitRules = OWN_SPLITS,
     synthetic_rows: int = 400,
     synthetic_size: int = 256,
     further_columns: Mapping[str, str] | None = None,
@@ -81,8 +87,10 @@ def load_splits(
 
     Every split has the columns `image` and `mask`, still encoded (`load_sample` reads them), and `index`, an
     integer that identifies the sample: its place in the split or, in a stream, the CRC-32 of its image, since the
-    shards of a stream have no common numbering. If there is no validation split, one sample in ten is held out of
-    train by `seed`, and a warning says so.
+    shards of a stream have no common numbering. If `split_rules` says which samples belong together, there is a column
+    `group` too, a string that is the same for all samples of one group; samples are not independent within it.
+
+    If there is no validation split, one sample in ten is held out of train by `seed`, and a warning says so.
 
     Args:
         name: "synthetic"; "synthetic-clips", frames of clips, with columns `sequence` and `frame` to keep; a folder of
@@ -94,10 +102,15 @@ def load_splits(
         revision: Branch, tag or commit of the data set on the Hub.
         image_column, mask_column: Names of the columns; found by name if not given.
         train_split, validation_split: The splits to take for "train" and "validation"; found by name if not given.
-        needed_splits: Splits that there have to be, also of other names; None stands for none.
+        needed_splits: Splits that there have to be, also of other names; None stands for none. "all" stands for the
+            samples of all splits together, and is then the only one.
+        every_split: Give the data set's own splits in place of those that it is divided into, under their own names,
+            and all that have images and masks; "all" is that of a folder without splits.
         streaming: Stream the training samples instead of downloading them first; other splits are downloaded.
             Folders and synthetic frames are never streamed: nothing of them is downloaded anyway.
         seed: Seed of random splits and of the synthetic frames.
+        split_rules: How samples are divided, where the data set's own splits are not to be taken as they are. If they
+            are divided anew, then those of train and validation together, or of `train_split` alone if it is given.
         synthetic_rows: Training samples of "synthetic"; validation and test have a quarter as many each. Of clips,
             each split has at least so many, in complete clips.
         synthetic_size: Side of the synthetic frames in pixels, of clips the height.
@@ -106,23 +119,71 @@ def load_splits(
     Raises:
         DatasetError: If the data does not exist or cannot be used.
     """
+    if streaming and (split_rules.divides_anew or split_rules.has_groups):
+        raise DatasetError("A stream can neither be divided nor grouped: run without --streaming.")
     if name in (SYNTHETIC, SYNTHETIC_CLIPS):
         source = Source(_synthetic_splits(name, synthetic_rows, synthetic_size, seed))
     else:
-        source = open_source(name, config, revision, mask_column, streaming, seed)
+        source = open_source(name, config, revision, mask_column, streaming)
     if config is not None and not source.has_configs:
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
-    chosen = _chosen_splits(source.splits, train_split, validation_split, needed_splits)
-    with source.explained():
-        splits = {
-            split: with_pair_columns(source.splits[there], image_column, mask_column, source.locator, further_columns)
-            for split, there in chosen.items()
-        }
-    if "train" in splits and "validation" not in splits:
-        unused = [there for there in source.splits if there not in chosen.values()]
-        splits["train"], splits["validation"] = _cut_validation(splits["train"], seed, unused)
-    _refuse_missing(needed_splits, splits, source.splits)
+
+    def pairs_of(chosen: Mapping[str, Split]) -> dict[str, Split]:
+        """The columns of some splits that all splits have."""
+        with source.explained():
+            columns = (image_column, mask_column, source.locator, further_columns)
+            pairs = {split: with_pair_columns(rows, *columns) for split, rows in chosen.items()}
+        if not split_rules.has_groups:
+            return pairs
+        return {split: with_groups(rows, chosen[split], split_rules, name) for split, rows in pairs.items()}
+
+    if _wants_all(needed_splits, source.splits):
+        rows = concatenate_datasets(list(pairs_of(source.splits).values()))
+        return {ALL: _with_index(rows, keep_stream=False)}
+    there, is_divided = source.splits, False
+    if there.keys() == {UNDIVIDED}:
+        there = divide_folder(there[UNDIVIDED], split_rules, seed, name)
+        is_divided = "validation" in there
+    chosen = _chosen_splits(there, train_split, validation_split, needed_splits)
+    splits = pairs_of({split: there[own] for split, own in chosen.items()})
+    if split_rules.divides_anew and not is_divided:
+        splits = divide_anew(splits, split_rules, seed, name, of_train_alone=train_split is not None)
+    elif "train" in splits and "validation" not in splits:
+        unused = [own for own in there if own not in chosen.values()]
+        splits |= hold_out_validation(splits["train"], seed, needed_splits, _listed(unused) if unused else None)
+    _refuse_missing(needed_splits, splits, there)
+    if name != SYNTHETIC_CLIPS:  # each split of which has a clip 0000 of its own
+        warn_of_shared_groups(splits)
+    if every_split:
+        splits = _own_splits(source.splits, pairs_of, used=chosen.values())
     return {split: _with_index(rows, keep_stream=split == "train" and streaming) for split, rows in splits.items()}
+
+
+def _own_splits(
+    own: Mapping[str, Split], pairs_of: Callable[[Mapping[str, Split]], dict[str, Split]], used: Container[str]
+) -> dict[str, Split]:
+    """All splits of a data set, undivided; of those that a run does not use, the ones that have masks."""
+    splits: dict[str, Split] = {}
+    for name, rows in own.items():
+        try:
+            splits |= pairs_of({name or ALL: rows})
+        except DatasetError:
+            if name in used or name == UNDIVIDED:
+                raise
+    return splits
+
+
+def _wants_all(needed: Sequence[str | None], there: Iterable[str]) -> bool:
+    """Whether the samples of all splits together are asked for.
+
+    Raises:
+        DatasetError: If a split is asked for too, which would have samples in common with them.
+    """
+    if ALL not in needed or find_split(ALL, there) is not None:
+        return False
+    if others := [split for split in needed if split not in (None, ALL)]:
+        raise DatasetError(f'"{ALL}" stands for every sample of the data set, so that none is left for {others[0]}.')
+    return True
 
 
 def _chosen_splits(
@@ -186,8 +247,10 @@ def describe_data(
     *,
     config: str | None = None,
     mask_rules: MaskRules = USUAL_MASKS,
+    seed: int = 42,
+    split_rules: SplitRules = OWN_SPLITS,
 ) -> dict[str, Any]:
-    """The section "data" of `results.json`. It contains no paths: a local data set has no name there.
+    """The section "data" of `results.json`. It contains no paths and no groups: a local data set has no name there.
 
     Args:
         name, revision: As given to `load_splits`.
@@ -195,6 +258,7 @@ def describe_data(
         split: The split that was scored, if one was.
         config: As given to `load_splits`.
         mask_rules: How its masks are read.
+        seed, split_rules: As given to `load_splits`.
 
     Returns:
         "fingerprint" is a hash of all encoded images and masks in order, or None if a split is a stream.
@@ -202,6 +266,7 @@ def describe_data(
     is_synthetic = name in (SYNTHETIC, SYNTHETIC_CLIPS)
     is_local = not is_synthetic and Path(name).expanduser().exists()
     is_streamed = any(isinstance(part, IterableDataset) for part in rows.values())
+    pattern = split_rules.group_pattern
     return {
         "name": "a local data set" if is_local else name,
         "on_the_hub": not is_local and not is_synthetic,
@@ -215,6 +280,15 @@ def describe_data(
             "threshold": mask_rules.threshold,
             "ignore_exif": bool(mask_rules.ignore_exif),
         },
+        "splitting": {
+            "seed": seed,
+            "validation_fraction": split_rules.validation_fraction,
+            "fold": split_rules.fold,
+            "folds": split_rules.folds,
+            "group_column": split_rules.group_column,
+            "group_pattern": pattern and f"sha256:{hashlib.sha256(pattern.encode()).hexdigest()}",
+        },
+        **describe_groups(rows),
     }
 
 
@@ -323,7 +397,7 @@ def _archives(names: Iterable[str]) -> list[str]:
 
 
 def open_source(
-    name: str, config: str | None, revision: str | None, mask_column: str | None, streaming: bool, seed: int
+    name: str, config: str | None, revision: str | None, mask_column: str | None, streaming: bool
 ) -> Source:
     """A folder or a data set on the Hub; arguments as for `load_splits`.
 
@@ -332,9 +406,9 @@ def open_source(
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _open_folder(path, config, mask_column, streaming, seed)
+        return _open_folder(path, config, mask_column, streaming)
     if is_hub_id(name, "dataset"):
-        return _open_on_hub(name, config, revision, streaming, seed)
+        return _open_on_hub(name, config, revision, streaming)
     if path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
     raise DatasetError(
@@ -343,11 +417,11 @@ def open_source(
     )
 
 
-def _open_folder(path: Path, config: str | None, mask_column: str | None, streaming: bool, seed: int) -> Source:
+def _open_folder(path: Path, config: str | None, mask_column: str | None, streaming: bool) -> Source:
     is_saved = is_saved_to_disk(path)
     metadata = [] if is_saved else sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")})
     if not is_saved and not any(names_masks(file, mask_column) for file in metadata):
-        splits = folder_splits(path, seed)
+        splits = folder_splits(path)
         if splits:
             return Source(splits)
     refuse_special_files(path)
@@ -376,7 +450,7 @@ def _names_configs(readme: Path) -> bool:
         return False
 
 
-def _open_on_hub(name: str, config: str | None, revision: str | None, streaming: bool, seed: int) -> Source:
+def _open_on_hub(name: str, config: str | None, revision: str | None, streaming: bool) -> Source:
     sha, files, names_configs = _files_on_hub(name, revision)
     images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
     tables = [file for file in files if file.lower().endswith((*TABLES, *ARCHIVES))]
@@ -385,7 +459,7 @@ def _open_on_hub(name: str, config: str | None, revision: str | None, streaming:
         if streaming:
             logger.warning("%s holds files, no table: they are downloaded, not streamed.", name)
         folder = Path(_download_images(name, sha))
-        if splits := folder_splits(folder, seed):
+        if splits := folder_splits(folder):
             return Source(splits)
     data_files = None if config or names_configs else files_by_split(files)
     splits = hub_splits(name, streaming, revision, config=config, data_files=data_files)
@@ -544,24 +618,6 @@ def hub_splits(
         ) from error
 
 
-def _cut_validation(train: Split, seed: int, unused: Sequence[str]) -> tuple[Split, Split]:
-    if isinstance(train, IterableDataset):
-        raise DatasetError(
-            "The data set has no validation split, and a stream cannot be cut by a seed. Run without --streaming."
-        )
-    if len(train) < 2:
-        raise DatasetError(f"{len(train)} training rows cannot be split into train and validation.")
-    cut = train.train_test_split(test_size=max(round(len(train) * HELD_OUT_SHARE), 1), seed=seed)
-    logger.warning(
-        "No validation split%s: %d of %d training rows are held out by seed %d.",
-        f" among {_listed(unused)} (to take one: --validation_split)" if unused else "",
-        len(cut["test"]),
-        len(train),
-        seed,
-    )
-    return cut["train"], cut["test"]
-
-
 def _with_index(rows: Split, keep_stream: bool) -> Split:
     if isinstance(rows, IterableDataset):
         if keep_stream:
@@ -570,7 +626,8 @@ def _with_index(rows: Split, keep_stream: bool) -> Split:
         rows = Dataset.from_list(cells, features=PAIR_FEATURES)
     if len(rows) == 0:
         raise DatasetError("A split of the data set has no rows.")
-    return rows.add_column("index", np.arange(len(rows)))
+    with no_progress_bars():
+        return rows.add_column("index", np.arange(len(rows)))
 
 
 def _loaded(cell: Cell | None) -> Cell | None:

@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from datasets import Dataset
 
 from ..common.errors import first_line, printable, some
 from ..common.files import IMAGE_SUFFIXES, read_file
 from .columns import PAIR_FEATURES, Split
 from .layouts import DEEPEST, Layout, Match, find_layouts, holds_images, subfolders
+from .problems import refuse
 from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_SHARE = 0.1
+UNDIVIDED = ""  # name of the only split of a folder that has none
 # Endings of lists: tables count only where there is no list as text.
 LISTS = ("*.[tT][xX][tT]", "*.[cCtT][sS][vV]")
 # Of lists, in the order in which they are tried: what editors and shells write. UTF-16 is PowerShell's; the last ones
@@ -27,8 +27,10 @@ LISTS = ("*.[tT][xX][tT]", "*.[cCtT][sS][vV]")
 ENCODINGS = ("utf-8-sig", "utf-16", "cp1252", "mac_roman", "cp850", "cp1251", "gb18030", "cp932")
 
 
-def folder_splits(path: Path, seed: int) -> dict[str, Split]:
+def folder_splits(path: Path) -> dict[str, Split]:
     """Splits of a folder with images and masks, by the names that they have there; empty if it has no known layout.
+
+    If it is divided neither by names of folders nor by lists, all its pairs are under the name `UNDIVIDED`.
 
     Raises:
         DatasetError: If images and masks do not fit together, or a list names what is not there.
@@ -44,8 +46,7 @@ def folder_splits(path: Path, seed: int) -> dict[str, Split]:
         names = {} if known_split(layout.name) in SPLIT_NAMES else _listed_names(layout, match)
         if not names:
             match.check_complete()
-            one_of_several = layout.name or len(layouts) > 1
-            names = {"": list(match.pairs)} if one_of_several else _random_names(list(match.pairs), seed)
+            names = {UNDIVIDED: list(match.pairs)}
         for split, chosen in names.items():
             name = "/".join(filter(None, (layout.name, split)))
             splits[name] = _pairs_dataset(match.pairs[stem] for stem in chosen)
@@ -74,7 +75,8 @@ def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
     counts = Counter(name for names in listed.values() for name in names)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise DatasetError(f"{folder}: the lists name {some(twice)} more than once. Keep each in one split, once.")
+        text = f"{folder}: the lists name {some(twice)} more than once. Keep each in one split, once."
+        refuse(DatasetError(text), *(folder / name for name in twice))
     unlisted = sorted({*match.pairs, *match.without_mask, *match.without_image} - counts.keys())
     if listed and unlisted:
         logger.warning("%s: left out %d pairs that no list names: %s", folder, len(unlisted), some(unlisted))
@@ -107,6 +109,7 @@ def _read_list(file: Path, match: Match) -> list[str]:
         raise DatasetError(f"{file} cannot be read: {first_line(error)}.") from error
     is_table = file.suffix.lower() != ".txt"
     pair_of = _pair_of_row if is_table else _pair_of_line
+    known: list[str] = []
     unknown: list[str] = []
     for encoding in ENCODINGS:
         try:
@@ -122,11 +125,17 @@ def _read_list(file: Path, match: Match) -> list[str]:
             lines, names = lines[1:], names[1:]
         if None not in names:
             return [name for name in names if name is not None]
-        unknown = unknown or [line for line, name in zip(lines, names, strict=True) if name is None]
+        if not unknown:  # else an earlier encoding is the more likely one
+            known = [name for name in names if name is not None]
+            unknown = [line for line, name in zip(lines, names, strict=True) if name is None]
     without_mask = [line for line in unknown if _known_name(line, match.without_mask)]
     if without_mask:
-        raise DatasetError(f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}.")
-    raise DatasetError(f"{file} names {len(unknown)} files that images/ lacks: {some(unknown)}.")
+        text = f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}."
+        refuse(DatasetError(text), *(match.folder / line for line in without_mask))
+    if absent := [line for line in unknown if line not in without_mask]:
+        text = f"{file} names {len(absent)} files that images/ lacks: {some(absent)}."
+        refuse(DatasetError(text), *(match.folder / line for line in absent))
+    return known
 
 
 def _pair_of_line(line: str, match: Match) -> str | None:
@@ -150,7 +159,7 @@ def _pair_of_row(line: str, match: Match) -> str | None:
     return names[0] if all(PurePosixPath(_bare(file)).stem in stems for file in files) else None
 
 
-def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | None:
+def _known_name(entry: str, names: Mapping[str, object]) -> str | None:
     """The name that an entry of a list has: with or without its ending, and folders above it."""
     path = PurePosixPath(_bare(entry))
     for start in range(len(path.parts)):
@@ -163,23 +172,6 @@ def _known_name(entry: str, names: Mapping[str, object] | list[str]) -> str | No
 
 def _bare(entry: str) -> str:
     return unicodedata.normalize("NFC", entry.strip("\"'")).replace("\\", "/")
-
-
-def _random_names(names: list[str], seed: int) -> dict[str, list[str]]:
-    if len(names) < 3:
-        raise DatasetError(f"{len(names)} pairs cannot be split into train, validation and test: at least 3 needed.")
-    order = np.random.default_rng(seed).permutation(len(names))
-    held_out = max(round(len(names) * HELD_OUT_SHARE), 1)
-    validation, test, train = np.split(order, [held_out, 2 * held_out])
-    logger.warning(
-        "Split by seed %d: %d train, %d validation, %d test pairs.",
-        seed,
-        len(train),
-        len(validation),
-        len(test),
-    )
-    chosen = {"train": train, "validation": validation, "test": test}
-    return {split: [names[i] for i in sorted(indices)] for split, indices in chosen.items()}
 
 
 def _pairs_dataset(pairs: Iterable[tuple[Path, Path]]) -> Dataset:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from ..common.errors import printable, some
 from ..common.files import IMAGE_SUFFIXES, read_file
+from .problems import refuse
 from .samples import DatasetError
 from .split_names import SPLIT_NAMES, known_split, plain
 
@@ -69,13 +70,13 @@ class Match:
     Attributes:
         folder: Of the layout.
         pairs: Image and mask of each name, in order of the names.
-        without_mask, without_image: Names of the files that have no partner, and of the masks among them.
+        without_mask, without_image: The images, and the masks, that have no partner, by their names.
     """
 
     folder: Path
     pairs: dict[str, tuple[Path, Path]]
-    without_mask: list[str]
-    without_image: list[str]
+    without_mask: dict[str, Path]
+    without_image: dict[str, Path]
 
     def check_complete(self) -> None:
         """Check that every file has a partner.
@@ -85,10 +86,13 @@ class Match:
         """
         for kind, alone in (("mask", self.without_mask), ("image", self.without_image)):
             if alone:
-                raise DatasetError(
-                    f"{self.folder}: {len(alone)} files have no {kind} of the same name: {some(alone)}. Images and "
-                    "masks must have the same file names, their endings and words such as _mask apart; the mask of a "
-                    "frame without polyp is black."
+                rule = (
+                    "Images and masks must have the same file names, their endings and words such as _mask apart; the "
+                    "mask of a frame without polyp is black."
+                )
+                found = f"{self.folder}: {len(alone)} files have no {kind} of the same name: {some(list(alone))}."
+                refuse(
+                    DatasetError(f"{found} {rule}"), *alone.values(), each=f"has no {kind} of the same name. {rule}"
                 )
 
 
@@ -127,8 +131,8 @@ class Layout:
         return Match(
             self.folder,
             {image: (images[image], masks[pairs[image]]) for image in sorted(pairs)},
-            sorted(images.keys() - pairs.keys()),
-            sorted(masks.keys() - set(pairs.values())),
+            {name: images[name] for name in sorted(images.keys() - pairs.keys())},
+            {name: masks[name] for name in sorted(masks.keys() - set(pairs.values()))},
         )
 
 
@@ -196,12 +200,11 @@ def entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise DatasetError(f"{folder} cannot be listed: {error.strerror}.") from error
     found = [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
-    for path in found:
-        if path.is_symlink() and not os.path.exists(path):
-            raise DatasetError(
-                f"{path} is a link to {os.readlink(path)}, which is not there. Restore that or remove the link."
-            )
-    return found
+    broken = {path for path in found if path.is_symlink() and not os.path.exists(path)}
+    for path in sorted(broken):
+        text = f"{path} is a link to {os.readlink(path)}, which is not there. Restore that or remove the link."
+        refuse(DatasetError(text), path)
+    return [path for path in found if path not in broken]
 
 
 def is_image(path: Path) -> bool:
@@ -232,10 +235,12 @@ def image_files(folder: Path, nested: bool = True) -> dict[str, Path]:
             continue
         name = unicodedata.normalize("NFC", file.relative_to(folder).with_suffix("").as_posix())
         if name in files:
-            raise DatasetError(
+            error = DatasetError(
                 f"{folder} holds both {files[name].name} and {file.name}; pairs are found by the name without its "
                 "ending, so remove or rename one."
             )
+            refuse(error, file)
+            continue
         files[name] = file
     if ignored:
         logger.warning("%s: ignored files that are no images: %s", printable(str(folder)), some(ignored))
@@ -356,10 +361,11 @@ def _pairs(folder: Path, images: Iterable[str], masks: Iterable[str]) -> dict[st
         for key in sorted(free_images.keys() & free_masks.keys()):
             for kind, others, names in (("masks", "image", free_masks[key]), ("images", "mask", free_images[key])):
                 if len(names) > 1:
-                    raise DatasetError(
+                    error = DatasetError(
                         f"{folder}: the {kind} {some(names)} are all of the {others} {key}. Expected one: merge them "
                         "into one file, or move the others away."
                     )
+                    refuse(error, *(folder / name for name in names[1:]))
             pairs[free_images[key][0]] = free_masks[key][0]
     return pairs
 

@@ -6,16 +6,18 @@ read_location("zip://masks/a.png::path/to/train.zip")                # the file'
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from datasets import Dataset, Features, Image, IterableDataset
 
 from ..common.errors import UserError, describe_error, some
-from ..common.files import MAX_FILE_BYTES, read_file
+from ..common.files import IMAGE_SUFFIXES, MAX_FILE_BYTES, read_file
 
 READ_FROM = ("hf", "zip", "tar")  # the Hub, and archives there or here
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -53,6 +55,24 @@ def read_location(path: str) -> bytes:
 def file_of(path: str) -> str:
     """The path of a file in its archive, or else the path itself."""
     return path.split("::")[0] if "://" in path else path
+
+
+def name_below(cell: Mapping[str, Any], folder: str) -> str | None:
+    """The path of an image below the folder of its data set, or in its archive, without ending; None without one.
+
+    Args:
+        cell: The encoded image.
+        folder: Of the data set, or its id.
+    """
+    if not cell["path"]:
+        return None
+    path = Path(file_of(cell["path"]).split("://")[-1])
+    if cell["bytes"] is None and "://" not in cell["path"]:  # a file on this machine
+        path = Path(os.path.abspath(path))
+        roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
+        path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+    name = re.sub(r"^.*/snapshots/[0-9a-f]{40}/", "", path.as_posix())  # of a copy of a data set on the Hub
+    return name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ sample.image, sample.ground_truth
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image as PILImage
@@ -21,6 +21,7 @@ from ..image_processing_unet import binarize_mask, may_misalign, orientation_of
 from .locations import file_of, read_location
 
 Cell: TypeAlias = dict[str, Any]
+Result = TypeVar("Result")
 
 # What undoes the turn of each EXIF orientation.
 UNDO = {
@@ -55,18 +56,27 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded image or mask.
+class Header:
+    """What the file of an image or a mask says before its pixels.
 
     Attributes:
-        pixels: Turned as its EXIF tag says, or as stored if tags are ignored; at full or at reduced scale.
-        size: Full width and height, turned alike.
+        size: Full width and height, turned as its EXIF tag says, or as stored if tags are ignored.
         tag: Its EXIF orientation, 1 to 8; 1 where tags are ignored.
     """
 
-    pixels: PILImage.Image
     size: tuple[int, int]
     tag: int
+
+
+@dataclass(frozen=True)
+class Picture(Header):
+    """A decoded image or mask.
+
+    Attributes:
+        pixels: Turned as `size` is; at full or at reduced scale.
+    """
+
+    pixels: PILImage.Image
 
 
 def load_sample(
@@ -94,9 +104,7 @@ def load_sample(
         return Sample(name, image.pixels, np.zeros((height, width), dtype=bool))
     mask = decode_mask(row, mask_rules)
     _check_pair(cell_name(row["image"], row["index"]), image, mask, mask_rules)
-    with errors_name_the_mask(row):
-        ground_truth = binarize_mask(mask.pixels, mask_rules.foreground_values, mask_rules.threshold) == 1
-    return Sample(name, image.pixels, ground_truth)
+    return Sample(name, image.pixels, _binarized(mask, row, mask_rules))
 
 
 def decode_image(cell: Cell, index: int) -> PILImage.Image:
@@ -126,7 +134,46 @@ def errors_name_the_mask(row: Mapping[str, Any]) -> Iterator[None]:
         raise DatasetError(f"{cell_name(row['mask'], row['index'])}: {error}") from error
 
 
-def _check_pair(name: str, image: Picture, mask: Picture, mask_rules: MaskRules) -> None:
+def _binarized(mask: Picture, row: Mapping[str, Any], mask_rules: MaskRules) -> np.ndarray:
+    """(H, W) bool, True for polyp."""
+    with errors_name_the_mask(row):
+        return binarize_mask(mask.pixels, mask_rules.foreground_values, mask_rules.threshold) == 1
+
+
+def find_faults(row: Mapping[str, Any], mask_rules: MaskRules, *, in_pixels: bool) -> list[tuple[Cell, DatasetError]]:
+    """All reasons why a pair cannot be used, each with the cell that it is about.
+
+    Args:
+        row, mask_rules: As for `load_sample`.
+        in_pixels: Decode image and mask. Otherwise only what their files say first is looked at: whether they are
+            images, how large, and how they are turned.
+    """
+    faults: list[tuple[Cell, DatasetError]] = []
+
+    def attempt(cell: Cell, step: Callable[[], Result]) -> Result | None:
+        try:
+            return step()
+        except DatasetError as error:
+            faults.append((cell, error))
+            return None
+
+    def read(kind: str) -> Header | None:
+        cell, index = row[kind], row["index"]
+        if in_pixels:
+            return attempt(cell, lambda: _decode(cell, kind, index, mask_rules, as_rgb=kind == "image"))
+        return attempt(cell, lambda: _read_header(cell, kind, index, mask_rules))
+
+    image = read("image")
+    mask = None if is_empty(row["mask"]) else read("mask")
+    if image and mask:
+        name = cell_name(row["image"], row["index"])
+        attempt(row["mask"], lambda: _check_pair(name, image, mask, mask_rules))
+    if isinstance(mask, Picture):
+        attempt(row["mask"], lambda: _binarized(mask, row, mask_rules))
+    return faults
+
+
+def _check_pair(name: str, image: Header, mask: Header, mask_rules: MaskRules) -> None:
     """Refuse a mask that does not fit its image, or of which that is not known."""
     image_size, mask_size = (f"{one.size[0]}x{one.size[1]}" for one in (image, mask))
     if mask_rules.ignore_exif is None and may_misalign(image.tag, image.size, mask.tag, mask.size):
@@ -167,9 +214,7 @@ def _decode(
     as_rgb: bool = False,
 ) -> Picture:
     """A picture, reduced as `load_sample` describes."""
-    if is_empty(cell):
-        raise DatasetError(f"The {kind} of row {index} is missing: its cell is empty. Remove the row.")
-    try:
+    with _errors_name_the_cell(cell, kind, index):
         with open_image(encoded_bytes(cell)) as image:
             tag = orientation_of(image)  # first: Pillow drops that of a TIFF when it decodes the pixels
             size = _reduce(image, smallest_side) if smallest_side else None
@@ -177,14 +222,31 @@ def _decode(
         full_size = pixels.size if size is None else size[::-1] if tag >= 5 else size
         if as_rgb or (kind == "image" and pixels.mode == "F"):
             pixels = to_rgb(pixels)
+    if not mask_rules.ignore_exif:
+        return Picture(full_size, tag, pixels)
+    stored = pixels.transpose(UNDO[tag]) if tag in UNDO else pixels
+    return Picture(full_size[::-1] if tag >= 5 else full_size, 1, stored)
+
+
+def _read_header(cell: Cell, kind: str, index: int, mask_rules: MaskRules) -> Header:
+    with _errors_name_the_cell(cell, kind, index), open_image(encoded_bytes(cell)) as image:
+        tag, size = orientation_of(image), image.size
+    if mask_rules.ignore_exif:
+        return Header(size, 1)
+    return Header(size[::-1] if tag >= 5 else size, tag)
+
+
+@contextlib.contextmanager
+def _errors_name_the_cell(cell: Cell, kind: str, index: int) -> Iterator[None]:
+    """Turn the errors of reading an encoded image or mask into a `DatasetError` that names the file or the sample."""
+    if is_empty(cell):
+        raise DatasetError(f"The {kind} of row {index} is missing: its cell is empty. Remove the row.")
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"The {kind} {cell_name(cell, index)} cannot be read ({error}). Replace or remove the pair."
         ) from error
-    if not mask_rules.ignore_exif:
-        return Picture(pixels, full_size, tag)
-    stored = pixels.transpose(UNDO[tag]) if tag in UNDO else pixels
-    return Picture(stored, full_size[::-1] if tag >= 5 else full_size, 1)
 
 
 def _reduce(image: PILImage.Image, smallest_side: int) -> tuple[int, int] | None:

@@ -62,6 +62,12 @@ NAME_EXAMPLES = """() => {
     name();
 }"""
 
+# On a phone, results are below what the window shows.
+SHOW = """() => {{
+    const result = document.getElementById("{result}");
+    const {{ top }} = result.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) result.scrollIntoView();
+}}"""
 
 FORGED = "These settings cannot be made with this page. Reload it."
 
@@ -210,12 +216,13 @@ def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: S
         "concurrency_id": "images",
         "concurrency_limit": 2,
         "show_progress_on": shown,
-        "scroll_to_output": True,  # on a phone it is far below
     }
     # Not the event `input`: when an image is removed, that comes with the removed image.
-    image.upload(**segmentation, api_name="segment")
+    uploaded = image.upload(**segmentation, api_name="segment")
+    chosen = examples.load_input_event.then(**segmentation, api_visibility="private")
+    for segmented in (uploaded, chosen):
+        segmented.then(None, js=SHOW.format(result="result"), api_visibility="private")
     image.clear(on_clear, None, shown, concurrency_id="drawing", show_progress="hidden", api_visibility="private")
-    examples.load_input_event.then(**segmentation, api_visibility="private")
     gr.on(
         [threshold.input, opacity.input, view.input],
         on_setting,
@@ -271,7 +278,7 @@ def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, fold
     with gr.Column(scale=3, min_width=280):
         text = gr.HTML(NO_VIDEO, elem_id="told")
         player = gr.Video(label="Polyps drawn in", interactive=False, elem_id="player")
-    start.click(
+    segmented = start.click(
         on_video,
         [video, threshold, smoothing],
         [player, text],
@@ -281,6 +288,8 @@ def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, fold
         show_progress_on=text,
         api_name="segment_video",
     )
+    for event in (start.click, segmented.then):  # where its progress is shown, and its result
+        event(None, js=SHOW.format(result="told"), api_visibility="private")
 
 
 def _are_shares(*values: Any) -> bool:
@@ -296,15 +305,9 @@ def theme() -> "gr.themes.Base":
     made = gr.themes.Base(
         primary_hue="cyan", secondary_hue="cyan", font=fonts, font_mono=["ui-monospace", "monospace"]
     )
-    accented = (
-        "button_primary_background_fill",
-        "button_primary_background_fill_hover",
-        "slider_color",
-        "checkbox_background_color_selected",
-        "checkbox_border_color_selected",
-    )
     for mode in ("", "_dark"):
-        made.set(**{f"{name}{mode}": ACCENT for name in accented})
+        for name in ("button_primary_background_fill", "button_primary_background_fill_hover", "slider_color"):
+            made.set(**{f"{name}{mode}": ACCENT})
         made.set(**{f"button_primary_text_color{mode}": INK})
-    made.set(color_accent=ACCENT)
+    made.set(body_text_color_subdued="*neutral_600")  # its own has a contrast of 2.6 to white
     return made

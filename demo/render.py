@@ -5,6 +5,7 @@ Pictures and downloads are data URLs, so that no file of a result is written to 
 
 import base64
 import io
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -16,14 +17,15 @@ from PIL import Image
 from ..common.csv_tables import write_row
 from ..common.notice import NOTICE
 from ..inference.lesions import COLUMNS, lesion_numbers, lesion_row
-from ..inference.overlay import HALO_COLOUR, PREDICTION_COLOUR, draw_overlay
+from ..inference.overlay import HALO_COLOUR, NUMBERED, PREDICTION_COLOUR, Box, draw_numbers, draw_overlay
 from ..inference.prediction import Prediction
 from ..inference.video import VideoReport
+from ..reporting.known_data import shown_name
 from ..reporting.markdown import percent
 from ..reporting.presence import negatives_text
 from ..reporting.results import Evaluation, Results
 
-TABLE_ROWS = 12  # rows of the table in the page: the largest regions; the CSV has all
+TABLE_ROWS = NUMBERED  # rows of the table in the page: the largest regions; the CSV has all
 OVERLAY, SIDE_BY_SIDE = "Overlay", "Side by side"
 NO_IMAGE = (
     '<p class="hint">No image is held here. Upload or paste one, take one with the camera, or choose an example.</p>'
@@ -79,7 +81,7 @@ class SegmentedVideo:
 
 def stylesheet() -> str:
     """The page's CSS: style.css, with the colours of the overlay as variables."""
-    variables = f".gradio-container {{ --accent: {ACCENT}; }}\n"
+    variables = f".gradio-container {{ --accent: {ACCENT}; --ink: {INK}; }}\n"
     return variables + Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
@@ -106,10 +108,12 @@ def _scores_html(results: Results | None) -> str:
     low, high = score["ci95"]
     data = results["data"]
     rows = escape(str(data["rows"].get(data["split"], "unknown number of")))
+    evaluation = results["evaluation"]
+    size = f" ({escape(str(evaluation['native_size']))})" if evaluation else ""
     return (
         f"Dice <strong>{score['value']:.3f}</strong> (95 % interval {low:.3f} to {high:.3f}): mean per image, at "
-        f"each image's original size, on the {rows} images of the {escape(str(data['split']))} "
-        f"split of {escape(str(data['name']))}.{_alarms_html(results['evaluation'])}"
+        f"each image's original size{size}, on the {rows} images of the {escape(str(data['split']))} "
+        f"split of {escape(str(shown_name(data)))}.{_alarms_html(evaluation)}"
     )
 
 
@@ -147,6 +151,8 @@ def image_html(result: SegmentedImage, threshold: float, opacity: float, view: s
     # Drawn at the size of the preview, so that the page follows a slider at once. The downloaded mask has full size.
     small_mask = Image.fromarray(mask).resize(result.picture.size, Image.Resampling.NEAREST)
     overlay = draw_overlay(result.picture, np.asarray(small_mask), opacity=opacity)
+    scale = result.picture.width / width
+    draw_numbers(overlay, [scaled(lesion.box, scale) for lesion in prediction.lesions])
     figures = figure_html(
         jpeg_url(overlay),
         f"{name}: polyps outlined where the probability is above {threshold:.2f}{_peak_text(prediction)}",
@@ -164,6 +170,12 @@ def image_html(result: SegmentedImage, threshold: float, opacity: float, view: s
         f'<a href="{table_url}" download="{stem}-lesions.csv">Download lesion table (CSV)</a></p>'
         f"{lesion_table_html(prediction)}"
     )
+
+
+def scaled(box: Box, scale: float) -> Box:
+    """The box in a picture of another size that holds all of a box."""
+    left, top, right, bottom = (scale * side for side in box)
+    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
 def _peak_text(prediction: Prediction) -> str:

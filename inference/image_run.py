@@ -27,7 +27,7 @@ from ..common.processors import usable_processors
 from ..common.progress import show_progress
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
-from .overlay import draw_overlay
+from .overlay import draw_numbers, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
 # Number of threads that read, and of those that write; the network needs cores too.
@@ -266,8 +266,9 @@ def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     if kind == PROBABILITIES:
         return encode_png(Image.fromarray(in_16_bits(prediction.probability)))
     assert frame.image is not None
-    # Higher compression levels hardly shrink photographs.
-    return encode_png(draw_overlay(frame.image, prediction.mask), compress_level=1)
+    overlay = draw_overlay(frame.image, prediction.mask)
+    draw_numbers(overlay, [lesion.box for lesion in prediction.lesions])
+    return encode_png(overlay, compress_level=1)  # higher levels hardly shrink photographs
 
 
 def in_16_bits(probability: np.ndarray) -> np.ndarray:

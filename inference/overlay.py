@@ -2,11 +2,14 @@
 
     draw_overlay(image, mask).save("overlay.png")
     draw_overlay(image, mask, ground_truth)  # the annotated polyp too, as a dashed contour
-    draw_alert(overlay, box, number)  # a box around a lesion, with its number
+    draw_numbers(overlay, [lesion.box for lesion in lesions])  # those of the lesions in their table
+    draw_alert(overlay, box, number)  # a box around a lesion, with the number of its track
 
 Fast enough for video: the time depends on the area of the polyps, not of the image.
 """
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +20,7 @@ from ..common.files import to_rgb
 from .lesions import bounding_box
 
 Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # first column, first row, and column and row after the last, in pixels
 
 # Mucosa, blood and residue lack these colours, and readers with any colour blindness can tell them apart. In black and
 # white the dashes show which contour is the ground truth.
@@ -26,6 +30,8 @@ HALO_COLOUR: Colour = (10, 20, 40)
 ALERT_COLOUR: Colour = (255, 255, 255)  # what tells an alert is its box, in any colour
 
 LETTERS, MIN_LETTERS = 6, 11  # height of numbers: so many contours, and pixels at least
+DIGIT_WIDTH = 0.62  # of a number's height; room for the digits of any usual font
+NUMBERED = 12  # lesions of an image that get a number: more would hide it
 CONTOURS_PER_SIDE = 130  # shorter side of an image / width of its contours: 2 pixels in 288, 8 in 1080
 
 
@@ -73,12 +79,83 @@ def contour_width(size: tuple[int, int]) -> int:
     return max(1, round(min(size) / CONTOURS_PER_SIDE))
 
 
-def draw_alert(image: Image.Image, box: tuple[int, int, int, int], number: int) -> None:
+def draw_numbers(image: Image.Image, boxes: Sequence[Box]) -> None:
+    """Write the number of each lesion beside it, at the places of `number_places`.
+
+    Args:
+        image: RGB; it is changed.
+        boxes: Of the lesions, in the order of their table: the first gets the 1.
+    """
+    canvas = ImageDraw.Draw(image)
+    font = _font(_letter_height(image.size))
+    for number, place in enumerate(number_places(image.size, boxes), start=1):
+        if place is None:
+            continue
+        left, top, right, bottom = place
+        canvas.rectangle((left, top, right - 1, bottom - 1), fill=HALO_COLOUR)
+        text_left, text_top, text_right, text_bottom = canvas.textbbox((0, 0), str(number), font=font)
+        x = (left + right - text_left - text_right) / 2
+        y = (top + bottom - text_top - text_bottom) / 2
+        canvas.text((x, y), str(number), fill=PREDICTION_COLOUR, font=font)
+
+
+def number_places(size: tuple[int, int], boxes: Sequence[Box]) -> list[Box | None]:
+    """Where the numbers of the first `NUMBERED` lesions are written.
+
+    A number lies above, below or beside its lesion's box, or inside where there is no room. It never covers another
+    number, and other lesions' boxes only if no place is free of them.
+
+    Args:
+        size: Width and height of the image.
+        boxes: Of the lesions, in the order of their numbers.
+
+    Returns:
+        A rectangle for each; None where no place is left within the image.
+    """
+    boxes = boxes[:NUMBERED]
+    places: list[Box | None] = []
+    for index, box in enumerate(boxes):
+        written = [place for place in places if place is not None]
+        others = [*boxes[:index], *boxes[index + 1 :]]
+        possible = _possible_places(size, box, digits=len(str(index + 1)))
+        free = [place for place in possible if not any(_overlap(place, other) for other in written)]
+        best = [place for place in free if not any(_overlap(place, other) for other in others)]
+        places.append(next(iter(best or free), None))
+    return places
+
+
+def _possible_places(size: tuple[int, int], box: Box, digits: int) -> list[Box]:
+    """The rectangles within the image that a number of so many digits may take, the best first."""
+    contour, letters = contour_width(size), _letter_height(size)
+    width, height = math.ceil(DIGIT_WIDTH * letters * digits) + 2 * contour, letters + 2 * contour
+    left, top, right, bottom = box
+    gap = _halo_width(contour)
+    in_columns, in_rows = size[0] - width, size[1] - height  # the last place that is within the image
+    over, under = top - gap - height, bottom + gap
+    x, x_at_right, y = min(left, in_columns), max(right - width, 0), min(top, in_rows)
+    corners = [(x, over), (x_at_right, over), (x, under), (x_at_right, under)]
+    corners += [(right + gap, y), (left - gap - width, y), (left + 2 * contour, top + 2 * contour)]
+    return [(x, y, x + width, y + height) for x, y in corners if 0 <= x <= in_columns and 0 <= y <= in_rows]
+
+
+def _overlap(box: Box, other: Box) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+def _letter_height(size: tuple[int, int]) -> int:
+    return max(MIN_LETTERS, LETTERS * contour_width(size))
+
+
+def _halo_width(contour: int) -> int:
+    return max(1, contour // 2)
+
+
+def draw_alert(image: Image.Image, box: Box, number: int) -> None:
     """Frame a lesion with a box, and write a number on it.
 
     Args:
         image: RGB; it is changed.
-        box: First column, first row, and column and row after the last, in pixels.
+        box: Of the lesion.
         number: Of the lesion's track.
     """
     width = contour_width(image.size)
@@ -89,7 +166,7 @@ def draw_alert(image: Image.Image, box: tuple[int, int, int, int], number: int) 
     canvas.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO_COLOUR, width=width + 2)
     canvas.rectangle((left, top, right, bottom), outline=ALERT_COLOUR, width=width)
     # Above the frame, or inside where there is no room.
-    font, text = _font(max(MIN_LETTERS, LETTERS * width)), str(number)
+    font, text = _font(_letter_height(image.size)), str(number)
     _, _, text_width, text_height = canvas.textbbox((0, 0), text, font=font)
     room = 2 * width
     x = min(left, image.width - round(text_width) - room)
@@ -147,7 +224,7 @@ def _tint(canvas: Image.Image, area: _Area, opacity: float) -> None:
 def _trace(canvas: Image.Image, area: _Area, width: int, colour: Colour, dash: int | None = None) -> None:
     """Draw the contour; with `dash`, as dashes of that length in pixels."""
     contour = area.inside & _grown(~area.inside, width)
-    halo = _grown(area.inside, max(1, width // 2)) & ~area.inside
+    halo = _grown(area.inside, _halo_width(width)) & ~area.inside
     if dash is not None:
         pattern = _dashes(area, dash)
         contour &= pattern

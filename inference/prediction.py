@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..regions_unet import check_calibration, check_thresholds, keep_peaks, presence_of
+from ..regions_unet import (
+    check_calibration,
+    check_region_options,
+    check_thresholds,
+    keep_large,
+    keep_peaks,
+    presence_of,
+)
 from .lesions import Lesion, find_lesions
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ class Prediction:
         threshold: A pixel belongs to the mask if its probability is higher, and its region is kept.
         peak_threshold: A region of the mask is kept if its highest probability is at least this; None keeps all.
         presence_calibration: Scale and offset of `presence`; None if the model has none.
+        min_area: A region of the mask is kept if it has at least so many pixels.
+        largest_lesion: Whether, of the regions that are left, only the largest is kept.
     """
 
     probability: np.ndarray
@@ -38,6 +47,8 @@ class Prediction:
     threshold: float
     peak_threshold: float | None = None
     presence_calibration: Sequence[float] | None = None
+    min_area: int = 0
+    largest_lesion: bool = False
 
     def __repr__(self) -> str:
         height, width = self.probability.shape
@@ -46,7 +57,8 @@ class Prediction:
     @cached_property
     def mask(self) -> np.ndarray:
         """(H, W) bool, True where there is polyp."""
-        return keep_peaks(self.probability, self.threshold, self.peak_threshold)
+        mask = keep_peaks(self.probability, self.threshold, self.peak_threshold)
+        return keep_large(mask, self.min_area, self.largest_lesion)
 
     @cached_property
     def peak(self) -> float:
@@ -101,15 +113,31 @@ class BasePredictor(ABC):
         threshold: float = ...,
         tta: bool = ...,
         peak_threshold: float | None = ...,
+        min_area: int = ...,
+        largest_lesion: bool = ...,
     ) -> list[Prediction]: ...
 
     @overload
     def __call__(
-        self, image: Any, *, threshold: float = ..., tta: bool = ..., peak_threshold: float | None = ...
+        self,
+        image: Any,
+        *,
+        threshold: float = ...,
+        tta: bool = ...,
+        peak_threshold: float | None = ...,
+        min_area: int = ...,
+        largest_lesion: bool = ...,
     ) -> Prediction: ...
 
     def __call__(
-        self, image: Any, *, threshold: float = 0.5, tta: bool = False, peak_threshold: float | None = None
+        self,
+        image: Any,
+        *,
+        threshold: float = 0.5,
+        tta: bool = False,
+        peak_threshold: float | None = None,
+        min_area: int = 0,
+        largest_lesion: bool = False,
     ) -> Prediction | list[Prediction]:
         """Segment an image: PIL, numpy or torch, as `UNetImageProcessor` takes it; or several, one after the other.
 
@@ -120,29 +148,25 @@ class BasePredictor(ABC):
             tta: Average the probabilities of the image and its three flips, for four times the work.
             peak_threshold: A region of the mask is kept if its highest probability is at least this. None takes the
                 model's own, if it has one; a value equal to `threshold` keeps every region.
+            min_area: A region of the mask is kept if it has at least so many pixels of the image.
+            largest_lesion: Whether, of the regions that are left, only the largest is kept.
 
         Returns:
             The prediction; of several images a list.
 
         Raises:
-            ValueError: For an image that cannot be used, a threshold outside [0, 1], or a peak threshold below
-                `threshold`; the message says why.
+            ValueError: For an image that cannot be used, a threshold outside [0, 1], a peak threshold below
+                `threshold`, or a `min_area` that is no whole number of pixels; the message says why.
         """
+        how: dict[str, Any] = {"threshold": threshold, "tta": tta, "peak_threshold": peak_threshold}
+        how |= {"min_area": min_area, "largest_lesion": largest_lesion}
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
-            return [self(each, threshold=threshold, tta=tta, peak_threshold=peak_threshold) for each in image]
-        return self.batch([image], threshold=threshold, tta=tta, peak_threshold=peak_threshold)[0]
+            return [self(each, **how) for each in image]
+        return self.batch([image], **how)[0]
 
-    def batch(
-        self,
-        images: Sequence[Any],
-        *,
-        threshold: float = 0.5,
-        tta: bool = False,
-        peak_threshold: float | None = None,
-    ) -> list[Prediction]:
+    def batch(self, images: Sequence[Any], **how: Any) -> list[Prediction]:
         """Segment images of any sizes together; arguments and errors as for a call."""
-        prepared = [self.prepare(image) for image in images]
-        return self.predict_prepared(prepared, threshold=threshold, tta=tta, peak_threshold=peak_threshold)
+        return self.predict_prepared([self.prepare(image) for image in images], **how)
 
     @abstractmethod
     def prepare(self, image: Any) -> PreparedImage:
@@ -161,16 +185,19 @@ class BasePredictor(ABC):
         threshold: float = 0.5,
         tta: bool = False,
         peak_threshold: float | None = None,
+        min_area: int = 0,
+        largest_lesion: bool = False,
     ) -> list[Prediction]:
         """Segment prepared images together; arguments as for a call.
 
         Raises:
-            ValueError: For a peak threshold below `threshold`.
+            ValueError: For thresholds, or a `min_area`, that cannot be.
         """
+        check_region_options(min_area, largest_lesion)
         peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
         calibration = self.presence_calibration
         return [
-            Prediction(probability, at_input_size, threshold, peak_threshold, calibration)
+            Prediction(probability, at_input_size, threshold, peak_threshold, calibration, min_area, largest_lesion)
             for probability, at_input_size in self.probability_maps(prepared, tta)
         ]
 

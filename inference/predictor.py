@@ -6,6 +6,7 @@ prediction.mask.sum(), prediction.lesions
 """
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from .prediction import FLIPS, BasePredictor, PreparedImage
 
 
 def load_predictor(
-    name: str,
+    name: str | os.PathLike[str],
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -46,6 +47,7 @@ def load_predictor(
     Raises:
         UserError: If it cannot be loaded, or this machine lacks the device or dtype.
     """
+    name = os.fspath(name)
     if name.endswith(ONNX_SUFFIX):
         return OnnxPredictor.load(name, device, revision)
     runtime = choose_runtime(device, dtype, compile)
@@ -76,7 +78,7 @@ class Predictor(BasePredictor):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str,
+        path_or_id: str | os.PathLike[str],
         *,
         revision: str | None = None,
         device: str = "auto",

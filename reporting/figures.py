@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ..losses_unet import LOSSES
 from .results import Results
-from .style import BLUE, GREY, INK, PALE_BLUE, TICK, VERMILLION, dress, legend, letters, new_figure, save
+from .style import BLUE, GREY, INK, PALE_BLUE, SIZE, TICK, VERMILLION, dress, legend, letters, new_figure, save
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"
@@ -54,7 +54,8 @@ def draw_evaluation(results: Results, dice: np.ndarray, area_shares: np.ndarray,
         drawn.append("dice_by_size.png")
     if training and training["loss"]:
         model: Mapping[str, Any] = results["model"]
-        loss_curve(training["loss"], folder / "loss_curve.png", model["loss"])
+        validation = training.get("validation_curve", [])
+        loss_curve(training["loss"], folder / "loss_curve.png", model["loss"], validation)
         drawn.append("loss_curve.png")
     return drawn
 
@@ -209,13 +210,19 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], ece: float, path: str
     return save(figure, path)
 
 
-def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = CARD_LOSS) -> Figure:
+def loss_curve(
+    losses: Sequence[Sequence[float]],
+    path: str | Path,
+    loss: str = CARD_LOSS,
+    validation: Sequence[Sequence[float]] = (),
+) -> Figure:
     """The mean training loss by epoch, beside what the model card of the default recipe states of its loss.
 
     Args:
         losses: Pairs of epoch and loss.
         path: The PNG to write.
         loss: Which loss it is, as `UNetConfig` names it.
+        validation: Epoch, loss and Dice per image of each validation; shown too, the Dice below, if there are any.
 
     Raises:
         ValueError: If there are no pairs.
@@ -223,18 +230,48 @@ def loss_curve(losses: Sequence[Sequence[float]], path: str | Path, loss: str = 
     if not losses:
         raise ValueError("There are no training losses to show; leave the picture out.")
     epochs, values = zip(*losses, strict=True)
-    figure = new_figure(f"Training loss, n = {_number(epochs[-1], 'epoch')}")
-    axes = _axes(figure, "epoch", f"mean loss ({LOSSES[loss].short_name})")
-    marker = "o" if len(values) < 30 else None
-    axes.plot(epochs, values, color=BLUE, linewidth=2.4, marker=marker, markersize=5, label="this training")
+    number, name = _number(epochs[-1], "epoch"), LOSSES[loss].short_name
+    line: dict[str, Any] = {"linewidth": 2.4, "markersize": 5}
+    if validation:
+        figure = new_figure(f"Loss and validation Dice, n = {number}", (SIZE[0], 1.4 * SIZE[1]))
+        axes, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)})
+        dress(axes, "", f"loss ({name})")
+        axes.tick_params(labelbottom=False)
+    else:
+        figure = new_figure(f"Training loss, n = {number}")
+        axes = _axes(figure, "epoch", f"mean loss ({name})")
+    axes.plot(epochs, values, color=BLUE, marker=_marker(values, "o"), label="this training", **line)
+    if validation:
+        _draw_validation(axes, lower, validation, line)
     if loss == CARD_LOSS:
         card: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.4, "linestyle": "--", "marker": "s"}
         axes.plot(*zip(*CARD_LOSSES, strict=True), **card, markersize=7, label="origin's card, width 64")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    figure.align_ylabels()
     _legend(axes)
     return save(figure, path)
+
+
+def _draw_validation(upper: Axes, lower: Axes, validation: Sequence[Sequence[float]], line: Mapping[str, Any]) -> None:
+    """Draw the losses of the validations on the upper axes, their Dice, with the best, on the lower ones."""
+    epochs, losses, dice = zip(*validation, strict=True)
+    marker = _marker(losses, "^")
+    upper.plot(epochs, losses, color=INK, marker=marker, linestyle=":", label="its validation", **line)
+    dress(lower, "epoch", "validation Dice")
+    lower.plot(epochs, dice, color=INK, marker=marker, linestyle=":", **line)
+    best = int(np.argmax(dice))
+    label = f"best: {dice[best]:.3f} after {_number(epochs[best], 'epoch')}"
+    lower.plot(epochs[best], dice[best], color=VERMILLION, marker="D", markersize=7, linestyle="none", label=label)
+    lower.set_ylim(0, 1.05)
+    lower.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    _legend(lower)
+
+
+def _marker(values: Sequence[float], marker: str) -> str | None:
+    """Marks on a line of few values only."""
+    return marker if len(values) < 30 else None
 
 
 def _shares(name: str, values: Numbers) -> np.ndarray:

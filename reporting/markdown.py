@@ -1,4 +1,4 @@
-"""Tables in Markdown, and how the figures in them are written."""
+"""Tables in Markdown and for the terminal, and how the figures in them are written."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def table_rows(rows: Iterable[Sequence[str]]) -> str:
     """Rows of a Markdown table, without its header."""
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def text_table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows of a table, the header among them, as lines for the terminal, each column as wide as its widest cell."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return [f"  {line}".rstrip() for line in padded]
 
 
 def interval(score: Score | None, name: str = "") -> str:

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..common.paths import CARD_TEMPLATE
 from ..encoder_unet import LITE_SCALES
 from ..losses_unet import LOSSES
+from .known_data import shown_name
 from .markdown import interval, number, percent, table_rows, width_x_height
 from .presence import (
     froc_table,
@@ -27,6 +28,7 @@ from .tables import (
     calibration_table,
     data_name,
     exports_table,
+    groups_text,
     near_duplicates_table,
     refuse_invalid,
     results_tables,
@@ -68,8 +70,8 @@ PICTURES = {
     ),
     "loss_curve.png": (
         "Training loss by epoch",
-        "Mean training loss by epoch. The dashed line, drawn if the loss is the same, is what the model card of the "
-        "default recipe states.",
+        "Mean training loss by epoch and, where it was measured, loss and Dice of the validation split. The dashed "
+        "line, drawn if the loss is the same, is what the model card of the default recipe states.",
     ),
     "examples.png": (
         "Image, ground truth, prediction and overlay of the best, median and worst cases",
@@ -82,12 +84,13 @@ PICTURES = {
 }
 
 
-def fill_card(results: Results) -> str:
+def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
     """The model card, with the Hub's metadata at its top.
 
     Args:
         results: What `results.json` holds. "training" and "evaluation" may be None, "metrics" empty, and "exports"
             missing; the card then says so.
+        pictures: File names of those to show; None: those that the results name, which may be published.
 
     Returns:
         Markdown. `huggingface_hub.ModelCard` reads the same scores from its metadata.
@@ -97,7 +100,8 @@ def fill_card(results: Results) -> str:
     """
     refuse_invalid(results)
     evaluation, training = results.get("evaluation"), results.get("training")
-    drawn = evaluation["figures"] if evaluation else training.get("figures", []) if training else []
+    if pictures is None:
+        pictures = evaluation["figures"] if evaluation else training.get("figures", []) if training else []
     sections: dict[str, Any] = {**results, "evaluation": evaluation, "training": training}
     card = ModelCard.from_template(
         card_data=_metadata(results),
@@ -107,6 +111,7 @@ def fill_card(results: Results) -> str:
         scored=scored_images(results),
         network_size=width_x_height(results["model"].get("image_size")),
         threshold=threshold_text(evaluation),
+        groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
@@ -117,7 +122,7 @@ def fill_card(results: Results) -> str:
         exports_table=exports_table(results),
         audit_text=_near_duplicates_text(results),
         losses=_losses(training) if training else "",
-        pictures={name: _picture(name) if name in drawn else "" for name in PICTURES},
+        pictures={name: _picture(name) if name in pictures else "" for name in PICTURES},
         score=interval,
         data_name=data_name,
         percent=percent,
@@ -152,10 +157,18 @@ def _metadata(results: Results) -> ModelCardData:
         tags=["unet", "polyp-segmentation", "medical-imaging", "colonoscopy"],
         # The Hub lists a model under the data sets that it was trained on.
         datasets=[trained_on["name"]] if trained_on and trained_on["on_the_hub"] else None,
+        base_model=_base_model(results),
         metrics=["dice", "mean_iou"],
         model_name=results["model"]["name"] if scores else None,
         eval_results=scores or None,
     )
+
+
+def _base_model(results: Results) -> str | None:
+    """The id on the Hub of the fine-tuned checkpoint, unless the model itself is pushed there."""
+    training = results.get("training")
+    base_model = training.get("base_model") if training else None
+    return None if base_model == results["model"]["repository"] else base_model
 
 
 def _eval_results(results: Results) -> list[EvalResult]:
@@ -176,7 +189,7 @@ def _eval_results(results: Results) -> list[EvalResult]:
         EvalResult(
             task_type="image-segmentation",
             dataset_type=data["name"] if data["on_the_hub"] else "other",
-            dataset_name=data["name"],
+            dataset_name=shown_name(data),
             dataset_split=split,
             dataset_revision=data["revision"],
             metric_type=name + suffix,
@@ -250,11 +263,13 @@ def _training_facts(results: Results, training: Training) -> str:
     }
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
-    described += ["negative_window_share", "negatives", "encoder_weights"]
+    described += ["negative_window_share", "negatives", "encoder_weights", "base_model", "validation_curve"]
     return table_rows([*facts.items(), *_further_settings(training, described)])
 
 
 def _start_of(training: Training) -> str:
+    if base_model := training.get("base_model"):
+        return f"the checkpoint [{base_model}](https://huggingface.co/{base_model}) (fine-tuning)"
     if training["fine_tuned"]:
         return "a checkpoint (fine-tuning)"
     weights = training.get("encoder_weights")

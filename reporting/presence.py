@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .markdown import interval, number, percent, table
+from .markdown import interval, percent, table, text_table
 from .results import Evaluation, OperatingPoint, Peak, Score
 
 ON_OTHER_HALF = "chosen on the other half of the split"
@@ -95,10 +95,11 @@ def points_as_text(evaluation: Evaluation) -> list[str]:
     lines = [f"Polyps found, and alarms on {alarms_on}:" if alarms_on else "Polyps found:"]
     lines += _text_table(points)
     if negatives := evaluation.get("negatives"):
-        lines.append(f"  {'AUC of presence':<35} {_text(negatives['presence_auc'])}")
+        rows = [["area under the ROC curve of presence", interval(negatives["presence_auc"])]]
         for one in negatives["at_specificity"]:
             title = f"sensitivity at {percent(one['specificity'])} specificity"
-            lines.append(f"  {title:<35} {_text(one['sensitivity'])}  (regions above {one['peak_above']:.6g} count)")
+            rows.append([title, f"{interval(one['sensitivity'])}  (regions above {one['peak_above']:.6g} count)"])
+        lines += text_table(rows)
     if tuning := peak["tuning"]:
         kept = f"{percent(tuning['sensitivity'])} of the polyps that the threshold alone finds"
         lines.append(
@@ -144,18 +145,7 @@ def _share(score: Score | None) -> str:
     return f"{percent(score['value'])} [{low}, {high}]"
 
 
-def _text(score: Score | None) -> str:
-    return (
-        "-"
-        if not score
-        else f"{number(score['value'], 'ece')}  [{', '.join(number(b, 'ece') for b in score['ci95'])}]"
-    )
-
-
 def _text_table(points: Sequence[OperatingPoint]) -> list[str]:
     """The operating points as lines, a column each."""
     header = ["", *("threshold alone" if not p["peaks"] else _peaks(p["peaks"]) for p in points)]
-    rows = [header, *_rows(points)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    padded = (zip(row, widths, strict=True) for row in rows)
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in row).rstrip() for row in padded]
+    return text_table([header, *_rows(points)])

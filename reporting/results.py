@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..common.device import Runtime
 
 RESULTS_SCHEMA = 1
+REMEDY = "Choose another --output_dir, or remove what is there."  # of a folder that is taken
 RENAMED_TRAINING_FIELDS = {"smaller_sizes": "progressive_sizes", "smaller_until": "progressive_epochs"}
 
 
@@ -67,6 +68,20 @@ class MaskReading(TypedDict):
     ignore_exif: bool
 
 
+class Splitting(TypedDict):
+    """How samples were divided into splits, as `common.split_rules.SplitRules` says.
+
+    Names of groups, which may be patients', are not recorded, and so of a pattern, which may hold some, only a hash.
+    """
+
+    seed: int  # of random splits
+    validation_fraction: float | None
+    fold: int | None
+    folds: int | None
+    group_column: str | None
+    group_pattern: str | None  # "sha256:..."
+
+
 class _DataOfAnyVersion(TypedDict):
     name: str
     on_the_hub: bool
@@ -81,6 +96,9 @@ class Data(_DataOfAnyVersion, total=False):
 
     config: str | None  # None for a local data set
     masks: MaskReading
+    splitting: Splitting
+    groups: dict[str, int] | None  # number of groups, as patients, in each split; None: not known
+    groups_in_several_splits: int | None
 
 
 class _Versions(TypedDict):
@@ -127,6 +145,8 @@ class Training(_FinishedTraining, total=False):
     progressive_sizes: list[int] | None
     progressive_epochs: list[int] | None
     early_stopping_patience: int | None  # None: no early stopping
+    base_model: str | None  # id on the Hub of the checkpoint that was fine-tuned; None: a local one, or none
+    validation_curve: list[list[float]]  # epoch, loss, Dice per image
     figures: list[str]
 
 
@@ -318,11 +338,15 @@ class ThresholdCurve(TypedDict):
     dice_per_image: list[float]
 
 
-class Comparison(TypedDict):
-    """Differences to another model, on the same images."""
-
+class _ComparisonOfAnyVersion(TypedDict):
     other: str  # never the name of a file or folder
     metrics: dict[str, Difference]
+
+
+class Comparison(_ComparisonOfAnyVersion, total=False):
+    """Differences to another model, on the same images."""
+
+    scores: dict[str, Score]  # the other model's
 
 
 class DuplicatePair(TypedDict):
@@ -605,27 +629,31 @@ def check_results_folder(folder: Path, results: Results) -> None:
         UserError: If the folder is the project itself, cannot be made, or holds the results of another model or of
             other data.
     """
-    remedy = "Choose another --output_dir, or remove what is there."
     refuse_project_folder(folder)
-    if (folder / "results.json").exists():
-        earlier = read_results(folder / "results.json", allow_invalid=True)
-        if _identity(earlier) != _identity(results):
-            raise UserError(
-                f"{folder} holds the results of another model, {earlier['model']['name']}; this one is "
-                f"{results['model']['name']}. {remedy}"
-            )
-        # A training's results have no metrics: its validation scores stay in the section "training".
-        if earlier["metrics"] and earlier["data"]["fingerprint"] != results["data"]["fingerprint"]:
-            raise UserError(
-                f"{folder} holds the results on other data: {earlier['data']['name']}, split "
-                f"{earlier['data']['split']}. {remedy}"
-            )
-    elif (folder / "README.md").exists():
-        raise UserError(f"{folder} holds a README.md that no run of this project wrote. {remedy}")
+    if difference := other_results(folder, results):
+        raise UserError(f"{folder} holds {difference}. {REMEDY}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder} cannot be made: {error}.") from error
+
+
+def other_results(folder: Path, results: Results) -> str | None:
+    """What a folder holds, in words, if it is of another model, of other data, or no run's; None if it is not.
+
+    Raises:
+        UserError: If it holds a results.json that this version cannot read.
+    """
+    if (folder / "results.json").exists():
+        earlier = read_results(folder / "results.json", allow_invalid=True)
+        if model_identity(earlier) != model_identity(results):
+            return f"the results of another model, {earlier['model']['name']}; this one is {results['model']['name']}"
+        # A training's results have no metrics: its validation scores stay in the section "training".
+        if earlier["metrics"] and earlier["data"]["fingerprint"] != results["data"]["fingerprint"]:
+            return f"the results on other data: {earlier['data']['name']}, split {earlier['data']['split']}"
+    elif (folder / "README.md").exists():
+        return "a README.md that no run of this project wrote"
+    return None
 
 
 def refuse_project_folder(folder: Path) -> None:
@@ -640,7 +668,7 @@ def refuse_project_folder(folder: Path) -> None:
         )
 
 
-def _identity(results: Results) -> str:
+def model_identity(results: Results) -> str:
     """Tells models apart: by their weights, or else, of masks from a folder, by name."""
     return results["model"].get("fingerprint") or results["model"]["name"]
 

@@ -13,9 +13,10 @@ from typing import cast
 
 from ..common.errors import UserError, user_errors
 from ..common.files import write_atomic
-from .markdown import interval, number, percent, table, width_x_height
+from .known_data import shown_name
+from .markdown import interval, number, percent, table, text_table, width_x_height
 from .presence import peak_text, points_as_text, points_table, presence_table
-from .results import Data, Difference, Evaluation, Results, Stratum, read_results
+from .results import Comparison, Data, Difference, Evaluation, Results, Stratum, read_results
 from .videos import videos_as_text
 
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
@@ -70,50 +71,47 @@ def results_tables(results: Results, compact: bool = False) -> str:
     evaluation = results.get("evaluation")
     if evaluation is None or not results["metrics"]:
         return _validation_table(results)
-    strata, lesions = _strata_table(evaluation), _lesion_table(evaluation)
+    strata, lesions = table_of(_strata_rows(evaluation)), table_of(_lesion_rows(evaluation))
     if compact:
-        opening = f"`{results['model']['name']}` on {scored_images(results)}; {_how_scored(evaluation)}"
-        tables = [_score_table(results, COMPACT), strata, lesions, *negatives_tables(evaluation)]
+        opening = f"`{results['model']['name']}` on {scored_images(results)}; {_how_scored(results, evaluation)}"
+        tables = [table_of(_score_rows(results, COMPACT)), strata, lesions, *negatives_tables(evaluation)]
         return "\n\n".join([opening, *tables])
     scored = scored_images(results)
     parts = [
-        f"{scored[:1].upper()}{scored[1:]}; {_how_scored(evaluation)}",
-        _score_table(results),
-        _threshold_table(results, evaluation),
+        f"{scored[:1].upper()}{scored[1:]}; {_how_scored(results, evaluation)}",
+        table_of(_score_rows(results)),
+        table_of(_threshold_rows(results, evaluation)),
         f"### By size and number of polyps\n\n{strata}",
         f"### Polyps found and false alarms\n\n{lesions}",
-        f"### Against another model\n\n{_comparison_table(evaluation)}",
+        f"### Against another model\n\n{_comparison_table(results, evaluation)}",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def results_as_text(results: Results) -> str:
-    """All scores of an evaluation for the terminal, a line each."""
-    evaluation, data = results["evaluation"], results["data"]
+    """What an evaluation measured, for the terminal: the tables of the card, aligned."""
+    evaluation = results["evaluation"]
     assert evaluation is not None
-    threshold = evaluation["threshold"]
-    chosen = f" (the best on {threshold['tuned_on']})" if threshold["tuned_on"] else ""
-    threshold_used, peak = f"threshold {threshold['value']:.4g}{chosen}", peak_text(evaluation.get("peak"))
-    lines = [
-        f"{results['model']['name']} on {data['name']}, split {data['split']}:",
-        f"{data['rows'][data['split'] or '']} images of {evaluation['native_size']} pixels, 95 % intervals;",
-        f"{', '.join([threshold_used, *([peak] if peak else [])])}.",
-        *(_text_line(name, score["value"], score["ci95"]) for name, score in results["metrics"].items()),
-    ]
+    opening = f"{results['model']['name']} on {scored_images(results)}"
+    parts = [[opening, *_how_scored(results, evaluation).split("; ")], text_table(_score_rows(results))]
+    parts += [text_table(rows) for rows in (_threshold_rows(results, evaluation), _strata_rows(evaluation)) if rows]
+    parts.append(text_table(_lesion_rows(evaluation)))
     if comparison := evaluation["comparison"]:
-        lines.append(f"Minus {comparison['other']}, on the same images:")
-        for name, difference in comparison["metrics"].items():
-            line = _text_line(name, difference["difference"], difference["ci95"])
-            lines.append(f"{line}  p = {difference['p_value']:.4g}")
-    if found := evaluation["audit"]:
-        lines.append(
-            f"{len(found['pairs'])} near-duplicate pairs with other splits; without the {found['left_out']} images:"
-        )
-        lines += [_text_line(name, score["value"], score["ci95"]) for name, score in found["metrics"].items()]
-    lines += points_as_text(evaluation)
-    lines += videos_as_text(evaluation)
-    lines.append(f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model.")
-    return "\n".join(lines)
+        parts.append([f"Compared with {comparison['other']}:", *text_table(_comparison_rows(results, comparison))])
+    if evaluation["audit"]:
+        parts.append(_near_duplicates_as_text(results, evaluation))
+    parts += [lines for lines in (points_as_text(evaluation), videos_as_text(evaluation)) if lines]
+    parts.append([f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model."])
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _near_duplicates_as_text(results: Results, evaluation: Evaluation) -> list[str]:
+    found = evaluation["audit"]
+    assert found is not None
+    if not found["pairs"]:
+        return ["No scored image has a near-duplicate in another split."]
+    rows = _near_duplicates_rows(results, evaluation)
+    return [f"{len(found['pairs'])} pairs of near-duplicates with other splits:", *(text_table(rows) if rows else [])]
 
 
 def update_document(document: Path, text: str, markers: tuple[str, str] = RESULTS_MARKERS) -> None:
@@ -208,20 +206,21 @@ def exports_table(results: Results) -> str:
 
 def near_duplicates_table(results: Results, evaluation: Evaluation) -> str:
     """The scores of all images beside those without near-duplicates; empty where there are none."""
+    return table_of(_near_duplicates_rows(results, evaluation))
+
+
+def _near_duplicates_rows(results: Results, evaluation: Evaluation) -> list[list[str]]:
     found = evaluation["audit"]
     if not found or not found["left_out"] or not found["metrics"]:
-        return ""
-    return table(
-        [
-            f"at original size {evaluation['native_size']}",
-            "all images",
-            f"without the {found['left_out']} that have a duplicate",
-        ],
-        (
+        return []
+    left_out = f"without the {found['left_out']} that have a duplicate"
+    return [
+        [f"at original size {evaluation['native_size']}", "all images", left_out],
+        *(
             [_title(key), interval(results["metrics"].get(key)), interval(without)]
             for key, without in found["metrics"].items()
         ),
-    )
+    ]
 
 
 def negatives_tables(evaluation: Evaluation) -> list[str]:
@@ -231,16 +230,31 @@ def negatives_tables(evaluation: Evaluation) -> list[str]:
     return [part for part in (points_table(evaluation), presence_table(evaluation)) if part]
 
 
-def _how_scored(evaluation: Evaluation) -> str:
+def _how_scored(results: Results, evaluation: Evaluation) -> str:
     tuned_on = evaluation["threshold"]["tuned_on"]
     tuned = f"tuned on the {tuned_on} split" if tuned_on else "not tuned"
     peak = peak_text(evaluation.get("peak"))
     more = f"; {peak}" if peak else ""
+    groups = groups_text(results["data"])
+    over = f" over {groups}" if groups else ""
     more += "; mean over the image and its flips" if evaluation["protocol"]["test_time_augmentation"] else ""
-    return f"threshold {threshold_text(evaluation)} ({tuned}){more}. In brackets: 95 % bootstrap intervals."
+    return f"threshold {threshold_text(evaluation)} ({tuned}){more}. In brackets: 95 % bootstrap intervals{over}."
 
 
-def _score_table(results: Results, names: Sequence[str] | None = None) -> str:
+def groups_text(data: Data) -> str:
+    """What was resampled where groups, as patients, are known: "12 groups of images"; else empty."""
+    groups = (data.get("groups") or {}).get(data["split"] or "")
+    if groups is None:
+        return ""
+    return f"{groups:,} groups of images" if groups > 1 else "a single group of images, so that they have no width"
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is its header; empty without rows."""
+    return table(rows[0], rows[1:]) if rows else ""
+
+
+def _score_rows(results: Results, names: Sequence[str] | None = None) -> list[list[str]]:
     """All scores, or those of some names, a column for each size."""
     metrics, evaluation = results["metrics"], results["evaluation"]
     assert evaluation is not None
@@ -248,32 +262,30 @@ def _score_table(results: Results, names: Sequence[str] | None = None) -> str:
     if any(key.endswith("_network") for key in metrics):
         columns["network"] = f"input size {width_x_height(results['model'].get('image_size'))}"
     present = dict.fromkeys(key.rsplit("_", maxsplit=1)[0] for key in metrics)
-    return table(
+    return [
         ["score", *columns.values()],
-        (
+        *(
             [TITLES.get(name, name), *(interval(metrics.get(f"{name}_{size}"), name) for size in columns)]
             for name in present
             if names is None or name in names
         ),
-    )
+    ]
 
 
-def _threshold_table(results: Results, evaluation: Evaluation) -> str:
+def _threshold_rows(results: Results, evaluation: Evaluation) -> list[list[str]]:
     """Scores at the tuned threshold and at 0.5; empty where it was not tuned."""
     at_half = evaluation["threshold"]["at_half"]
     if not at_half:
-        return ""
+        return []
     half = "0.5, every region counts" if peak_text(evaluation.get("peak")) else "0.5"
-    return table(
+    return [
         [f"threshold, at original size {evaluation['native_size']}", *(_title(key) for key in at_half)],
-        [
-            [f"{threshold_text(evaluation)} (tuned)", *(interval(results["metrics"][key]) for key in at_half)],
-            [half, *(interval(score) for score in at_half.values())],
-        ],
-    )
+        [f"{threshold_text(evaluation)} (tuned)", *(interval(results["metrics"][key]) for key in at_half)],
+        [half, *(interval(score) for score in at_half.values())],
+    ]
 
 
-def _strata_table(evaluation: Evaluation) -> str:
+def _strata_rows(evaluation: Evaluation) -> list[list[str]]:
     small = percent(evaluation["protocol"]["small_below"])
     large = percent(evaluation["protocol"]["large_from"])
     titles = {
@@ -284,20 +296,22 @@ def _strata_table(evaluation: Evaluation) -> str:
         ("polyps", "two"): "two polyps",
         ("polyps", "three or more"): "three or more polyps",
     }
-    rows = []
+    heading = f"images with polyp, at original size {evaluation['native_size']}"
+    rows = [[heading, "number", *(TITLES[score] for score in STRATUM_SCORES)]]
     strata = cast(dict[str, dict[str, Stratum]], evaluation["strata"])
     for (kind, name), title in titles.items():
         stratum = strata[kind][name]
         scores = (interval(stratum["metrics"].get(f"{score}_native")) for score in STRATUM_SCORES)
         rows.append([title, str(stratum["images"]), *scores])
-    heading = f"images with polyp, at original size {evaluation['native_size']}"
-    return table([heading, "number", *(TITLES[score] for score in STRATUM_SCORES)], rows)
+    return rows
 
 
-def _lesion_table(evaluation: Evaluation) -> str:
+def _lesion_rows(evaluation: Evaluation) -> list[list[str]]:
     lesions, without = evaluation["lesions"], evaluation["without_polyp"]
     right = lesions["predicted"] - lesions["false"]
+    heading = f"found: IoU of at least {evaluation['protocol']['lesion_iou']:g} with a marked region, at original size"
     rows = [
+        [heading, "number", "share or rate"],
         ["polyps found", f"{lesions['found']} of {lesions['true']}", interval(lesions["sensitivity"])],
         ["marked regions that match a polyp", f"{right} of {lesions['predicted']}", interval(lesions["precision"])],
         ["marked regions that match none, per image", str(lesions["false"]), interval(lesions["false_per_image"])],
@@ -309,23 +323,34 @@ def _lesion_table(evaluation: Evaluation) -> str:
     ]
     if without["area_share"] is not None:
         rows.append(["share of the image that such an alarm covers, mean", "", percent(without["area_share"])])
-    heading = f"found: IoU of at least {evaluation['protocol']['lesion_iou']:g} with a marked region, at original size"
-    return table([heading, "number", "share or rate"], rows)
+    return rows
 
 
-def _comparison_table(evaluation: Evaluation) -> str:
+def _comparison_table(results: Results, evaluation: Evaluation) -> str:
     comparison = evaluation["comparison"]
     if not comparison:
         return NOT_MEASURED
-    compared = f"this model minus {comparison['other']}, at original size {evaluation['native_size']}"
-    rows = (
-        [_title(key), _difference(score), f"{score['p_value']:.2g}", str(score["images"])]
-        for key, score in comparison["metrics"].items()
-    )
-    return table([compared, "difference", "p", "images"], rows) + (
+    header, *rows = _comparison_rows(results, comparison)
+    header[0] = f"compared with {comparison['other']}, at original size {evaluation['native_size']}"
+    return table(header, rows) + (
         "\n\nThe same images for both. Intervals: paired bootstrap; p: two-sided permutation test that flips the "
         "signs of the differences."
     )
+
+
+def _comparison_rows(results: Results, comparison: Comparison) -> list[list[str]]:
+    """A row for each score, of both models; results of earlier versions do not have the other one's."""
+    others = comparison.get("scores", {})
+    return [
+        ["at original size", "this model", "the other", "this minus the other", "p", "images"],
+        *(
+            [
+                *(_title(key), interval(results["metrics"].get(key)), interval(others.get(key))),
+                *(_difference(score), f"{score['p_value']:.2g}", str(score["images"])),
+            ]
+            for key, score in comparison["metrics"].items()
+        ),
+    ]
 
 
 def _validation_table(results: Results) -> str:
@@ -345,7 +370,7 @@ def scored_images(results: Results) -> str:
         return ""
     data = results["data"]
     count = data["rows"].get(data["split"] or "")
-    which = f"the {data['split']} split of {data['name']}" if data["split"] else data["name"]
+    which = f"the {data['split']} split of {shown_name(data)}" if data["split"] else shown_name(data)
     return f"{f'{count:,} images' if count else 'the images'} of {which}, {evaluation['native_size']} pixels"
 
 
@@ -353,16 +378,12 @@ def data_name(data: Data) -> str:
     """Name, revision and rows: "team/polyps at revision 1a2b; rows: 800 train, 100 validation"."""
     revision = f" at revision {data['revision']}" if data["revision"] else ""
     rows = [f"{'streamed' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items()]
-    return f"{data['name']}{revision}" + (f"; rows: {', '.join(rows)}" if rows else "")
+    return f"{shown_name(data)}{revision}" + (f"; rows: {', '.join(rows)}" if rows else "")
 
 
 def threshold_text(evaluation: Evaluation | None) -> str:
     """The threshold of the scores; the default where nothing was scored."""
     return f"{evaluation['threshold']['value']:.6g}" if evaluation else "0.5"
-
-
-def _text_line(name: str, value: float, ci95: Sequence[float]) -> str:
-    return f"  {name:<35} {value:8.4f}  [{ci95[0]:.4f}, {ci95[1]:.4f}]"
 
 
 def _difference(score: Difference) -> str:

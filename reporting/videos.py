@@ -1,6 +1,6 @@
 """Tables and text on the scores of videos, for the card and the terminal."""
 
-from .markdown import interval, table
+from .markdown import interval, table, text_table
 from .results import Evaluation, Score, Videos
 
 
@@ -30,12 +30,8 @@ def videos_as_text(evaluation: Evaluation) -> list[str]:
     if not videos:
         return []
     lines = [f"{videos_text(evaluation)}; a region that is followed for {videos['alert_seconds']:g} s is an alert:"]
-    rows = _rows(videos)
-    width = max(len(title) for title, *_ in rows)
-    for title, number, score in rows:
-        value = interval(score) + (f"  ({number})" if number else "")
-        lines.append(f"  {title:<{width}}  {value}")
-    return lines
+    rows = ([title, interval(score), f"({number})" if number else ""] for title, number, score in _rows(videos))
+    return [*lines, *text_table(rows)]
 
 
 def _rows(videos: Videos) -> list[tuple[str, str, Score | None]]:

@@ -1,15 +1,27 @@
 """The flags of `evaluation.py`, and the checks of their values that need no data."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DataFlags, DeviceFlags, ModelFlags, flag
 from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL
 from ..data.split_names import known_split
 
+if TYPE_CHECKING:
+    from .sources import Source
+
 MIN_FRAME_RATE, MAX_FRAME_RATE = 0.001, 10_000  # of time lapses, and of high-speed cameras
+# That the results depend on, beside model, data and split.
+SETTINGS = (
+    *("threshold", "tune_threshold_on", "peak_threshold", "tune_peak_on", "sensitivity", "tta", "surface_tolerance"),
+    *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
+    *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
+    *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
+)
 FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
 
 
@@ -23,8 +35,14 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
         "8- or 16-bit probabilities, or .npy with probabilities.",
     )
     compare_with: str | None = flag(None, "A second model, or a folder of predictions, on the same images.")
-    split: str = flag("test", "The split to score, by any name that the data set has.")
-    output_dir: str = flag("outputs/evaluation", "Folder of the results.")
+    split: str | None = flag(
+        None, "The split to score, by any name that the data set has; by default test or, without one, validation."
+    )
+    output_dir: str | None = flag(
+        None,
+        "Folder of the results; by default outputs/evaluation, for another model, other data or other settings "
+        "outputs/evaluation-2 and so on.",
+    )
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     tune_threshold_on: str | None = flag(None, "Another split, whose best threshold is taken in place of --threshold.")
     peak_threshold: float | None = flag(
@@ -76,6 +94,13 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
             columns = {name: column or name for name, column in columns.items()}
         return {name: column for name, column in columns.items() if column is not None}
 
+    def settings_with(self, source: "Source") -> dict[str, Any]:
+        """All that the results depend on, beside weights, data and code, by the names of the flags."""
+        settings = {name: getattr(self, name) for name in SETTINGS} | {"image_processor": source.processor_settings}
+        if self.peak_threshold is None and self.tune_peak_on is None:
+            settings["peak_threshold"] = source.peak_threshold  # the model's own
+        return settings
+
     @property
     def model_name(self) -> str:
         """The model's folder, file or id on the Hub."""
@@ -101,7 +126,7 @@ def check_arguments(arguments: EvaluationArguments) -> None:
         count = getattr(arguments, name)
         if count is not None and count < 1:
             raise UserError(f"--{name} {count} is too few: expected 1 or more.")
-    if arguments.tune_threshold_on == arguments.split:
+    if arguments.split is not None and arguments.tune_threshold_on == arguments.split:
         raise UserError(
             f"--tune_threshold_on {arguments.split} is the split that is scored: its threshold would be chosen by its "
             "own masks. Name another split."
@@ -114,6 +139,29 @@ def check_arguments(arguments: EvaluationArguments) -> None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
     check_peak_arguments(arguments)
     check_sequence_arguments(arguments)
+
+
+def with_split(arguments: EvaluationArguments, there: Collection[str]) -> EvaluationArguments:
+    """The arguments with the split that is scored, where none was named: test or, without one, validation.
+
+    Args:
+        arguments: As they were given.
+        there: Names of the splits that were loaded.
+
+    Raises:
+        UserError: If there is neither, or the split cannot be scored with the other flags.
+    """
+    if arguments.split is not None:
+        return arguments
+    split = next((name for name in ("test", "validation") if name in there), None)
+    if split is None:
+        raise UserError(
+            "The data set has neither a test nor a validation split: name the one to score with --split, or all for "
+            "every sample."
+        )
+    chosen = replace(arguments, split=split)
+    check_arguments(chosen)
+    return chosen
 
 
 def check_peak_arguments(arguments: EvaluationArguments) -> None:
@@ -158,7 +206,7 @@ def check_sequence_arguments(arguments: EvaluationArguments) -> None:
             if getattr(arguments, name) != getattr(EvaluationArguments, name):  # the default
                 raise UserError(f"--{name} is for videos: tell their frames by --sequence_pattern, or by columns.")
         return
-    if arguments.tune_peak_on == arguments.split:
+    if arguments.split is not None and arguments.tune_peak_on == arguments.split:
         raise UserError(
             f"--tune_peak_on {arguments.split} is the split that is scored, of which frames of one video would choose "
             "the peak for others of it: name another split."

@@ -77,7 +77,7 @@ def choose_peak(
         split, fingerprint: Its name, and that of its samples.
         sensitivity: The share of the polyps found by the threshold alone that it has to keep, above 0 and at most 1.
         threshold: Above which the regions are.
-        cross_fit: Also choose it on each half of the frames, cut by the seed; windows go with their frame.
+        cross_fit: Also choose it on each half of the groups of frames, cut by the seed; windows go with their frame.
         resamples, seed: Of the bootstrap.
 
     Raises:
@@ -89,13 +89,14 @@ def choose_peak(
     halves, peaks = None, np.full(len(images.regions), value)
     if cross_fit:
         # Frames of another data set are cut in halves by themselves.
-        others = int(images.frames.max()) + 1 - len(of_split)
-        is_second = np.concatenate([cut_in_halves(len(of_split), seed), cut_in_halves(others, seed)])
+        count = int(images.groups[images.in_split].max()) + 1
+        others = int(images.groups.max()) + 1 - count
+        is_second = np.concatenate([cut_in_halves(count, seed), cut_in_halves(others, seed)])[images.groups]
         first, second = (
             highest_peak([of_split[i] for i in np.flatnonzero(half)], sensitivity, threshold, f"one half of {where}")
-            for half in (~is_second[: len(of_split)], is_second[: len(of_split)])
+            for half in (~is_second[images.in_split], is_second[images.in_split])
         )
-        halves, peaks = (first, second), np.where(is_second[images.frames], first, second)
+        halves, peaks = (first, second), np.where(is_second, first, second)
     highest = np.array([image.highest for image in images.regions])
     calibration = None
     if images.shows_polyp.any() and images.is_negative.any():
@@ -133,10 +134,10 @@ def highest_peak(images: Sequence[Regions], sensitivity: float, threshold: float
     return max(math.floor(found[keep - 1] * 10**DIGITS) / 10**DIGITS, threshold)
 
 
-def cut_in_halves(images: int, seed: int) -> np.ndarray:
-    """(images,) bool, drawn by the seed: True for the half of the images that the second peak is chosen on."""
-    is_second = np.zeros(images, dtype=bool)
-    is_second[np.random.default_rng(seed).permutation(images)[: images // 2]] = True
+def cut_in_halves(groups: int, seed: int) -> np.ndarray:
+    """(groups,) bool, drawn by the seed: True for the half of the groups that the second peak is chosen on."""
+    is_second = np.zeros(groups, dtype=bool)
+    is_second[np.random.default_rng(seed).permutation(groups)[: groups // 2]] = True
     return is_second
 
 

@@ -1,7 +1,8 @@
 """Does a model tell frames with polyp from frames without, and what does a peak threshold cost and spare?
 
 All of it follows from the `Regions` of each image. Images without polyp are whole frames, or windows of frames of the
-scored split; intervals are those of the bootstrap over frames, to which their windows belong (cluster bootstrap).
+scored split; intervals are those of the bootstrap over frames, to which their windows belong (cluster bootstrap), or
+over groups of frames, as those of one patient, where these are known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..regions_unet import presence_of
-from .intervals import bootstrap_weights, resampled_sums, with_interval
+from .intervals import Groups, bootstrap_weights, number_groups, resampled_sums, with_interval
 from .overlap import ratio
 from .regions import Regions
 
@@ -27,19 +28,26 @@ class ScoredImages:
 
     Attributes:
         regions: (images,) of each image.
-        frames: (images,) int, which frame each is or is a part of: images of one frame are resampled together.
+        frames: (images,) int, which frame each is or is a part of.
+        groups: (images,) int, from 0 on without gaps: images of one group are resampled together. Those of the split
+            come first. Without known groups they are the frames.
         in_split: (images,) bool, whether it is an image of the split.
         is_negative: (images,) bool, whether it is one of the images without polyp on which alarms are counted.
     """
 
     regions: Sequence[Regions]
     frames: np.ndarray
+    groups: np.ndarray
     in_split: np.ndarray
     is_negative: np.ndarray
 
     @classmethod
     def of(
-        cls, split: Sequence[Regions], negatives: Sequence[Regions] = (), frames: Sequence[int] | None = None
+        cls,
+        split: Sequence[Regions],
+        negatives: Sequence[Regions] = (),
+        frames: Sequence[int] | None = None,
+        groups: Groups = None,
     ) -> "ScoredImages":
         """A split and the images without polyp that are scored beside it.
 
@@ -48,14 +56,19 @@ class ScoredImages:
             negatives: Regions of each image without polyp. If there are none, those images of the split that show no
                 polyp are the negatives.
             frames: Of windows, the place in the split of the frame of each; None: negatives are frames of their own.
+            groups: Of the images of the split. A window is of its frame's group, a frame of another data set is a
+                group of its own.
         """
         places = np.arange(len(split) + len(negatives))
         in_split = places < len(split)
         regions = [*split, *negatives]
         if frames is not None:
             places[len(split) :] = frames
+        numbers = number_groups(range(len(split)) if groups is None else groups)
+        further = numbers.max(initial=-1) + 1 + np.arange(len(negatives))
         shows_nothing = np.array([image.true_pixels == 0 for image in regions])
-        return cls(regions, places, in_split, ~in_split if negatives else shows_nothing)
+        units = np.concatenate([numbers, further if frames is None else numbers[places[len(split) :]]])
+        return cls(regions, places, units, in_split, ~in_split if negatives else shows_nothing)
 
     @property
     def shows_polyp(self) -> np.ndarray:
@@ -95,9 +108,7 @@ def operating_point(images: ScoredImages, peaks: Peaks, resamples: int, seed: in
         "marked": images.is_negative * np.array([image.marked_share(peak) for image, peak in pairs]),
     }
     of_images = np.stack([column.astype(np.float64) for column in columns.values()], axis=1)
-    of_frames = np.zeros((images.frames.max() + 1, len(columns)))
-    np.add.at(of_frames, images.frames, of_images)
-    sums = dict(zip(columns, resampled_sums(of_frames, resamples, seed).T, strict=True))
+    sums = dict(zip(columns, resampled_sums(of_images, resamples, seed, images.groups).T, strict=True))
 
     def share(part: str, whole: str) -> dict[str, Any] | None:
         return with_interval(ratio(sums[part], sums[whole]))
@@ -194,16 +205,16 @@ def sensitivity_at_specificity(
 
 
 def _weights(images: ScoredImages, resamples: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """How often each frame with polyp and each image without counts: once, and then as each resample draws its frame.
+    """How often each frame with polyp and each image without counts: once, and then as each resample draws its group.
 
     Yields:
         (rows, frames with polyp) and (rows, negatives). The first row is that of the images themselves.
     """
-    count = int(images.frames.max()) + 1
-    polyp_frames, negative_frames = images.frames[images.shows_polyp], images.frames[images.is_negative]
-    yield np.ones((1, len(polyp_frames))), np.ones((1, len(negative_frames)))
+    count = int(images.groups.max()) + 1
+    of_polyps, of_negatives = images.groups[images.shows_polyp], images.groups[images.is_negative]
+    yield np.ones((1, len(of_polyps))), np.ones((1, len(of_negatives)))
     for weights in bootstrap_weights(count, resamples, seed):
-        yield weights[:, polyp_frames], weights[:, negative_frames]
+        yield weights[:, of_polyps], weights[:, of_negatives]
 
 
 def summarise_presence(

@@ -21,11 +21,12 @@ from ..common.errors import UserError, some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
+from ..data.division import groups_in
 from ..data.mask_values import check_mask_rules
 from ..data.samples import Sample, load_sample, sample_name
 from ..regions_unet import check_thresholds, keep_peaks
 from .image_scores import ImageScores, score_image
-from .intervals import RESAMPLES
+from .intervals import RESAMPLES, Groups
 from .kept_scores import KeptScores
 from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
@@ -33,7 +34,7 @@ from .presence import ScoredImages
 from .regions import Regions, find_regions
 from .sequences import VideoFrame
 from .sources import FileSource, Source
-from .summary import at_threshold, best_threshold, compare, per_image_dice
+from .summary import at_threshold, best_threshold, compare, main_scores, per_image_dice
 
 EXAMPLES = 3  # of the best images, of the median ones and of the worst
 
@@ -111,9 +112,9 @@ class ScoredNegatives:
     negatives: Negatives | None
     regions: Sequence[Regions]
 
-    def beside(self, split: Sequence[Regions]) -> ScoredImages:
-        """The images of the split and these."""
-        return ScoredImages.of(split, self.regions, self.negatives.frames if self.negatives else None)
+    def beside(self, split: Sequence[Regions], groups: Groups = None) -> ScoredImages:
+        """The images of the split, with their groups, and these."""
+        return ScoredImages.of(split, self.regions, self.negatives.frames if self.negatives else None, groups)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class ScoredSplit:
     Attributes:
         images: Scores of each image, in order.
         protocol: How they were scored, with the tuned threshold if it was tuned.
+        groups: Of the images, as `groups_in` gives them, which intervals and tests resample; None: none are known.
         tuned_on: The split that the threshold was tuned on; None: it was not tuned.
         at_half: Main scores at the threshold 0.5, without a peak threshold, if it was tuned.
         negatives: The images without polyp.
@@ -134,6 +136,7 @@ class ScoredSplit:
 
     images: Sequence[ImageScores]
     protocol: Protocol
+    groups: Groups
     tuned_on: str | None
     at_half: dict[str, Any] | None
     negatives: ScoredNegatives
@@ -141,6 +144,11 @@ class ScoredSplit:
     is_own_peak_of_split: bool
     presence_calibration: Sequence[float] | None
     comparison: dict[str, Any] | None
+
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """Arguments of the functions that resample the images of the split."""
+        return {**self.protocol.resampling, "groups": self.groups}
 
 
 def score_split(
@@ -171,6 +179,7 @@ def score_split(
             scored; an `InvalidRunError` if the model gives NaN.
     """
     rows, at_half, comparison = choose_split(splits, split), None, None
+    groups = groups_in(rows)
     check_mask_rules({split: rows, **splits}, protocol.mask_rules)
     if isinstance(source, FileSource) or isinstance(other, FileSource):
         refuse_shared_names(rows)
@@ -190,15 +199,18 @@ def score_split(
     chosen_on = source.peak_chosen_on
     is_of_split = chosen_on is not None and chosen_on == fingerprint_of(rows)
     if tuning.threshold_on is not None:
-        at_half = at_threshold(images, 0.5, **protocol.resampling)
+        at_half = at_threshold(images, 0.5, **protocol.resampling, groups=groups)
     if other is not None:
         alone = replace(protocol, negative_windows=None, scores_videos=False)  # only Dice and IoU are compared
         _, _, others = score_source(other, splits, split, alone, work, None, tuning)
         with value_errors_explained():
-            comparison = {"other": other.public_name, "metrics": compare(images, others, **protocol.resampling)}
+            differences = compare(images, others, **protocol.resampling, groups=groups)
+        scores = main_scores(others, **protocol.resampling, groups=groups)
+        comparison = {"other": other.public_name, "metrics": differences, "scores": scores}
     return ScoredSplit(
         images=images,
         protocol=protocol,
+        groups=groups,
         tuned_on=tuning.threshold_on,
         at_half=at_half,
         negatives=beside,
@@ -296,7 +308,7 @@ def tune_peak(
     regions = score_regions(source, load, len(rows), protocol, work, identity_of(rows))
     beside = score_negatives(source, rows, tuning.peak_on, protocol, work, negatives)
     choice = choose_peak(
-        beside.beside(regions),
+        beside.beside(regions, groups_in(rows)),
         split=tuning.peak_on,
         fingerprint=fingerprint_of(rows),
         sensitivity=tuning.sensitivity,

@@ -13,7 +13,7 @@ from .near_duplicates import MAX_DISTANCE, NearDuplicate, find_near_duplicates, 
 from .presence import operating_point, summarise_presence
 from .regions import MIN_POLYP_PIXELS
 from .run import ScoredSplit, fingerprint_of, value_errors_explained
-from .sequence_frames import Sequences
+from .sequence_frames import Sequences, sequence_groups
 from .sequences import SequenceScores, score_sequence, summarise_sequences
 from .summary import LARGE_FROM, SMALL_BELOW, summarise
 
@@ -31,7 +31,7 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
         UserError: If a score is not finite, or there are too few resamples for an interval.
     """
     with value_errors_explained():
-        sections = {**summarise(scored.images, **scored.protocol.resampling), **summarise_peak(scored)}
+        sections = {**summarise(scored.images, **scored.resampling), **summarise_peak(scored)}
     metrics = sections.pop("metrics")
     threshold = {"value": scored.protocol.threshold, "tuned_on": scored.tuned_on, "at_half": scored.at_half}
     protocol = {
@@ -56,7 +56,7 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
 def summarise_peak(scored: ScoredSplit) -> dict[str, Any]:
     """The sections "peak", "operating_points" and "negatives" of `results.json`."""
     choice, resampling = scored.choice, scored.protocol.resampling
-    images = scored.negatives.beside([image.regions for image in scored.images])
+    images = scored.negatives.beside([image.regions for image in scored.images], scored.groups)
     peak = scored.images[0].peak_threshold
     peaks: Sequence[float | None] = [peak] * len(images.regions)
     values = [] if peak is None else [peak]
@@ -121,19 +121,24 @@ def score_videos(
 
 
 def summarise_videos(
-    scores: Mapping[str, SequenceScores], scored: ScoredSplit, rate: float, alert_seconds: float
+    scores: Mapping[str, SequenceScores],
+    sequences: Sequences,
+    scored: ScoredSplit,
+    rate: float,
+    alert_seconds: float,
 ) -> dict[str, Any]:
     """The section "videos" of `results.json`.
 
     Args:
         scores: Of each video.
-        scored, rate, alert_seconds: As for `score_videos`.
+        sequences, scored, rate, alert_seconds: As for `score_videos`.
 
     Raises:
         UserError: If there are too few resamples for an interval.
     """
     with value_errors_explained():
-        together = summarise_sequences([*scores.values()], **scored.protocol.resampling)
+        groups = sequence_groups(sequences, scored.groups)
+        together = summarise_sequences([*scores.values()], **scored.protocol.resampling, groups=groups)
     return {
         "frame_rate": rate,
         "alert_seconds": alert_seconds,
@@ -166,7 +171,10 @@ def check_near_duplicates(
     found = [pair for pair in find_near_duplicates(splits) if split in (pair.first[0], pair.second[0])]
     left_out = samples_to_leave_out(found, split)
     kept = [image for index, image in enumerate(scored.images) if index not in left_out]
-    metrics = summarise(kept, **scored.protocol.resampling)["metrics"] if kept else {}
+    groups = None
+    if scored.groups is not None:
+        groups = [group for index, group in enumerate(scored.groups) if index not in left_out]
+    metrics = summarise(kept, **scored.protocol.resampling, groups=groups)["metrics"] if kept else {}
     section = {
         "max_distance": MAX_DISTANCE,
         "pairs": [

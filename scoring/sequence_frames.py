@@ -7,23 +7,23 @@ check_sequences(sequences, rows, rate=25.0, alert_seconds=0.5)
 
 import contextlib
 import logging
-import os
 import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isnan
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from datasets import Dataset
 
 from ..common.errors import UserError, printable, some
-from ..common.files import IMAGE_SUFFIXES, open_image
-from ..data.locations import file_of
+from ..common.files import open_image
+from ..data.division import groups_in
+from ..data.locations import name_below
 from ..data.samples import Cell, encoded_bytes
 from ..inference.tracks import GAP_SECONDS
+from .intervals import Groups
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,23 @@ GROUPS = ("sequence", "frame")
 EXAMPLE = r"(?P<sequence>[^/]+)_(?P<frame>\d+)$"
 MAX_NUMBER = 10**12  # years of video
 Sequences: TypeAlias = dict[str, list[tuple[int, int]]]
+
+
+def find_sequences(rows: Dataset, pattern: str | None, folder: str, rate: float, alert_seconds: float) -> Sequences:
+    """The videos of a split, checked.
+
+    Args:
+        rows: The split.
+        pattern, folder: As for `sequences_by_name`; without a pattern, the columns tell the videos.
+        rate, alert_seconds: As for `check_sequences`.
+
+    Raises:
+        UserError: If the frames cannot be told to be those of videos, or a video is of several groups.
+    """
+    found = sequences_by_column(rows) if pattern is None else sequences_by_name(rows, pattern, folder)
+    check_sequences(found, rows, rate, alert_seconds)
+    sequence_groups(found, groups_in(rows))
+    return found
 
 
 def sequences_by_name(rows: Dataset, pattern: str, folder: str) -> Sequences:
@@ -45,7 +62,7 @@ def sequences_by_name(rows: Dataset, pattern: str, folder: str) -> Sequences:
         UserError: If the pattern is invalid or does not fit all names, images have no names, or numbers repeat.
     """
     compiled = compile_pattern(pattern)
-    names = [_name(cell, folder) for cell in rows["image"]]
+    names = [name_below(cell, folder) for cell in rows["image"]]
     if None in names:
         raise UserError(
             "The images of this data set have no names, which --sequence_pattern could fit: give --sequence_column "
@@ -130,6 +147,27 @@ def check_sequences(sequences: Sequences, rows: Dataset, rate: float, alert_seco
         )
 
 
+def sequence_groups(sequences: Sequences, groups: Groups) -> Groups:
+    """The group of each video, which is that of its frames.
+
+    Args:
+        sequences: The videos.
+        groups: Of the samples of the split; None: none are known, nor are those of the videos.
+
+    Raises:
+        UserError: If the frames of a video are of several groups.
+    """
+    if groups is None:
+        return None
+    of_videos = {name: {groups[index] for _, index in frames} for name, frames in sequences.items()}
+    if mixed := [name for name, found in of_videos.items() if len(found) > 1]:
+        raise UserError(
+            f"The frames of {len(mixed)} sequences are of more than one group: {some(mixed)}. A video is of one "
+            "patient: correct what tells sequences or groups."
+        )
+    return [found.pop() for found in of_videos.values()]
+
+
 def _group(places: Iterable[tuple[str, int]]) -> Sequences:
     sequences: defaultdict[str, dict[int, int]] = defaultdict(dict)
     repeated = []
@@ -143,19 +181,6 @@ def _group(places: Iterable[tuple[str, int]]) -> Sequences:
             "name, and each of its frames a number, of its own."
         )
     return {name: sorted(frames.items()) for name, frames in sorted(sequences.items())}
-
-
-def _name(cell: Cell, folder: str) -> str | None:
-    """The path of an image below the folder of its data set, or in its archive, without ending; None without one."""
-    if not cell["path"]:
-        return None
-    path = Path(file_of(cell["path"]).split("://")[-1])
-    if cell["bytes"] is None and "://" not in cell["path"]:  # a file on this machine
-        path = Path(os.path.abspath(path))
-        roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
-        path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
-    name = re.sub(r"^.*/snapshots/[0-9a-f]{40}/", "", path.as_posix())  # of a copy of a data set on the Hub
-    return name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _is_empty(cell: Any) -> bool:

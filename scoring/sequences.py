@@ -22,7 +22,7 @@ from ..common.csv_tables import open_table, write_row
 from ..common.files import to_rgb
 from ..inference.lesions import Lesion, find_lesions
 from ..inference.tracks import ALERT_SECONDS, GAP_SECONDS, MAX_REGIONS, Tracker
-from .intervals import RESAMPLES, bootstrap_weights, resampled_sums, with_interval
+from .intervals import RESAMPLES, Groups, bootstrap_weights, number_groups, resampled_sums, with_interval
 from .overlap import ratio
 from .regions import EIGHT_NEIGHBOURS, MIN_POLYP_PIXELS
 
@@ -179,8 +179,15 @@ def score_sequence(
     )
 
 
-def summarise_sequences(scores: Sequence[SequenceScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def summarise_sequences(
+    scores: Sequence[SequenceScores], resamples: int = RESAMPLES, seed: int = 0, groups: Groups = None
+) -> dict[str, Any]:
     """The scores of several videos together, with intervals of the bootstrap over videos.
+
+    Args:
+        scores: Of each video.
+        resamples, seed: Of the bootstrap.
+        groups: Of the videos, as of one patient, which are resampled as wholes; None: none are known.
 
     Returns:
         Numbers of videos without polyp, of polyps and of alerted ones, and of alerts; the share of the polyps that an
@@ -200,7 +207,8 @@ def summarise_sequences(scores: Sequence[SequenceScores], resamples: int = RESAM
         "flicker": [each.flicker or 0.0 for each in scores],
         "has_flicker": [each.flicker is not None for each in scores],
     }
-    sums = dict(zip(columns, resampled_sums(np.transpose([*columns.values()]), resamples, seed).T, strict=True))
+    resampled = resampled_sums(np.transpose([*columns.values()]), resamples, seed, groups)
+    sums = dict(zip(columns, resampled.T, strict=True))
     return {
         "without_polyp": sum(not each.shows_polyp for each in scores),
         "polyps": sum(columns["polyps"]),
@@ -208,7 +216,7 @@ def summarise_sequences(scores: Sequence[SequenceScores], resamples: int = RESAM
         "alerts": sum(each.alerts for each in scores),
         "false_alerts": sum(columns["false_alerts"]),
         "polyps_alerted": with_interval(ratio(sums["alerted"], sums["polyps"])),
-        "median_delay_seconds": _median_delay(scores, resamples, seed),
+        "median_delay_seconds": _median_delay(scores, resamples, seed, groups),
         "false_alerts_per_minute": with_interval(60 * ratio(sums["false_alerts"], sums["seconds"])),
         "alerts_per_minute_without_polyp": with_interval(60 * ratio(sums["alerts_without"], sums["seconds_without"])),
         "flicker": with_interval(ratio(sums["flicker"], sums["has_flicker"])),
@@ -226,14 +234,17 @@ def write_sequences_csv(scores: Mapping[str, SequenceScores], path: Path) -> Non
             write_row(table, [name, each.frames, f"{each.seconds:.6f}", *counts], line_end="\n")
 
 
-def _median_delay(scores: Sequence[SequenceScores], resamples: int, seed: int) -> dict[str, Any] | None:
-    """The median delay of all alerted polyps; those of one video are resampled together."""
+def _median_delay(
+    scores: Sequence[SequenceScores], resamples: int, seed: int, groups: Groups
+) -> dict[str, Any] | None:
+    """The median delay of all alerted polyps; those of one video, or group, are resampled together."""
     delays = np.array([delay for each in scores for delay in each.delays])
     if not delays.size:
         return None
-    owners = np.repeat(np.arange(len(scores)), [len(each.delays) for each in scores])
+    units = number_groups(range(len(scores)) if groups is None else groups)
+    owners = np.repeat(units, [len(each.delays) for each in scores])
     medians = [float(np.median(delays))]
-    for weights in bootstrap_weights(len(scores), resamples, seed):
+    for weights in bootstrap_weights(int(units.max()) + 1, resamples, seed):
         for times in weights[:, owners].astype(int):
             medians.append(float(np.median(np.repeat(delays, times))) if times.any() else np.nan)
     return with_interval(np.array(medians))

@@ -16,6 +16,7 @@ from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL, TRAINED_NAME
 from ..data.samples import Sample
 from ..inference.checkpoint import fingerprint
+from ..inference.output_folder import PROCESSOR_SETTINGS
 from ..inference.prediction import BasePredictor
 from ..inference.predictor import load_predictor
 from .prediction_files import PredictionFiles
@@ -49,6 +50,7 @@ class ModelSource:
         peak_threshold: The model's own: a region of its masks counts if its highest probability reaches it; or None.
         peak_chosen_on: Fingerprint of the data that `save_peak` says it was chosen on, or None.
         presence_calibration: The model's own scale and offset of presence, or None.
+        processor_settings: How its image processor prepares images.
     """
 
     def __init__(self, name: str, predictor: BasePredictor, tta: bool, is_public: bool):
@@ -61,6 +63,7 @@ class ModelSource:
         self.peak_threshold: float | None = settings.get("peak_threshold")
         self.peak_chosen_on: str | None = settings.get("peak_chosen_on")
         self.presence_calibration = predictor.presence_calibration
+        self.processor_settings: dict[str, Any] | None = {name: settings.get(name) for name in PROCESSOR_SETTINGS}
         self.identity: list[Any] = [predictor.identity, predictor.model.config.to_dict(), settings]
         self.identity += [str(predictor.runtime), tta]
 
@@ -117,6 +120,7 @@ class FileSource:
         self.peak_threshold: float | None = None
         self.peak_chosen_on: str | None = None
         self.presence_calibration: Sequence[float] | None = None
+        self.processor_settings: dict[str, Any] | None = None
         self.identity: list[Any] = [self.files.digest]
 
     def predict(self, samples: Sequence[Sample]) -> list[Maps]:

@@ -1,9 +1,10 @@
 """From the scores of single images to the results of a data set, with 95 % intervals.
 
 Each resample of the images is scored as a data set of its own, by the same rules, which gives every score an interval;
-`intervals.py` says what it means. If ground truth and prediction are both empty, Dice, IoU, precision, recall and F2
-are 1; if only one of them is empty, they are 0. Shares of lesions, or of images, are None if there are none to count,
-and resamples without any are left out of the interval.
+`intervals.py` says what it means, and how groups of images, as those of one patient, are resampled as wholes. If
+ground truth and prediction are both empty, Dice, IoU, precision, recall and F2 are 1; if only one of them is empty,
+they are 0. Shares of lesions, or of images, are None if there are none to count, and resamples without any are left
+out of the interval.
 """
 
 from collections import Counter
@@ -16,7 +17,15 @@ import numpy as np
 from ..common.csv_tables import open_table, write_row
 from ..common.errors import some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
-from .intervals import RESAMPLES, compare_paired, mean_and_interval, resampled_sums, with_interval
+from .intervals import (
+    RESAMPLES,
+    Groups,
+    compare_paired,
+    mean_and_interval,
+    number_groups,
+    resampled_sums,
+    with_interval,
+)
 from .overlap import COUNTS, OVERLAP_SCORES, overlap_scores, ratio
 
 # Shares of an image that its polyp pixels take: small < 5 % <= medium < 20 % <= large.
@@ -62,33 +71,46 @@ def per_image_iou(images: Sequence[ImageScores]) -> np.ndarray:
     return overlap_scores(*_counts(images))["iou"]
 
 
+MAIN_SCORES: dict[str, Callable[[Sequence[ImageScores]], np.ndarray]] = {
+    "dice_per_image_native": per_image_dice,
+    "iou_per_image_native": per_image_iou,
+}
+
+
 def area_shares(images: Sequence[ImageScores]) -> np.ndarray:
     """Share of each image's area that is polyp, (images,)."""
     return _column(images, "true_pixels") / _area(images)
 
 
-def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0, groups: Groups = None
+) -> dict[str, Any]:
     """All scores of a data set.
 
-    Metrics and lesions share the same resamples of the images. Each stratum, and the images without polyp, are
-    resampled on their own.
+    Metrics and lesions share the same resamples of the images, or of their groups. Each stratum, and the images
+    without polyp, are resampled on their own.
 
     The calibration error (Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015; Guo et
     al., On Calibration of Modern Neural Networks, 2017) is the mean over all pixels of |mean probability - share of
     polyp| of the pixel's bin, for the probability of polyp, not of the likelier class. Resampling adds noise to these
     absolute values and so makes them larger: the interval is shifted upwards, and may lie above a value near 0.
 
+    Args:
+        images: Scores of the images.
+        resamples, seed, groups: Of the bootstrap, as for `resampled_sums`.
+
     Returns:
         "metrics", "strata", "lesions", "without_polyp", "calibration" and "threshold_curve" of `results.json`.
 
     Raises:
-        ValueError: If there is no image, only some images have scores at the input size, or a score is not
-            finite; the message names the image.
+        ValueError: If there is no image, only some images have scores at the input size, a score is not finite (the
+            message names the image), or there is not one group for each image.
     """
     per_image = _per_image(images)
     calibration = np.stack([image.calibration for image in images])
     columns = {
         **per_image,
+        "images": np.ones(len(images)),
         **_named("native", _counts(images)),
         **(_named("network", _input_counts(images)) if _at_input_size(images) else {}),
         # |mean probability - polyp share| of a bin, times its pixels, is |sum of probabilities - polyp pixels|.
@@ -97,18 +119,26 @@ def summarise(images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: i
         **{name: _column(images, name) for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")},
     }
     _check_finite(images, columns)
-    sums = dict(zip(columns, resampled_sums(np.stack([*columns.values()], axis=1), resamples, seed).T, strict=True))
+    resampled = resampled_sums(np.stack([*columns.values()], axis=1), resamples, seed, groups)
+    sums = dict(zip(columns, resampled.T, strict=True))
     return {
-        "metrics": _metrics([*per_image], sums, len(images)),
-        "strata": _strata(images, resamples, seed),
-        "lesions": _lesions(sums, len(images)),
-        "without_polyp": _without_polyp(images, resamples, seed),
+        "metrics": _metrics([*per_image], sums),
+        "strata": _strata(images, resamples, seed, groups),
+        "lesions": _lesions(sums),
+        "without_polyp": _without_polyp(images, resamples, seed, groups),
         "calibration": {"bins": _calibration_bins(calibration.sum(axis=0))},
         "threshold_curve": {
             "thresholds": THRESHOLDS.tolist(),
             "dice_per_image": _dice_by_level(images)[:, LEVELS].mean(axis=0).tolist(),
         },
     }
+
+
+def main_scores(
+    images: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0, groups: Groups = None
+) -> dict[str, dict[str, Any]]:
+    """Mean Dice and IoU per image, which models are compared by; arguments and errors as for `summarise`."""
+    return {name: mean_and_interval(score(images), resamples, seed, groups) for name, score in MAIN_SCORES.items()}
 
 
 def best_threshold(images: Sequence[ImageScores]) -> float:
@@ -126,7 +156,11 @@ def best_threshold(images: Sequence[ImageScores]) -> float:
 
 
 def at_threshold(
-    images: Sequence[ImageScores], threshold: float, resamples: int = RESAMPLES, seed: int = 0
+    images: Sequence[ImageScores],
+    threshold: float,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Groups = None,
 ) -> dict[str, dict[str, Any]]:
     """Mean Dice and IoU per image at another threshold than the one that the images were scored at.
 
@@ -134,7 +168,7 @@ def at_threshold(
         images: Scores of the images.
         threshold: 0.5, or another of the 255 that `best_threshold` chooses from. Only at these are masks known, since
             the probabilities are kept in 256 levels.
-        resamples, seed: Of the bootstrap.
+        resamples, seed, groups: Of the bootstrap.
 
     Raises:
         ValueError: If the threshold is another, or there is no image.
@@ -147,15 +181,24 @@ def at_threshold(
         )
     dice = _dice_by_level(images)[:, LEVELS[nearest]]
     return {
-        "dice_per_image_native": mean_and_interval(dice, resamples, seed),
-        "iou_per_image_native": mean_and_interval(dice / (2 - dice), resamples, seed),
+        "dice_per_image_native": mean_and_interval(dice, resamples, seed, groups),
+        "iou_per_image_native": mean_and_interval(dice / (2 - dice), resamples, seed, groups),
     }
 
 
 def compare(
-    first: Sequence[ImageScores], second: Sequence[ImageScores], resamples: int = RESAMPLES, seed: int = 0
+    first: Sequence[ImageScores],
+    second: Sequence[ImageScores],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Groups = None,
 ) -> dict[str, dict[str, Any]]:
     """Compare Dice and IoU of two models on the same images, matched by name, with `compare_paired`.
+
+    Args:
+        first, second: Scores of the images by each model.
+        resamples, seed: Of the bootstrap and of the test.
+        groups: Of the images in the order of `first`.
 
     Raises:
         ValueError: If a name occurs twice, occurs in only one of the two, or has a different ground truth in each; the
@@ -175,12 +218,9 @@ def compare(
             f"polyp pixels: {some(other)}. A paired comparison needs the same images in both."
         )
     matched = [theirs[name] for name in ours]
-    scores: dict[str, Callable[[Sequence[ImageScores]], np.ndarray]] = {
-        "dice_per_image_native": per_image_dice,
-        "iou_per_image_native": per_image_iou,
-    }
     return {
-        name: dict(compare_paired(score(first), score(matched), resamples, seed)) for name, score in scores.items()
+        name: dict(compare_paired(score(first), score(matched), resamples, seed, groups))
+        for name, score in MAIN_SCORES.items()
     }
 
 
@@ -238,9 +278,9 @@ def _per_image(images: Sequence[ImageScores]) -> dict[str, np.ndarray]:
     }
 
 
-def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
+def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray]) -> dict[str, Any]:
     """All metrics with their intervals, from sums over the images and over each resample, (1 + resamples,) each."""
-    scores = {name: sums[name] / images for name in per_image}
+    scores = {name: sums[name] / sums["images"] for name in per_image}
     pooled = overlap_scores(*(sums[f"{name}_native"] for name in COUNTS))
     scores |= {f"{name}_pooled_native": values for name, values in pooled.items()}
     if "tp_network" in sums:
@@ -250,9 +290,11 @@ def _metrics(per_image: Sequence[str], sums: dict[str, np.ndarray], images: int)
     return {name: with_interval(scores[name]) for name in METRICS if name in scores}
 
 
-def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
+def _strata(images: Sequence[ImageScores], resamples: int, seed: int, groups: Groups) -> dict[str, Any]:
     """Scores by the size and by the number of the polyps, of the images with polyp."""
+    shows_polyp = _column(images, "true_pixels") > 0
     with_polyp = [image for image in images if image.true_pixels]
+    polyp_groups = _groups_of(groups, shows_polyp)
     shares = area_shares(with_polyp)
     numbers = _column(with_polyp, "polyps")
     strata = {
@@ -269,18 +311,20 @@ def _strata(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[st
             name: {
                 "images": int(chosen.sum()),
                 "metrics": {
-                    f"{score}_per_image_native": mean_and_interval(scores[score][chosen], resamples, seed)
+                    f"{score}_per_image_native": mean_and_interval(
+                        scores[score][chosen], resamples, seed, _groups_of(polyp_groups, chosen)
+                    )
                     for score in ("dice", "iou", "recall")
                     if chosen.any()
                 },
             }
-            for name, chosen in groups.items()
+            for name, chosen in parts.items()
         }
-        for kind, groups in strata.items()
+        for kind, parts in strata.items()
     }
 
 
-def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
+def _lesions(sums: dict[str, np.ndarray]) -> dict[str, Any]:
     """Detection of polyps as connected regions, from the sums over the images and over each resample."""
     true, found, predicted, false = (
         sums[name] for name in ("polyps", "found_polyps", "predicted_polyps", "false_polyps")
@@ -292,21 +336,27 @@ def _lesions(sums: dict[str, np.ndarray], images: int) -> dict[str, Any]:
         "false": int(false[0]),
         "sensitivity": with_interval(ratio(found, true)),
         "precision": with_interval(ratio(predicted - false, predicted)),
-        "false_per_image": with_interval(false / images),
+        "false_per_image": with_interval(false / sums["images"]),
     }
 
 
-def _without_polyp(images: Sequence[ImageScores], resamples: int, seed: int) -> dict[str, Any]:
+def _without_polyp(images: Sequence[ImageScores], resamples: int, seed: int, groups: Groups) -> dict[str, Any]:
     """How many images without polyp get a false alarm, of one pixel or more, and the share of the image it covers."""
     empty = [image for image in images if not image.true_pixels]
     _, fp, _ = _counts(empty)
     alarms = fp > 0
+    empty_groups = _groups_of(groups, _column(images, "true_pixels") == 0)
     return {
         "images": len(empty),
         "false_alarms": int(alarms.sum()),
-        "share": mean_and_interval(alarms, resamples, seed) if empty else None,
+        "share": mean_and_interval(alarms, resamples, seed, empty_groups) if empty else None,
         "area_share": float((fp / _area(empty))[alarms].mean()) if alarms.any() else None,
     }
+
+
+def _groups_of(groups: Groups, chosen: np.ndarray) -> Groups:
+    """The groups of some images, which (images,) bool says."""
+    return None if groups is None else number_groups(groups)[chosen]
 
 
 def _calibration_bins(bins: np.ndarray) -> list[dict[str, Any]]:

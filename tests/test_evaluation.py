@@ -111,20 +111,21 @@ def test_scores_are_those_of_the_models_masks_at_original_size(run, model, frame
     score = results["metrics"]["dice_per_image_native"]
     assert score["value"] == pytest.approx(np.mean(expected))
     assert min(expected) <= score["ci95"][0] <= score["value"] <= score["ci95"][1] <= max(expected)
-    assert f"{np.mean(expected):.4f}" in done.stdout
+    assert re.search(rf"^  Dice, mean per image +{np.mean(expected):.3f} \[", done.stdout, flags=re.MULTILINE)
 
     ground_truths = [ground_truth for *_, ground_truth in pairs(frames)]
     errors = [np.abs(probabilities(model, image) - ground_truth).mean() for _, image, ground_truth in pairs(frames)]
     assert results["metrics"]["mae_native"]["value"] == pytest.approx(np.mean(errors), abs=1e-6)
     assert results["evaluation"]["native_size"] == "from 56x40 to 48x48"
-    assert results["data"] | {"fingerprint": ""} == {
+    not_divided = {"fingerprint": "", "splitting": None, "groups": None, "groups_in_several_splits": None}
+    assert results["data"] | {"fingerprint": "", "splitting": None} == {
         "name": "a local data set",
         "on_the_hub": False,
         "revision": None,
         "config": None,
         "split": "test",
         "rows": {"test": len(ground_truths)},
-        "fingerprint": "",
+        **not_divided,
         "masks": {"foreground_values": None, "threshold": None, "ignore_exif": False},
     }
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", results["data"]["fingerprint"])
@@ -262,7 +263,10 @@ def test_two_models_are_compared_on_the_same_images(run, model, other, frames, t
     difference = found["metrics"]["dice_per_image_native"]
     assert difference["difference"] == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
     assert difference["images"] == SPLITS["test"]
-    assert f"Minus {found['other']}" in done.stdout
+    assert found["scores"]["dice_per_image_native"]["value"] == pytest.approx(np.mean(scores[1]))
+    assert f"Compared with {found['other']}:" in done.stdout
+    rows_shown = [line for line in done.stdout.splitlines() if line.startswith("  Dice, mean per image")]
+    assert f"  {np.mean(scores[1]):.3f} [" in rows_shown[-1]
 
 
 def test_a_model_and_itself_do_not_differ(run, model, frames, tmp_path):
@@ -540,8 +544,8 @@ def test_frames_without_polyp_of_the_split_itself(run, model, frames, tmp_path):
 
 def test_too_few_resamples_are_refused(run, model, frames, tmp_path):
     """The one resample may draw no frame with a window, which leaves nothing to take an interval of."""
-    data = ("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out", "--resamples", "1")
-    done = [run(*data, "--negative_windows", "1", "--seed", seed, check=False) for seed in range(4)]
+    data = ("--model", model, "--dataset_name", frames, "--resamples", "1", "--negative_windows", "1")
+    done = [run(*data, "--seed", seed, check=False) for seed in range(4)]
     messages = [refused(one) for one in done if one.returncode]
     assert messages
     assert all("None of 1 resamples has anything to score; take more" in message for message in messages)

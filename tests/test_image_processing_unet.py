@@ -705,6 +705,42 @@ def test_a_region_counts_if_its_peak_reaches_the_peak_threshold(own, given, expe
     assert torch.equal(scored.segmentation_scores[1], torch.tensor(THREE_REGIONS).sigmoid())
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"min_area": 2}, [1, 1, 0, 0, 0, 0]),
+        ({"min_area": 3}, [0, 0, 0, 0, 0, 0]),
+        ({"largest_lesion": True}, [1, 1, 0, 0, 0, 0]),
+        ({"largest_lesion": True, "peak_threshold": 0.9}, [0, 0, 0, 0, 0, 1]),  # the peak chooses first
+        ({"min_area": 2, "peak_threshold": 0.9}, [0, 0, 0, 0, 0, 0]),
+        ({"min_area": 1, "largest_lesion": False}, [1, 1, 0, 1, 0, 1]),
+    ],
+)
+def test_a_region_counts_if_it_is_large_enough(options, expected):
+    processor = UNetImageProcessor()
+    (mask,) = processor.post_process_semantic_segmentation(outputs(THREE_REGIONS), **options)
+    assert (mask.tolist(), mask.dtype) == ([expected], torch.int64)
+    (scored,) = processor.post_process_semantic_segmentation(
+        outputs(THREE_REGIONS), return_segmentation_scores=True, **options
+    )
+    assert scored.segmentation.tolist() == [expected]
+    assert torch.equal(scored.segmentation_scores[1], torch.tensor(THREE_REGIONS).sigmoid())
+
+
+def test_areas_are_pixels_of_the_target_size():
+    # One pixel of two; at twice the size, 2 of the 4 columns in both rows, as the logits between -1 and 1 are resized.
+    logits = outputs([[-1.0, 1.0]])
+    for min_area, expected in ((4, [[0, 0, 1, 1]] * 2), (5, [[0, 0, 0, 0]] * 2)):
+        (mask,) = UNetImageProcessor().post_process_semantic_segmentation(logits, [(2, 4)], min_area=min_area)
+        assert mask.tolist() == expected
+
+
+def test_options_of_regions_that_cannot_be_are_refused():
+    for options in ({"min_area": -1}, {"min_area": 0.5}, {"largest_lesion": "yes"}):
+        with pytest.raises(ValueError, match="expected"):
+            UNetImageProcessor().post_process_semantic_segmentation(outputs(THREE_REGIONS), **options)
+
+
 def test_a_peak_threshold_below_the_threshold_is_refused():
     message = r"threshold=0\.9 and peak_threshold=0\.8; .*switch it off with peak_threshold=0\.9"
     with pytest.raises(ValueError, match=message):

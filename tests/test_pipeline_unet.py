@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 from transformers.pipelines import clean_custom_task
 from unet_kvasir_seg import convert
 from unet_kvasir_seg.common.device import choose_runtime
@@ -177,6 +178,21 @@ def test_thresholds_may_be_given_once_and_overridden():
     assert is_marked(segment(frame(4, 4), peak_threshold=0.26))
     with pytest.raises(ValueError, match=r"threshold=0\.25 and peak_threshold=0\.2;"):
         segment(frame(4, 4), peak_threshold=0.2)
+
+
+def test_small_regions_are_left_out_on_demand(segment):
+    probability, mask = by_hand(segment, frame(40, 56))
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())[1:]
+    assert count >= 2
+    assert areas.min() < areas.max()
+    large = np.isin(labels, 1 + np.flatnonzero(areas >= areas.max()))
+    for options in ({"min_area": int(areas.max())}, {"largest_lesion": True}):
+        check(segment(frame(40, 56), **options), probability, large)
+        check(make_pipeline(**options)(frame(40, 56)), probability, large)
+    check(segment(frame(40, 56), min_area=1, largest_lesion=False), probability, mask)
+    with pytest.raises(ValueError, match=r"min_area=-1; expected a whole number"):
+        segment(frame(4, 4), min_area=-1)
 
 
 def test_the_processors_decision_is_applied():

@@ -25,7 +25,7 @@ from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.inference.image_run import encode_png
 from unet_kvasir_seg.inference.output_folder import RECORD
-from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.overlay import draw_numbers, draw_overlay
 from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
@@ -120,7 +120,9 @@ def test_masks_overlays_and_probabilities_are_those_of_the_predictor(run, frames
         # A batch may differ from its images by a rounding.
         np.testing.assert_allclose(stored / 65535, prediction.probability, atol=1e-5)
         overlay = np.array(Image.open(tmp_path / "out" / "overlays" / name))
-        np.testing.assert_array_equal(overlay, np.array(draw_overlay(image, prediction.mask)))
+        expected = draw_overlay(image, prediction.mask)
+        draw_numbers(expected, [lesion.box for lesion in prediction.lesions])  # as in predictions.csv
+        np.testing.assert_array_equal(overlay, np.array(expected))
     assert "8 images" in done.stdout
     assert "8/8" in done.stderr
     assert "image/s" in done.stderr

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
-from unet_kvasir_seg.regions_unet import check_calibration, check_thresholds, keep_peaks, presence_of
+from unet_kvasir_seg.regions_unet import (
+    check_calibration,
+    check_region_options,
+    check_thresholds,
+    keep_large,
+    keep_peaks,
+    presence_of,
+)
 
 # Each sign's probability.
 PROBABILITIES = {".": 0.1, "6": 0.6, "7": 0.7, "8": 0.8, "9": 0.9}
@@ -118,6 +125,65 @@ def test_regions_are_those_of_scipy(seed):
 def test_a_region_that_winds_through_the_frame_is_one(probability):
     np.testing.assert_array_equal(keep_peaks(probability, 0.5, 0.95), probability > 0.5)
     assert not keep_peaks(np.minimum(probability, np.float32(0.9)), 0.5, 0.95).any()
+
+
+# The regions of the drawing have 5, 1, 2 and 2 pixels, in the order in which they begin.
+LARGEST = [".##....", ".##....", "...#...", ".......", "......."]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"min_area": 2}, [".##....", ".##....", "...#..#", "#.....#", "#......"]),
+        ({"min_area": 3}, LARGEST),
+        ({"min_area": 5}, LARGEST),
+        ({"min_area": 6}, ["......."] * 5),
+        ({"largest_lesion": True}, LARGEST),
+        ({"largest_lesion": True, "min_area": 5}, LARGEST),
+        ({"largest_lesion": True, "min_area": 6}, ["......."] * 5),
+    ],
+)
+def test_regions_that_are_large_enough_are_kept(options, expected):
+    mask = to_map(DRAWING) > 0.5
+    assert keep_large(mask, **options) is mask
+    assert drawn(mask) == expected
+
+
+def test_of_equally_large_regions_the_first_is_the_largest():
+    # Above 0.65 the two 8 and the two 9 are left, with 2 pixels each, and two single pixels.
+    mask = to_map(DRAWING) > 0.65
+    assert drawn(keep_large(mask, largest_lesion=True)) == [".......", "..#....", "...#...", ".......", "......."]
+
+
+def test_by_default_every_region_is_kept():
+    mask = to_map(DRAWING) > 0.5
+    for options in ({}, {"min_area": 0}, {"min_area": 1, "largest_lesion": False}):
+        np.testing.assert_array_equal(keep_large(mask.copy(), **options), mask)
+    assert not keep_large(np.zeros((3, 4), bool), 5, True).any()
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_sizes_of_regions_are_those_of_scipy(seed):
+    generator = np.random.default_rng(seed)
+    mask = ndimage.uniform_filter(generator.random(tuple(generator.integers(1, 40, 2))), 2).T > 0.5
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    for min_area in (2, 5, 20):
+        np.testing.assert_array_equal(keep_large(mask.copy(), min_area), areas[labels] >= min_area)
+    largest = mask & (labels == areas.argmax())
+    np.testing.assert_array_equal(keep_large(mask.copy(), largest_lesion=True), largest)
+
+
+def test_options_of_regions_that_cannot_be():
+    for options in ((0, False), (20, True), (np.int64(3), np.bool_(True))):
+        check_region_options(*options)
+    for min_area in (-1, 2.5, True, "20", None):
+        with pytest.raises(ValueError, match="expected a whole number of pixels, 0 or more"):
+            check_region_options(min_area, False)  # type: ignore[arg-type]
+    for largest in (1, "yes", None):
+        with pytest.raises(ValueError, match="expected True or False"):
+            check_region_options(0, largest)  # type: ignore[arg-type]
 
 
 def test_presence_without_calibration_is_the_peak():

@@ -67,6 +67,8 @@ def test_fine_tuning_starts_from_the_checkpoint(run_train, tmp_path):
     done = run_train(*data, *start, "--output_dir", "second")
     assert "images of 32x32; fine-tuning first." in done.stdout
     assert largest_difference(tmp_path / "first", tmp_path / "second") == 0
+    training = json.loads((tmp_path / "second" / "results.json").read_text())["training"]
+    assert (training["fine_tuned"], training["base_model"]) == (True, None)
     processor = json.loads((tmp_path / "second" / "preprocessor_config.json").read_text())
     assert processor["size"] == {"height": 32, "width": 32}
 

@@ -26,6 +26,7 @@ from ..common.paths import PACKAGE, RECIPES
 from ..configuration_unet import UNetConfig
 from .flag_checks import REFUSED, check_arguments, check_values, flags_explained
 
+PUSH_FINISHED = "--push_finished"
 # Fields of UNetConfig that a training cannot choose: images are RGB, and there is one foreground class.
 FIXED_FIELDS = ("num_channels", "id2label", "kwargs")
 RENAMED_FLAGS = {
@@ -123,6 +124,11 @@ class UNetTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = flag(
         None, "Stop after so many evaluations in a row without a better score than the best."
     )
+    prediction_grid: int | None = flag(
+        None,
+        "Draw the predictions of so many validation samples after each validation. The pictures show frames; they "
+        "stay in the folder of the run.",
+    )
     resume_from_checkpoint: str | None = dataclass_field(
         default=None,
         metadata={
@@ -153,6 +159,18 @@ class UNetTrainingArguments(TrainingArguments):
         """Device and precision of this run."""
         dtype = "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
         return choose_runtime(self.device.type, dtype)
+
+
+@dataclass
+class PushFlags:
+    """A finished run, and where it is pushed to."""
+
+    push_finished: str = flag("", "Folder of the run.")
+    hub_model_id: str | None = flag(
+        None, "Repository on the Hub, as me/unet; by default the one that the run names, or of the folder's name."
+    )
+    hub_private_repo: bool | None = flag(None, "Whether the repository is private, if it has to be made.")
+    hub_revision: str | None = flag(None, "Branch to push to; by default the main one.")
 
 
 def default_values() -> dict[str, Any]:
@@ -187,6 +205,7 @@ def flag_parser(description: str | None = None) -> FlagParser:
         # transformers knows how its own arguments become flags.
         parents=[HfArgumentParser(typing.cast(Any, UNetTrainingArguments), add_help=False)],
     )
+    parser.add_flag("push_finished", str | None, None, "Push the finished run in this folder, and train nothing.")
     hints = typing.get_type_hints(UNetConfig.__init__)
     helps = described_arguments(UNetConfig.__doc__ or "")
     for name, field in config_fields().items():
@@ -213,6 +232,8 @@ def parse_arguments(
         parser.set_values(read_recipe(Path(recipe)), source=recipe)
     values, _ = parser.parse_known_args(flags)
     check_values(values, default_values())
+    if values.push_finished is not None:
+        raise UserError(f"{recipe}: push_finished is no setting of a training; give it on the command line, alone.")
 
     with flags_explained("These flags"):
         start, data_arguments, training_arguments = parser.parse(flags)
@@ -224,6 +245,25 @@ def parse_arguments(
     )
     check_arguments(training_arguments)
     return model_arguments, data_arguments, training_arguments
+
+
+def push_flags(argv: Sequence[str], description: str | None) -> PushFlags | None:
+    """The flags of a push; None if the words of the command line ask for a training.
+
+    Raises:
+        UserError: If there are others.
+    """
+    if PUSH_FINISHED not in {word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in argv}:
+        return None
+    parser = FlagParser([PushFlags], program="train.py", description=description)
+    _, rest = parser.parse_known_args(list(argv))
+    if rest:
+        raise UserError(
+            f"{PUSH_FINISHED} uploads a run as it is and trains nothing: remove {rest[0].split('=')[0]}. Besides the "
+            "folder it takes --hub_model_id, --hub_private_repo and --hub_revision."
+        )
+    (flags,) = parser.parse(argv)
+    return flags
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any, cast
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy
 
-from ..common.errors import UserError, describe_error
+from ..common.command_line import unknown
+from ..common.errors import UserError, describe_error, require_extra
 
 SCORE_NAMES = ("dice_per_image", "iou_per_image", "dice_pooled", "precision", "recall")  # of the validation split
 
@@ -86,6 +88,7 @@ POSITIVE = (
     *("eval_accumulation_steps", "eval_steps", "logging_steps", "save_steps", "save_total_limit"),
     *("dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb"),
     "early_stopping_patience",
+    "prediction_grid",
 )
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
@@ -129,6 +132,10 @@ def check_values(values: argparse.Namespace, defaults: Mapping[str, Any]) -> Non
         raise UserError(
             f"--early_stopping_patience {values.early_stopping_patience} needs --load_best_model_at_end: the weights "
             "that are kept are to be the best ones."
+        )
+    if values.prediction_grid is not None and str(values.eval_strategy).lower() == "no":
+        raise UserError(
+            f"--prediction_grid {values.prediction_grid} has no effect with --eval_strategy no: give epoch or steps."
         )
     evaluates, saves = (str(getattr(values, f"{when}_strategy")).lower() for when in ("eval", "save"))
     if values.load_best_model_at_end and evaluates != saves and saves != "best":
@@ -191,11 +198,8 @@ def _check_choice_of_checkpoint(arguments: TrainingArguments) -> None:
 
 
 def _check_libraries(arguments: TrainingArguments) -> None:
-    available = get_available_reporting_integrations()
     for tracker in cast("list[str]", arguments.report_to):
-        if tracker not in available:
-            installed = f"installed: {', '.join(available)}" if available else "none is installed"
-            raise UserError(f"--report_to {tracker}: no such tracker here ({installed}). Install it, or say none.")
+        _check_tracker(tracker)
     if arguments.torch_compile:
         with flags_explained("--torch_compile"):
             torch.compile(torch.nn.Identity(), mode=arguments.torch_compile_mode)
@@ -206,6 +210,18 @@ def _check_libraries(arguments: TrainingArguments) -> None:
                 f"--{name}: unknown option {', '.join(sorted(given - set(CHECKPOINTING_OPTIONS)))}; there is "
                 f"{', '.join(CHECKPOINTING_OPTIONS)}."
             )
+
+
+def _check_tracker(name: str) -> None:
+    if name not in INTEGRATION_TO_CALLBACK:
+        raise UserError(f"--report_to: {unknown('tracker', name, [*INTEGRATION_TO_CALLBACK, 'none'])}")
+    available = get_available_reporting_integrations()
+    if name in available:
+        return
+    if name == "tensorboard":
+        require_extra("tensorboard", "tensorboard")
+    installed = f"installed: {', '.join(available)}" if available else "none is installed"
+    raise UserError(f"--report_to {name}: that tracker is not installed ({installed}). Install it, or give none.")
 
 
 def _check_processes(arguments: TrainingArguments) -> None:

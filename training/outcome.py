@@ -1,6 +1,6 @@
 """Describes a training and its outcome, for `results.json` and for the user."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..reporting.results import RESULTS_SCHEMA, describe_environment
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
 from .encoder_weights import IMAGENET, NONE, describe_weights
 from .flag_checks import SCORE_NAMES
+from .history import history_rows, validation_curve
 from .trainer import UNetTrainer
 
 
@@ -61,6 +62,7 @@ def describe_run(
             "early_stopping_patience": training_arguments.early_stopping_patience,
             "seed": training_arguments.seed,
             "fine_tuned": model.name_or_path != "",
+            "base_model": base_model_of(model_arguments.model_name_or_path),
             "encoder_weights": describe_weights(model_arguments.encoder_weights) if model.config.encoder else None,
             "encoder_learning_rate_scale": (
                 training_arguments.encoder_learning_rate_scale if model.config.encoder else None
@@ -69,6 +71,11 @@ def describe_run(
         "metrics": {},
         "evaluation": None,
     }
+
+
+def base_model_of(name: str | None) -> str | None:
+    """The id on the Hub of the checkpoint that a training starts from; None of a local one, whose path is private."""
+    return None if name is None or Path(name).exists() else name
 
 
 class Announcement(TrainerCallback):
@@ -125,12 +132,19 @@ def count_negatives(rows: Split) -> int:
     return sum(is_empty(mask) for mask in rows["mask"])
 
 
+def record_curves(results: dict[str, Any], log_history: Sequence[Mapping[str, Any]]) -> None:
+    """Add the curves of training and validation to the description of a run, when its training has ended."""
+    results["training"] |= {
+        "loss": [[log["epoch"], log["loss"]] for log in log_history if "loss" in log],
+        "validation_curve": validation_curve(history_rows(log_history)),
+    }
+
+
 def record_outcome(results: dict[str, Any], trainer: UNetTrainer, scores: Mapping[str, float]) -> None:
-    """Add the loss curve and the validation scores of a finished run to its description."""
+    """Add the validation scores of the weights that are kept to the description of a finished run."""
     validation = {name.removeprefix("eval_"): value for name, value in scores.items()}
     results["model"]["fingerprint"] = fingerprint(trainer.model)
     results["training"] |= {
-        "loss": [[log["epoch"], log["loss"]] for log in trainer.state.log_history if "loss" in log],
         "best_step": trainer.kept_step,
         "steps": trainer.state.global_step,
         "validation": {name: validation[name] for name in ("loss", *SCORE_NAMES) if name in validation},

@@ -9,6 +9,7 @@ from ..common.command_line import NO
 from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
+from ..data.division import division_differences
 from .checkpoints import RUN_FILE, WEIGHTS, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
@@ -17,6 +18,8 @@ FLAGS_OF_MASKS = {
     "threshold": "--mask_threshold",
     "ignore_exif": "--ignore_exif",
 }
+# Fields of the results' section "training": they are those of the run's start, whatever flags it is resumed with.
+STARTS = ("fine_tuned", "base_model", "encoder_weights")
 
 
 def check_output_folder(folder: Path, resuming: bool) -> None:
@@ -119,6 +122,12 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
         ) from error
 
 
+def start_of_run(checkpoint: str) -> dict[str, Any]:
+    """What the record of a checkpoint says of the weights that its run started from; nothing if it is an old one."""
+    training = read_record(Path(checkpoint))["training"]
+    return {name: training[name] for name in STARTS if name in training}
+
+
 def fault_of_weights(checkpoint: Path, results: Mapping[str, Any]) -> str | None:
     """Why the weights of a checkpoint cannot become those of a run, as "is of another run"; None if they can.
 
@@ -157,8 +166,9 @@ def _check_same_data(checkpoint: str, there: Mapping[str, Any], here: Mapping[st
     compared = ("name", "revision", "config") if is_streamed else ("fingerprint",)
     if any(there.get(field, here[field]) != here[field] for field in compared):
         counts = [", ".join(f"{count} {split}" for split, count in data["rows"].items()) for data in (there, here)]
+        found = "; ".join([f"{counts[0]} samples there, {counts[1]} here", *division_differences(there, here)])
         raise UserError(
-            f"{checkpoint} was trained on other data ({counts[0]} samples there, {counts[1]} here). Give the "
+            f"{checkpoint} was trained on other data ({found}). Give the "
             "--dataset_name, and the other flags of the data, that it was started with; or fine-tune on these data "
             "with --model_name_or_path."
         )

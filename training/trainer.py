@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
-from ..common.errors import UserError, first_line
-from ..common.files import write_atomic
-from ..common.hub import push_files
+from ..common.errors import UserError
+from ..common.files import give_usual_permissions, write_atomic
+from ..common.hub import make_repo, push_files
 from ..common.launcher import is_main_process
 from ..data.transforms import TrainTransform
 from ..reporting.model_card import fill_card
@@ -190,9 +190,12 @@ class UNetTrainer(Trainer):
         with self._ema_in_place():
             self._check_weights()
             super().save_model(output_dir, _internal_call)
-        if self.ema is not None and self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.ema is not None:
             self.ema.save_training_weights(cast("torch.nn.Module", self.model), folder)
+        give_usual_permissions(folder.glob("*.safetensors"))
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Save a checkpoint, then remove older ones.
@@ -261,14 +264,10 @@ class UNetTrainer(Trainer):
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         """Create the repository before the training, so that a missing permission is known at once."""
-        try:
-            super().init_hf_repo(*args, **kwargs)
-        except Exception as error:  # the HTTP client and the Hub raise errors of many kinds
-            raise UserError(
-                f"The repository {self.args.hub_model_id or Path(str(self.args.output_dir)).name} cannot be made on "
-                f"the Hub: {first_line(error)}. Run `hf auth login` or set HF_TOKEN, check the name, "
-                "or leave out --push_to_hub."
-            ) from error
+        if self.is_world_process_zero():
+            name = self.args.hub_model_id or self.folder.resolve().name
+            self.hub_model_id = make_repo(name, self.args.hub_private_repo)
+            self.push_in_progress = None  # as `Trainer` does
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Write `results.json`, and `README.md` from it, into the output folder."""
@@ -281,21 +280,27 @@ class UNetTrainer(Trainer):
         """Upload weights, code, processor and card in one commit; returns its URL on the main process."""
         if not self.is_world_process_zero():
             return None
-        files = [file for pattern in PUSHED_FILES for file in self.folder.glob(pattern)]
+        message = commit_message or "Train the model"
         return push_files(
-            str(self.hub_model_id), self.folder, files, commit_message or "Train the model", self.args.hub_revision
+            str(self.hub_model_id), self.folder, files_to_push(self.folder), message, self.args.hub_revision
         )
 
 
+def files_to_push(folder: Path) -> list[Path]:
+    """The files in the folder of a finished run that a push uploads."""
+    return [file for pattern in PUSHED_FILES for file in folder.glob(pattern)]
+
+
 def draw_loss_curve(results: dict[str, Any], folder: Path) -> list[str]:
-    """Draw the training loss if the extra [evaluation] is installed; returns the names of the pictures."""
+    """Draw losses and scores by epoch if the extra [evaluation] is installed; returns the names of the pictures."""
     losses = results["training"]["loss"]
     if not losses or importlib.util.find_spec("matplotlib") is None:
         return []
     from ..reporting.figures import loss_curve
 
     folder.mkdir(exist_ok=True)
-    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"])
+    validation = results["training"]["validation_curve"]
+    loss_curve(losses, folder / "loss_curve.png", results["model"]["loss"], validation)
     return ["loss_curve.png"]
 
 

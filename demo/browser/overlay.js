@@ -1,9 +1,13 @@
-// Draws a mask onto an image as inference/overlay.py does: a tint inside, and a contour with a dark halo.
+// Draws a mask onto an image as inference/overlay.py does: a tint inside, a contour with a dark halo, and the numbers of
+// its regions.
 
 const COLOUR = [0, 229, 255];
 const HALO = [10, 20, 40];
 const OPACITY = 0.35;
 const CONTOURS_PER_SIDE = 130; // contours that would fill an image's shorter side
+const [LETTERS, MIN_LETTERS] = [6, 11]; // height of numbers: so many contours, and pixels at least
+const DIGIT_WIDTH = 0.62; // of a number's height
+export const NUMBERED = 12; // regions of an image that get a number
 
 /**
  * Draw a mask, in place.
@@ -12,12 +16,12 @@ const CONTOURS_PER_SIDE = 130; // contours that would fill an image's shorter si
  * @param {Uint8Array} mask Of the image's size, row by row: 1 for polyp, 0 for background.
  */
 export function drawOverlay(image, mask) {
-  const width = Math.max(1, Math.round(Math.min(image.width, image.height) / CONTOURS_PER_SIDE));
+  const width = contourWidth(image.width, image.height);
   const area = cutOut(mask, image.width, image.height, width);
   if (!area) return;
   const outside = area.inside.map((value) => 1 - value);
   const nearOutside = grown(outside, area.width, width);
-  const nearInside = grown(area.inside, area.width, Math.max(1, width >> 1));
+  const nearInside = grown(area.inside, area.width, haloWidth(width));
   for (let y = 0; y < area.height; y++) {
     const row = area.top + y;
     if (row < 0 || row >= image.height) continue;
@@ -37,6 +41,80 @@ export function drawOverlay(image, mask) {
       }
     }
   }
+}
+
+/**
+ * Write the number of each region beside it, at the places of `numberPlaces`.
+ *
+ * @param {CanvasRenderingContext2D} context Of the image.
+ * @param {number[][]} boxes Of the regions, in the order of their table: the first gets the 1.
+ */
+export function drawNumbers(context, boxes) {
+  const { width, height } = context.canvas;
+  context.font = `${letterHeight(width, height)}px system-ui, sans-serif`;
+  [context.textAlign, context.textBaseline] = ["center", "middle"];
+  numberPlaces(width, height, boxes).forEach((place, index) => {
+    if (!place) return;
+    const [left, top, right, bottom] = place;
+    context.fillStyle = `rgb(${HALO})`;
+    context.fillRect(left, top, right - left, bottom - top);
+    context.fillStyle = `rgb(${COLOUR})`;
+    context.fillText(index + 1, (left + right) / 2, (top + bottom) / 2, right - left);
+  });
+}
+
+/** Where the numbers of the first regions are written, as `number_places` of inference/overlay.py chooses. */
+export function numberPlaces(width, height, boxes) {
+  const numbered = boxes.slice(0, NUMBERED);
+  const written = [];
+  return numbered.map((box, index) => {
+    const others = numbered.filter((_, other) => other !== index);
+    const possible = possiblePlaces(width, height, box, String(index + 1).length);
+    const free = possible.filter((place) => !written.some((other) => overlap(place, other)));
+    const chosen = free.find((place) => !others.some((other) => overlap(place, other))) ?? free[0] ?? null;
+    if (chosen) written.push(chosen);
+    return chosen;
+  });
+}
+
+/** The rectangles within the image that a number of so many digits may take, the best first. */
+function possiblePlaces(imageWidth, imageHeight, [left, top, right, bottom], digits) {
+  const [contour, letters] = [contourWidth(imageWidth, imageHeight), letterHeight(imageWidth, imageHeight)];
+  const width = Math.ceil(DIGIT_WIDTH * letters * digits) + 2 * contour;
+  const height = letters + 2 * contour;
+  const gap = haloWidth(contour);
+  const [inColumns, inRows] = [imageWidth - width, imageHeight - height];
+  const [over, under] = [top - gap - height, bottom + gap];
+  const [column, columnAtRight, row] = [Math.min(left, inColumns), Math.max(right - width, 0), Math.min(top, inRows)];
+  const corners = [
+    ...[[column, over], [columnAtRight, over], [column, under], [columnAtRight, under]],
+    ...[[right + gap, row], [left - gap - width, row], [left + 2 * contour, top + 2 * contour]],
+  ];
+  return corners
+    .filter(([x, y]) => x >= 0 && x <= inColumns && y >= 0 && y <= inRows)
+    .map(([x, y]) => [x, y, x + width, y + height]);
+}
+
+function overlap(box, other) {
+  return box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3];
+}
+
+/** Width in pixels of the contours in an image of this size: rounded, halves to even numbers as in Python. */
+function contourWidth(width, height) {
+  return Math.max(1, roundedToEven(Math.min(width, height) / CONTOURS_PER_SIDE));
+}
+
+function roundedToEven(value) {
+  const rounded = Math.round(value);
+  return rounded - value === 0.5 && rounded % 2 ? rounded - 1 : rounded;
+}
+
+function haloWidth(contour) {
+  return Math.max(1, contour >> 1);
+}
+
+function letterHeight(width, height) {
+  return Math.max(MIN_LETTERS, LETTERS * contourWidth(width, height));
 }
 
 /** The bounding box of a mask with a margin, which may extend beyond the image; null if the mask is empty. */

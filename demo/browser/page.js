@@ -1,17 +1,14 @@
 // The page: loads ONNX Runtime and an exported model, reads images, and shows the polyps that the model finds.
 
-import { drawOverlay } from "./overlay.js";
-import { keepPeaks, presenceOf, readDecision } from "./regions.js";
+import { maskFile, tableFile } from "./files.js";
+import { readImage } from "./images.js";
+import { UserError, checkImage, checkModel, kindOf } from "./kinds.js";
+import { NUMBERED, drawNumbers, drawOverlay } from "./overlay.js";
+import { findRegions, keepPeaks, presenceOf, readDecision } from "./regions.js";
 
 const RUNTIME = new URL("node_modules/onnxruntime-web/dist/", document.baseURI).href;
 const MODEL = new URLSearchParams(location.search).get("model") ?? "onnx/model.onnx";
 const MAX_THREADS = 4; // further cores are often half as fast, and all threads wait for the slowest
-const MAX_PIXELS = 2 ** 24; // of an image, as in demo/uploads.py
-const MAX_SIDE = 2 ** 14; // of a canvas, in pixels
-const HIDDEN_COLOUR = [200, 100, 50]; // of the one pixel, fully transparent, of this PNG file
-const HIDDEN =
-  "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mM4kWLEAAAEtQFff9OSwAAAAABJRU5ErkJggg==";
-const PREVIEW_SIDE = 1280; // longest side in pixels of the picture in the page, so that it is redrawn at once
 
 // Inputs and outputs of the files that export.py writes: name, type and number of dimensions.
 const INPUTS = "frames uint8 4, threshold float32 0";
@@ -19,15 +16,14 @@ const OUTPUTS = "mask uint8 3, probability float32 3, logits float32 4";
 
 const element = (id) => document.getElementById(id);
 
-/** A mistake of the user; the message says what to do. */
-class UserError extends Error {}
-
 let runtime = null; // { ort, provider }; null until it is loaded
 let model = null; // { name, session, provider, decision }; null until one is loaded
-let result = null; // of the last image: { file, name, width, height, probability, picture, milliseconds }
+let image = null; // the file that was segmented last, for another model to segment again
+let result = null; // of that image: { name, width, height, probability, picture, milliseconds }
+let drawn = null; // of the result, at the chosen threshold: { mask, regions }
 let work = Promise.resolve(); // a session runs one image at a time
 
-/** Run tasks one after another. If one fails, its error is shown beside the earlier result. */
+/** Run tasks one after another. If one fails, its error is shown. */
 function queue(task) {
   work = work.then(async () => {
     element("problem").hidden = true;
@@ -39,6 +35,27 @@ function queue(task) {
     }
     if (!result) element("status").textContent = "No image yet.";
   });
+}
+
+/** Open what a user gave. If that fails, no result is shown: an earlier one could be taken for that of the file. */
+function open(task) {
+  queue(async () => {
+    try {
+      await task();
+    } catch (error) {
+      result = null;
+      element("outcome").hidden = true;
+      throw error;
+    } finally {
+      setTimeout(bringIntoView); // after an error is shown
+    }
+  });
+}
+
+/** On a phone, the result is below what the window shows. */
+function bringIntoView() {
+  const { top } = element("result").getBoundingClientRect();
+  if (top < 0 || top > window.innerHeight / 3) element("result").scrollIntoView();
 }
 
 function showProblem(message) {
@@ -105,7 +122,7 @@ async function loadModel(name, content) {
   } finally {
     element("runtime").textContent = model ? describe(model) : "No model is loaded.";
   }
-  if (result) await segment(result.file);
+  if (image) await segment(image);
 }
 
 /** How a model decides, as its file states it. */
@@ -179,136 +196,19 @@ async function run(session, frame, width, height) {
 /** Segment an image and show the result. */
 async function segment(file) {
   const { name } = file;
+  image = null;
   if (!model) throw new UserError("No model is loaded: choose an .onnx file under “Another model”.");
   element("status").textContent = `Segmenting ${name}…`;
-  try {
-    const { frame, width, height, picture } = await readImage(file, name);
-    const started = performance.now();
-    const probability = await run(model.session, frame, width, height);
-    const milliseconds = performance.now() - started;
-    if (probability.some(Number.isNaN)) {
-      throw new UserError(`${name}: the model gives NaN. Take one that was exported with --precision fp32.`);
-    }
-    result = { file, name, width, height, probability, picture, milliseconds };
-  } finally {
-    if (result) draw();
+  const { frame, width, height, picture } = await readImage(file);
+  const started = performance.now();
+  const probability = await run(model.session, frame, width, height);
+  const milliseconds = performance.now() - started;
+  if (probability.some(Number.isNaN)) {
+    throw new UserError(`${name}: the model gives NaN. Take one that was exported with --precision fp32.`);
   }
-}
-
-/** Read the pixels of an image, upright. The values are those in the file: no colour profile is applied. */
-async function readImage(file, name) {
-  if (!file.size) throw new UserError(`${name} is empty (0 bytes).`);
-  // Only the size: pixels are decoded below, if there are not too many.
-  const { naturalWidth: width, naturalHeight: height } = await measure(file, name);
-  if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE) {
-    throw new UserError(
-      `${name} is too large (${width}x${height} pixels): at most ${(MAX_PIXELS / 1e6).toFixed(1)} million pixels, ` +
-        `and ${MAX_SIDE} a side, are segmented here. Scale it down, or use predict.py.`,
-    );
-  }
-  const decoded = await decode(file).catch(() => {
-    throw new UserError(`${name} is damaged, or no image that this browser reads.`);
-  });
-  const bitmap = await withoutAlpha(decoded, file, name);
-  const scale = Math.min(1, PREVIEW_SIDE / Math.max(bitmap.width, bitmap.height));
-  const image = {
-    frame: rgbOf(pixels(bitmap, bitmap.width, bitmap.height)),
-    width: bitmap.width,
-    height: bitmap.height,
-    picture: pixels(bitmap, Math.ceil(scale * bitmap.width), Math.ceil(scale * bitmap.height)),
-  };
-  bitmap.close();
-  return image;
-}
-
-function decode(file) {
-  const asStored = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  return createImageBitmap(file, { imageOrientation: "from-image", ...asStored });
-}
-
-/** The image with alpha dropped and the colours below it kept, as predict.py reads it. */
-async function withoutAlpha(bitmap, file, name) {
-  const { width, height } = bitmap;
-  const { data } = pixels(bitmap, width, height);
-  let isOpaque = true;
-  for (let index = 3; index < data.length && isOpaque; index += 4) isOpaque = data[index] === 255;
-  if (isOpaque) return bitmap;
-  const isGif = (await file.slice(0, 3).text()) === "GIF"; // browsers leave out its transparent pixels' colour
-  const colours = !isGif && (await readsHiddenColours()) ? storedColours(bitmap) : null;
-  bitmap.close();
-  if (!colours) {
-    throw new UserError(
-      `${name} has transparent parts, whose colours this browser cannot read. Save it without transparency, or use ` +
-        "predict.py.",
-    );
-  }
-  return createImageBitmap(new ImageData(colours, width, height));
-}
-
-/** Whether `storedColours` gives the colours below full transparency in this browser. */
-async function readsHiddenColours() {
-  const file = new Blob([Uint8Array.from(atob(HIDDEN), (letter) => letter.charCodeAt(0))], { type: "image/png" });
-  const bitmap = await decode(file);
-  const colours = storedColours(bitmap);
-  bitmap.close();
-  return HIDDEN_COLOUR.every((level, index) => level === colours?.[index]);
-}
-
-/**
- * The colours of each pixel, red, green, blue and 255; null if this browser cannot read them. By WebGL, since a canvas
- * multiplies them by alpha, which leaves nothing of those that are fully transparent.
- */
-function storedColours(bitmap) {
-  const { width, height } = bitmap;
-  const gl = new OffscreenCanvas(1, 1).getContext("webgl");
-  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
-  const texture = gl.createTexture();
-  gl.bindTexture(gl.TEXTURE_2D, texture);
-  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
-  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
-  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-  const colours = new Uint8ClampedArray(4 * width * height);
-  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(colours.buffer));
-  const isRead = gl.getError() === gl.NO_ERROR;
-  gl.getExtension("WEBGL_lose_context")?.loseContext(); // frees its memory at once
-  for (let index = 3; index < colours.length; index += 4) colours[index] = 255;
-  return isRead ? colours : null;
-}
-
-async function measure(file, name) {
-  const image = new Image();
-  const url = URL.createObjectURL(file);
-  try {
-    await new Promise((done, fail) => {
-      image.onload = done;
-      image.onerror = fail;
-      image.src = url;
-    });
-  } catch {
-    throw new UserError(`${name} is no image that this browser reads. Convert it to PNG or JPEG.`);
-  } finally {
-    URL.revokeObjectURL(url);
-  }
-  return image;
-}
-
-/** The pixels of an image, resized. */
-function pixels(bitmap, width, height) {
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height);
-}
-
-function rgbOf({ data: rgba }) {
-  const rgb = new Uint8Array((rgba.length / 4) * 3);
-  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
-    rgb[to] = rgba[from];
-    rgb[to + 1] = rgba[from + 1];
-    rgb[to + 2] = rgba[from + 2];
-  }
-  return rgb;
+  image = file;
+  result = { name, width, height, probability, picture, milliseconds };
+  draw();
 }
 
 /** The mask of a result: 1 for polyp. A threshold above the model's peak threshold takes its place. */
@@ -328,63 +228,102 @@ function resized(mask, { width, height }, columns, rows) {
 
 /** Show the result at the chosen threshold. */
 function draw() {
-  const { name, width, height, picture, milliseconds } = result;
+  const { name, width, height, probability, milliseconds } = result;
   const mask = maskOf(result);
-  const share = mask.reduce((sum, value) => sum + value, 0) / (width * height);
-  const found = share ? "Polyp found" : "No polyp found";
-  const threshold = element("threshold").valueAsNumber.toFixed(2);
-
-  const image = new ImageData(picture.data.slice(), picture.width, picture.height);
+  const regions = findRegions(mask, probability, width);
+  drawn = { mask, regions };
   const isDrawn = element("shown").checked;
-  if (isDrawn) drawOverlay(image, resized(mask, result, picture.width, picture.height));
-  const canvas = element("picture");
-  canvas.width = picture.width;
-  canvas.height = picture.height;
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  canvas.setAttribute("aria-label", isDrawn && share ? `${name} with the polyp outlined` : name);
-
+  drawPicture(isDrawn);
+  element("picture").setAttribute("aria-label", isDrawn && regions.length ? `${name} with the polyp outlined` : name);
+  const threshold = element("threshold").valueAsNumber.toFixed(2);
   element("caption").textContent = isDrawn
     ? `${name}, ${width}x${height} pixels: polyps outlined where the probability is above ${threshold}`
     : `${name}, ${width}x${height} pixels`;
-  const area = share ? `, ${(100 * share).toFixed(2)} % of the image` : "";
-  const highest = result.probability.reduce((high, value) => Math.max(high, value), 0);
+  const share = regions.reduce((sum, region) => sum + region.share, 0);
+  const found = regions.length ? `${regions.length} region${regions.length > 1 ? "s" : ""}` : "No polyp found";
+  const area = regions.length ? `, ${(100 * share).toFixed(2)} % of the image` : "";
+  const highest = probability.reduce((high, value) => Math.max(high, value), 0);
   const presence = presenceOf(highest, model.decision.calibration).toFixed(3);
   element("status").textContent =
     `${found}${area}. Presence: ${presence}. Inference: ${Math.round(milliseconds)} ms.`;
-  element("figure").hidden = element("download").hidden = false;
+  fillTable(regions);
+  element("outcome").hidden = false;
 }
 
-/** Save the mask as a PNG file like that of predict.py: white for polyp, black for background. */
-async function download() {
-  const { name, width, height } = result;
-  const canvas = new OffscreenCanvas(width, height);
+/** Draw the preview and, if wanted, the regions and their numbers. */
+function drawPicture(isDrawn) {
+  const { width, picture } = result;
+  const preview = new ImageData(picture.data.slice(), picture.width, picture.height);
+  if (isDrawn) drawOverlay(preview, resized(drawn.mask, result, picture.width, picture.height));
+  const canvas = element("picture");
+  canvas.width = picture.width;
+  canvas.height = picture.height;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  const levels = new Uint32Array(image.data.buffer);
-  maskOf(result).forEach((value, index) => (levels[index] = value ? 0xffffffff : 0xff000000));
-  context.putImageData(image, 0, 0);
+  context.putImageData(preview, 0, 0);
+  const scale = picture.width / width;
+  const inPreview = ({ box }) =>
+    box.map((side, index) => (index < 2 ? Math.floor(scale * side) : Math.ceil(scale * side)));
+  if (isDrawn) drawNumbers(context, drawn.regions.map(inPreview));
+}
+
+/** Show the regions that are numbered in the picture. */
+function fillTable(regions) {
+  const rows = regions.slice(0, NUMBERED).map(({ pixels, share, probability }, index) => {
+    const row = document.createElement("tr");
+    const number = document.createElement("th");
+    number.scope = "row";
+    number.textContent = index + 1;
+    row.append(number);
+    const cells = [pixels, (100 * share).toFixed(2), probability.toFixed(3)];
+    for (const cell of cells) row.insertCell().textContent = cell;
+    return row;
+  });
+  const more = regions.length - NUMBERED;
+  element("regions-caption").textContent = `Regions, the largest first${more > 0 ? `; ${more} more in the CSV` : ""}`;
+  element("rows").replaceChildren(...rows);
+  element("regions").hidden = !regions.length;
+}
+
+/** Save a file that belongs to the result. */
+function save(content, ending) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await canvas.convertToBlob({ type: "image/png" }));
-  link.download = `${name.replace(/\.[^.]*$/, "")}-mask.png`;
+  link.href = URL.createObjectURL(content);
+  link.download = `${result.name.replace(/\.[^.]*$/, "")}-${ending}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // by then the browser has saved the file
 }
 
-/** Load a model or segment an image that was chosen, dropped or pasted. */
-function openFile(file) {
-  if (!file) return;
-  if (file.name.endsWith(".onnx")) {
-    queue(() => loadModel(file.name, async () => new Uint8Array(await file.arrayBuffer())));
-  } else {
-    queue(() => segment(file));
-  }
+/** Load a model. */
+async function openModel(file) {
+  checkModel(file.name, await kindOf(file));
+  await loadModel(file.name, async () => new Uint8Array(await file.arrayBuffer()));
 }
 
-for (const id of ["image", "model"]) {
-  element(id).addEventListener("change", (event) => openFile(event.target.files[0]));
+/** Segment an image. */
+async function openImage(file) {
+  image = null;
+  checkImage(file.name, await kindOf(file));
+  await segment(file);
+}
+
+/** Open what was dropped or pasted, an image or a model. */
+async function openEither([file, ...others]) {
+  if (!file) throw new UserError("There is no file in it. Save the image, and choose or drop the file.");
+  if (others.length) throw new UserError(`These are ${others.length + 1} files. Give one at a time.`);
+  await ((await kindOf(file)) === "model" ? openModel(file) : openImage(file));
+}
+
+for (const [id, openFile] of Object.entries({ image: openImage, model: openModel })) {
+  element(id).addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    if (file) open(() => openFile(file)); // none if the choice was cancelled
+  });
   element(id).addEventListener("click", (event) => (event.target.value = "")); // or no file can be chosen twice
 }
-document.addEventListener("paste", (event) => openFile(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files]; // which are gone after the event
+  open(() => openEither(files));
+});
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   element("drop").classList.add("over");
@@ -394,14 +333,20 @@ for (const ending of ["dragleave", "drop"]) {
 }
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  openFile(event.dataTransfer.files[0]);
+  const files = [...event.dataTransfer.files];
+  open(() => openEither(files));
 });
 element("threshold").addEventListener("input", (event) => {
   element("value").textContent = event.target.valueAsNumber.toFixed(2);
   if (result) draw();
 });
 element("shown").addEventListener("change", () => result && draw());
-element("download").addEventListener("click", () => queue(download));
+element("download-mask").addEventListener("click", () =>
+  queue(async () => save(await maskFile(drawn.mask, result.width, result.height), "mask.png")),
+);
+element("download-table").addEventListener("click", () =>
+  queue(() => save(tableFile(result.name, drawn.regions), "lesions.csv")),
+);
 
 queue(async () => {
   await startServiceWorker();

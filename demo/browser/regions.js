@@ -1,4 +1,5 @@
-// Decides what is a polyp in a map of probabilities, as regions_unet.py does: which regions count, and presence.
+// Decides what is a polyp in a map of probabilities, as regions_unet.py does: which regions count, and presence. Measures
+// the regions, as inference/lesions.py does.
 
 const SMALLEST_PROBABILITY = 1e-6; // probabilities are kept so far from 0 and 1 that their logit is finite
 const METADATA = 14; // number of the field `metadata_props` in ONNX's message ModelProto; an entry has 1 key, 2 value
@@ -16,7 +17,53 @@ export function keepPeaks(probability, width, threshold, peak) {
   // In float32, as in Python and in the graph.
   const [low, high] = [Math.fround(threshold), Math.fround(peak ?? 0)];
   if (high <= low) return Uint8Array.from(probability, (value) => value > low);
-  const runs = []; // of pixels above the threshold in a row: { start, end, region, isKept }
+  const kept = new Set();
+  const runs = runsAbove(probability, width, low);
+  for (const { start, end, region } of runs) {
+    if (probability.subarray(start, end).some((value) => value >= high)) kept.add(region);
+  }
+  const mask = new Uint8Array(probability.length);
+  for (const { start, end, region } of runs) if (kept.has(region)) mask.fill(1, start, end);
+  return mask;
+}
+
+/**
+ * The regions of a mask, the largest first, as inference/lesions.py finds them.
+ *
+ * @param {Uint8Array} mask Of height times width pixels, row by row: 1 for polyp.
+ * @param {Float32Array} probability
+ * @returns {{box: number[], centroid: number[], pixels: number, share: number, probability: number}[]} First column,
+ *   first row, and column and row after the last; mean column and row; area, in pixels and as a share of the image;
+ *   mean probability.
+ */
+export function findRegions(mask, probability, width) {
+  const regions = new Map();
+  for (const { start, end, region } of runsAbove(mask, width, 0)) {
+    const [row, left, length] = [Math.floor(start / width), start % width, end - start];
+    if (!regions.has(region)) regions.set(region, { box: [left, row, 0, 0], sums: [0, 0, 0], pixels: 0 });
+    const found = regions.get(region);
+    const [firstColumn, firstRow, afterColumn] = found.box;
+    found.box = [Math.min(firstColumn, left), firstRow, Math.max(afterColumn, left + length), row + 1];
+    found.pixels += length;
+    found.sums[0] += length * (left + (length - 1) / 2);
+    found.sums[1] += length * row;
+    for (let pixel = start; pixel < end; pixel++) found.sums[2] += probability[pixel];
+  }
+  const measured = [...regions.values()].map(({ box, sums, pixels }) => {
+    const [column, row, mean] = sums.map((sum) => sum / pixels);
+    return { box, centroid: [column, row], pixels, share: pixels / mask.length, probability: mean };
+  });
+  return measured.sort((a, b) => b.pixels - a.pixels); // of equal ones, the first in the image stays first
+}
+
+/**
+ * The runs of values above `low` in each row, and the region of each: runs that touch, at a side or at a corner, are
+ * of one region, whose number is that of its first run.
+ *
+ * @returns {{start: number, end: number, region: number}[]} First index, index after the last, and the region.
+ */
+function runsAbove(values, width, low) {
+  const runs = [];
   const regionOf = (run) => {
     while (runs[run].region !== run) run = runs[run].region = runs[runs[run].region].region;
     return run;
@@ -24,14 +71,13 @@ export function keepPeaks(probability, width, threshold, peak) {
   const join = (run, other) => {
     const [first, last] = [regionOf(run), regionOf(other)].sort((a, b) => a - b);
     runs[last].region = first;
-    runs[first].isKept ||= runs[last].isKept;
   };
-  for (let row = 0, above = 0; row < probability.length; row += width) {
+  for (let row = 0, above = 0; row < values.length; row += width) {
     const first = runs.length; // of this row; those of the row above are from `above` on
     for (let pixel = row; pixel < row + width; pixel++) {
-      if (!(probability[pixel] > low)) continue;
-      const run = { start: pixel, end: pixel, region: runs.length, isKept: false };
-      for (; run.end < row + width && probability[run.end] > low; run.end++) run.isKept ||= probability[run.end] >= high;
+      if (!(values[pixel] > low)) continue;
+      const run = { start: pixel, end: pixel, region: runs.length };
+      while (run.end < row + width && values[run.end] > low) run.end++;
       runs.push(run);
       // Runs touch if they overlap or meet at a corner. One that ends before this begins touches no later one either.
       while (above < first && runs[above].end + width < run.start) above++;
@@ -40,9 +86,7 @@ export function keepPeaks(probability, width, threshold, peak) {
     }
     above = first;
   }
-  const mask = new Uint8Array(probability.length);
-  runs.forEach(({ start, end }, run) => runs[regionOf(run)].isKept && mask.fill(1, start, end));
-  return mask;
+  return runs.map(({ start, end }, run) => ({ start, end, region: regionOf(run) }));
 }
 
 /**

@@ -65,6 +65,22 @@ def test_a_failed_start_leaves_what_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "notes"]
 
 
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, RuntimeError])
+def test_a_failed_start_leaves_no_folder(tmp_path, error):
+    """Of those above the output folder, too, what was made goes if it is empty."""
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(error), output_lock(tmp_path / "mine" / "a" / "out", "predict.py"):
+        raise error("wrong")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with pytest.raises(error), output_lock(tmp_path / "b" / "out", "predict.py"):  # noqa: PT012
+        (tmp_path / "b" / "other").touch()
+        raise error("wrong")
+    assert sorted(path.name for path in (tmp_path / "b").rglob("*")) == ["other"]
+    with pytest.raises(UserError), output_lock(tmp_path / "c" / ("n" * 300), "predict.py"):
+        pass
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_folder_that_is_removed_meanwhile_is_no_error_here(tmp_path):
     with output_lock(tmp_path / "out", "predict.py"), atomic_file(tmp_path / "other"):
         (tmp_path / "out" / ".lock.json").unlink()

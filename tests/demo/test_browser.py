@@ -1,6 +1,7 @@
 """The page of demo/browser/ in a real browser: Debian's Chromium, headless, with Python's http.server."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -17,15 +18,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from browsers import CHROMIUM, SIZES, open_chromium, open_window
+from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium, open_window
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
 from unet_kvasir_seg.common.files import MAX_SIDE, to_rgb
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
+from unet_kvasir_seg.inference.lesions import COLUMNS, find_lesions, lesion_numbers
 from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession
-from unet_kvasir_seg.inference.overlay import draw_overlay
+from unet_kvasir_seg.inference.overlay import NUMBERED, draw_numbers, draw_overlay, number_places
 from unet_kvasir_seg.regions_unet import keep_peaks, presence_of
 
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
@@ -128,9 +130,24 @@ def download_mask(page: Any, folder: Path) -> np.ndarray:
         page.get_by_role("button", name="Download mask (PNG)").click()
     file = folder / download.value.suggested_filename
     download.value.save_as(file)
-    mask = np.asarray(Image.open(file).convert("L"))
+    with Image.open(file) as saved:
+        saved.load()
+    assert (saved.format, saved.mode) == ("PNG", "L")  # as predict.py writes masks
+    mask = np.asarray(saved)
     assert set(np.unique(mask)) <= {0, 255}
     return mask > 0
+
+
+def download_table(page: Any, folder: Path) -> list[dict[str, str]]:
+    """The rows of the lesion table that the page saves."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download lesion table (CSV)").click()
+    download.value.save_as(folder / download.value.suggested_filename)
+    with open(folder / download.value.suggested_filename, newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert reader.fieldnames == list(COLUMNS)
+    return rows
 
 
 def picture(page: Any, name: str) -> np.ndarray:
@@ -154,9 +171,9 @@ def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     assert (tmp_path / "frame-mask.png").exists()
     assert 0.2 < expected.mean() < 0.8
     assert (mask == expected).mean() >= 0.999
-    assert re.fullmatch(
-        rf"Polyp found, {100 * mask.mean():.2f} % of the image\. Presence: [01]\.\d{{3}}\. Inference: \d+ ms\.", status
-    )
+    count = len(find_lesions(mask, mask.astype(np.float32)))
+    found = f"{count} region{'s' * (count != 1)}, {100 * mask.mean():.2f} % of the image"
+    assert re.fullmatch(rf"{re.escape(found)}\. Presence: [01]\.\d{{3}}\. Inference: \d+ ms\.", status)
 
     page.get_by_label("Threshold").focus()
     for _ in range(2):
@@ -169,7 +186,17 @@ def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     # The time of the inference is the same, so no image was segmented again.
     assert page.get_by_text("Inference: ").inner_text().rpartition(": ")[2] == status.rpartition(": ")[2]
 
-    difference = np.abs(picture(page, "frame.png with the polyp outlined") - np.array(draw_overlay(image, moved)))
+    boxes = [lesion.box for lesion in find_lesions(moved, moved.astype(np.float32))]
+    expected = draw_overlay(image, moved)
+    draw_numbers(expected, boxes)
+    difference = np.abs(picture(page, "frame.png with the polyp outlined") - np.array(expected)).max(axis=-1)
+    places = [place for place in number_places(image.size, boxes) if place]
+    assert places
+    for left, top, right, bottom in places:
+        label = difference[top:bottom, left:right].copy()
+        difference[top:bottom, left:right] = 0
+        assert label[[0, -1]].max() <= 1  # digits of another font differ, but not what is around them
+        assert label[:, [0, -1]].max() <= 1
     assert difference.max() <= 1  # JavaScript rounds halves up, numpy to even numbers
     page.get_by_label("Show the overlay").uncheck()
     np.testing.assert_array_equal(picture(page, "frame.png"), image)
@@ -285,11 +312,183 @@ def test_alpha_is_dropped_and_colours_are_kept(page, network, frame, tmp_path):
         page.get_by_label("Show the overlay").check()
 
 
-def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame, tmp_path):
+def test_the_mask_is_the_file_that_pillow_reads(page):
+    """Of several shapes, of zeros, ones and noise."""
+    save = """async ([values, width, height]) => {
+        const { maskFile } = await import("./files.js");
+        return [...new Uint8Array(await (await maskFile(Uint8Array.from(values), width, height)).arrayBuffer())];
+    }"""
+    generator = np.random.default_rng(0)
+    for height, width in ((1, 1), (1, 300), (300, 1), (17, 31), (64, 64)):
+        for mask in (np.zeros((height, width)), np.ones((height, width)), generator.integers(0, 2, (height, width))):
+            mask = mask.astype(np.uint8)
+            content = bytes(page.evaluate(save, [mask.ravel().tolist(), width, height]))
+            with Image.open(io.BytesIO(content)) as saved:
+                saved.verify()  # the checksums
+            with Image.open(io.BytesIO(content)) as saved:
+                assert saved.mode == "L"
+                np.testing.assert_array_equal(np.asarray(saved), 255 * mask)
+
+
+def test_the_lesion_table_is_that_of_predict(page, network, frame, tmp_path):
+    odd_name = tmp_path / "=1+1;a.png"  # which a spreadsheet would run
+    odd_name.write_bytes(frame.read_bytes())
+    for file in (frame, odd_name):
+        segment(page, file)
+        prediction = OnnxPredictor(network)(Image.open(frame))
+        rows = download_table(page, tmp_path)
+        assert len(rows) == len(prediction.lesions)
+        assert {row["image"] for row in rows} == {"./=1+1;a.png" if file is odd_name else "frame.png"}
+        for number, (row, lesion) in enumerate(zip(rows, prediction.lesions, strict=True), start=1):
+            assert row["lesion"] == str(number)
+            values = [float(row[column]) for column in COLUMNS[2:]]
+            assert values == pytest.approx(lesion_numbers(lesion), rel=0.02, abs=0.5)  # another runtime's sums
+    shown = page.locator("#rows tr").all_inner_texts()
+    assert len(shown) == min(len(rows), NUMBERED)
+    for text, row in zip(shown, rows, strict=False):
+        number, pixels, percent, probability = text.split()
+        assert (number, pixels) == (row["lesion"], row["area_pixels"])
+        assert float(percent) == pytest.approx(float(row["area_percent"]), abs=0.0051)
+        assert float(probability) == pytest.approx(float(row["mean_probability"]), abs=0.00051)
+    page.get_by_label("Threshold").fill("1")
+    page.get_by_text("No polyp found. Presence: ").wait_for()
+    assert not page.locator("#regions").is_visible()
+    assert download_table(page, tmp_path) == []
+
+
+def test_regions_and_the_places_of_their_numbers_are_those_of_python(page):
+    find = """async ([levels, mask, width]) => {
+        const { findRegions } = await import("./regions.js");
+        const { numberPlaces } = await import("./overlay.js");
+        const regions = findRegions(Uint8Array.from(mask), Float32Array.from(levels), width);
+        const boxes = regions.map(({ box }) => box);
+        const numbers = regions.map(({ box, centroid, pixels, share, probability }) => [
+            ...box, ...centroid, pixels, 100 * share, probability,
+        ]);
+        return [numbers, numberPlaces(width, mask.length / width, boxes)];
+    }"""
+    generator = np.random.default_rng(0)
+    # 325 and 455 are two and a half and three and a half times 130, the shorter side for each pixel of a contour.
+    shapes = [(325, 400), (455, 455), *(tuple(generator.integers(1, 120, 2).tolist()) for _ in range(60))]
+    seen = 0
+    for shape in shapes:
+        probability = ndimage.uniform_filter(generator.random(shape), 4).astype(np.float32)
+        mask = probability > np.quantile(probability, generator.uniform(0.5, 1))
+        arguments = [probability.ravel().tolist(), mask.astype(int).ravel().tolist(), shape[1]]
+        numbers, places = page.evaluate(find, arguments)
+        lesions = find_lesions(mask, probability)
+        assert len(numbers) == len(lesions)
+        for found, lesion in zip(numbers, lesions, strict=True):
+            assert found == pytest.approx(lesion_numbers(lesion), rel=1e-9)
+        expected = number_places((shape[1], shape[0]), [lesion.box for lesion in lesions])
+        assert [place and tuple(place) for place in places] == expected
+        seen += len(lesions)
+    assert seen > 200
+
+
+def test_each_wrong_kind_of_file_has_its_line(page, site, frame, tmp_path):
+    """As they come: with an ending that says what they are, and without one that does."""
+    alert = page.get_by_role("alert")
+    choose = {
+        "image": page.get_by_label("Image", exact=True).set_input_files,
+        "model": page.get_by_label("Another model").set_input_files,
+    }
+
+    def tell(where: str, name: str, content: bytes, message: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        choose[where](tmp_path / name)
+        alert.get_by_text(f"{name} {message}").wait_for()
+        assert page.get_by_text("onnx/model.onnx, on the CPU").is_visible()
+        assert not page.locator("#outcome").is_visible()
+
+    content = (site / "onnx" / "model.onnx").read_bytes()
+    tell("image", "net.onnx", content, "is a model, not an image. Choose it under “Another model”.")
+    tell("image", "net.png", content, "is no image that this browser reads.")  # its ending says that it is one
+    image = frame.read_bytes()
+    for name in ("frame.png", "frame.onnx", "frame"):
+        tell("model", name, image, "is an image, not a model. Choose it under “Image”.")
+    for kind in ("JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.open(frame).save(buffer, kind)
+        tell("model", f"frame.{kind}", buffer.getvalue(), "is an image, not a model.")
+    tell("image", "frame.tif", (tmp_path / "frame.TIFF").read_bytes(), "is no image that this browser reads.")
+    tell("image", "scan.dcm", bytes(128) + b"DICM" + bytes(64), "is no image that this browser reads.")
+    clip = b"\0\0\0\x20ftypisom" + bytes(64)
+    tell("image", "clip.mp4", clip, "is a video. This page takes images; app.py and predict.py take videos too.")
+    tell("model", "clip.bin", clip, "is a video, not a model. Expected an .onnx file that export.py wrote.")
+    weights = (len(b"{}") + 6).to_bytes(8, "little") + b'{"a":{}}'
+    tell("model", "model.safetensors", weights, "holds weights that are no ONNX file, or is an archive.")
+    tell("image", "model.safetensors", weights, "holds weights or is an archive, and is no image.")
+    tell("model", "weights.pt", b"PK\x03\x04" + bytes(30), "holds weights that are no ONNX file, or is an archive.")
+    tell("model", "config.json", b'{"model_type": 1}', "is no model. Expected an .onnx file that export.py wrote.")
+    tell("image", "notes.txt", b"Of the patient", "is no image that this browser reads.")
+    for where in choose:
+        tell(where, "empty.onnx", b"", "is empty (0 bytes).")
+
+
+def test_dropped_and_pasted_files_are_told_apart(page, site, frame):
+    """One image or model at a time, whatever its name is."""
+    alert = page.get_by_role("alert")
+    give = """([event, files]) => {
+        const given = new DataTransfer();
+        for (const [name, content] of files) {
+            given.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
+        }
+        const options = { bubbles: true, cancelable: true };
+        document.body.dispatchEvent(event === "drop"
+            ? new DragEvent("drop", { ...options, dataTransfer: given })
+            : new ClipboardEvent("paste", { ...options, clipboardData: given }));
+    }"""
+    image = base64.b64encode(frame.read_bytes()).decode()
+    model = base64.b64encode((site / "onnx" / "model.onnx").read_bytes()).decode()
+    for event in ("drop", "paste"):
+        page.evaluate(give, [event, [["a.png", image]]])
+        page.locator("figcaption").get_by_text("a.png, ").wait_for()
+        page.evaluate(give, [event, [["a.png", image], ["b.png", image]]])
+        alert.get_by_text("These are 2 files. Give one at a time.").wait_for()
+        assert not page.locator("#outcome").is_visible()
+        page.evaluate(give, [event, []])
+        alert.get_by_text("There is no file in it.").wait_for()
+        page.evaluate(give, [event, [[f"{event}ed", model]]])
+        page.get_by_text(f"{event}ed, on the CPU (WebAssembly").wait_for()
+        assert alert.count() == 0
+
+
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
+def test_on_a_phone_the_result_comes_into_view(page, frame, tmp_path):
+    height = SIZES["phone"]["height"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"This is no picture.")
+    for file, shown in ((frame, "frame.png, "), (broken, "broken.png is no image")):
+        page.evaluate("scrollTo(0, 0)")
+        page.get_by_label("Image", exact=True).set_input_files(file)
+        page.locator("#result").get_by_text(shown).wait_for()
+        page.wait_for_function("document.getElementById('result').getBoundingClientRect().top < 300")
+        top = page.locator("#result").bounding_box()["y"]
+        assert 0 <= top < height / 3
+        if file is frame:
+            picture_box = page.locator("#picture").bounding_box()
+            assert picture_box["y"] + picture_box["height"] <= height
+
+
+@pytest.mark.parametrize("page", SIZES, indirect=True)  # of a light and a dark theme
+def test_every_control_shows_the_focus_of_the_keyboard(page, frame):
+    segment(page, frame)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    names = check_focus(page, background)
+    downloads = ["Download mask (PNG)", "Download lesion table (CSV)"]
+    assert names == ["Image", *downloads, "Threshold", "Show the overlay", "Another model"]
+    texts = "[...document.querySelectorAll('p, label, th, td, output')].map((part) => getComputedStyle(part).color)"
+    assert min(contrast(colour, background) for colour in page.evaluate(texts)) >= 4.5
+
+
+def test_bad_files_get_a_message_and_the_old_result_is_removed(page, server, site, frame, tmp_path):
     segment(page, frame)
     alert = page.get_by_role("alert")
     choose_image = page.get_by_label("Image", exact=True).set_input_files
     choose_model = page.get_by_label("Another model").set_input_files
+    outcome = page.locator("#outcome")
+    assert outcome.is_visible()
 
     broken, empty, huge = (tmp_path / f"{name}.png" for name in ("broken", "empty", "huge"))
     broken.write_bytes(b"This is no picture.")
@@ -298,6 +497,8 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame,
     Image.new("1", (1, MAX_SIDE + 1)).save(tmp_path / "thin.png")
     choose_image(broken)
     alert.get_by_text("broken.png is no image that this browser reads.").wait_for()
+    assert not outcome.is_visible()
+    assert page.get_by_text("No image yet.").is_visible()
     choose_image(empty)
     alert.get_by_text("empty.png is empty (0 bytes).").wait_for()
     choose_image(huge)
@@ -310,6 +511,7 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame,
     choose_image(tmp_path / "clear.gif")
     alert.get_by_text("clear.gif has transparent parts, whose colours this browser cannot read.").wait_for()
 
+    segment(page, frame)
     for number, settings in enumerate(({"peak_threshold": "<b>1</b>"}, {"presence_calibration": [1]})):
         damaged = onnx.load(site / "onnx" / "model.onnx")
         (entry,) = (entry for entry in damaged.metadata_props if entry.key == "preprocessor")
@@ -334,8 +536,10 @@ def test_bad_files_get_a_message_and_the_result_stays(page, server, site, frame,
     )
     alert.get_by_text(message).wait_for()
 
-    assert page.get_by_text("onnx/model.onnx, on the CPU").is_visible()
-    assert page.get_by_role("img", name="frame.png with the polyp outlined").is_visible()
+    assert page.get_by_text("onnx/model.onnx, on the CPU").is_visible()  # the earlier model stays in use
+    assert not outcome.is_visible()
+    choose_model(site / "onnx" / "model.onnx")  # a model that can be used segments the image again
+    page.locator("figcaption").get_by_text("frame.png, ").wait_for()
     frame_again = tmp_path / "again.png"
     frame_again.write_bytes(frame.read_bytes())
     segment(page, frame_again)
@@ -443,9 +647,9 @@ def test_only_the_pages_own_files_are_kept_and_none_that_must_not_be(page, serve
     (site / "patients.json").write_text("[]")
     page.evaluate("fetch('patients.json?name=mary').then(answer => answer.text())")
     names = {url.removeprefix(server.address) for url in page.evaluate(kept)}
-    assert names >= {"", "page.js", "regions.js", "overlay.js", "style.css", "onnx/model.onnx"}
+    own = {path.name for path in PAGE_FOLDER.glob("*.js")} - {"service-worker.js"}
     others = {name for name in names if not name.startswith("node_modules/onnxruntime-web/")}
-    assert others == {"", "page.js", "regions.js", "overlay.js", "style.css", "onnx/model.onnx"}
+    assert others == {"", "style.css", "onnx/model.onnx", *own}
 
     server.stop()
     with ThreadingHTTPServer(

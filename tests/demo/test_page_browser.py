@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, SIZES, open_chromium
+from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium
 from conftest import ROOT
 from PIL import Image
 
@@ -197,3 +197,85 @@ def test_a_video_is_segmented_and_plays(page, tmp_path):
     )
     assert played == [2, 96, 64]
     assert page.get_by_role("link", name="Download table of frames (CSV)").is_visible()
+
+
+@pytest.fixture(params=["light", "dark"])
+def themed(request, chromium, address) -> Iterator[Any]:
+    """The page in a theme, with all of its controls."""
+    with chromium.new_context(viewport=SIZES["desktop"], color_scheme=request.param) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        choose_example(page, 1)
+        yield page
+
+
+# Of the chosen and the other view: text, its background, and the circle, whose dot is white.
+VIEWS = """() => [":checked", ":not(:checked)"].map((which) => {
+    const circle = document.querySelector(`#view input${which}`);
+    const label = circle.closest("label");
+    const [ofLabel, ofCircle] = [getComputedStyle(label), getComputedStyle(circle)];
+    return [label.innerText, ofLabel.color, ofLabel.backgroundColor, ofCircle.backgroundColor];
+})"""
+
+
+def test_the_chosen_view_stands_out_in_both_themes(themed):
+    themed.add_style_tag(content="* { transition: none !important; }")
+    for view, other in (("Side by side", "Overlay"), ("Overlay", "Side by side")):
+        themed.get_by_label(view, exact=True).click()  # the mouse stays over it, and it has the focus
+        themed.locator("#result img").nth(0 if view == "Overlay" else 1).wait_for()
+        for hovered in (view, other, None):
+            if hovered:
+                themed.get_by_label(hovered, exact=True).hover()
+            else:
+                themed.mouse.move(0, 0)
+            chosen, left = themed.evaluate(VIEWS)
+            assert (chosen[0], left[0]) == (view, other)
+            text, background, circle = chosen[1:]
+            assert contrast(text, background) >= 4.5
+            assert contrast(circle, background) >= 4.5
+            assert contrast(circle, "rgb(255, 255, 255)") >= 4.5  # the dot
+            assert background != left[2]
+            assert contrast(left[1], left[2]) >= 4.5
+
+
+def test_every_control_shows_the_focus_of_the_keyboard(themed):
+    background = themed.evaluate("getComputedStyle(document.body).backgroundColor")
+    names = check_focus(themed, background)
+    assert {"Image", "Remove Image", "Synthetic example 3", "Download mask (PNG)", "Settings"} <= set(names)
+    sliders = ("Threshold", "Overlay opacity")
+    assert {f"range slider for {slider}" for slider in sliders} <= set(names)
+    assert {"Overlay", "Side by side"} <= {name.strip() for name in names}
+
+    themed.get_by_label("Remove Image").click()
+    themed.get_by_role("tab", name="Video").click()
+    themed.get_by_role("button", name="Segment video").wait_for()
+    names = check_focus(themed, background)
+    assert {"range slider for Smoothing over time", "Segment video"} <= set(names)
+
+
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
+def test_on_a_phone_the_result_comes_into_view(page, frame, tmp_path):
+    height = SIZES["phone"]["height"]
+
+    def tops() -> tuple[float, float]:
+        """Where the result and the input begin, in pixels from the window's top."""
+        boxes = (page.locator(part).bounding_box() for part in ("#result", "#image"))
+        first, second = (box["y"] for box in boxes)
+        return first, second
+
+    page.locator("#image input[type=file]").wait_for(state="attached")
+    page.wait_for_function("document.querySelectorAll('#examples button').length === 3")
+    assert tops()[0] > height
+    choose_example(page, 1)
+    page.wait_for_function(f"document.getElementById('result').getBoundingClientRect().top < {height / 2}")
+    page.get_by_label("Remove Image").click()
+    page.locator("#result").get_by_text("No image is held here").wait_for()
+    (tmp_path / "broken.png").write_bytes(b"This is no picture.")
+    for file, shown in ((frame, "frame.png: polyps outlined"), (tmp_path / "broken.png", "broken.png is no image")):
+        page.evaluate("scrollTo(0, 0)")
+        upload(page, file)
+        page.locator("#result").get_by_text(shown).wait_for()
+        page.wait_for_function(f"document.getElementById('result').getBoundingClientRect().top < {height / 2}")
+        assert tops()[0] >= 0
+        assert tops()[1] < 0

@@ -24,6 +24,7 @@ from unet_kvasir_seg.demo.render import (
 )
 from unet_kvasir_seg.inference.prediction import Prediction
 from unet_kvasir_seg.inference.video import VideoReport
+from unet_kvasir_seg.reporting.known_data import KNOWN_DATA
 
 OPACITY = 0.35
 
@@ -108,7 +109,7 @@ def test_a_video_with_damage_is_described(tmp_path):
 
 def test_the_head_shows_the_model_and_its_dice():
     results = {
-        "data": {"name": "a & b", "split": "test", "rows": {"test": 120}},
+        "data": {"name": "a & b", "on_the_hub": True, "split": "test", "rows": {"test": 120}},
         "metrics": {"dice_per_image_native": {"value": 0.8125, "ci95": [0.7, 0.9]}},
         "evaluation": None,
     }
@@ -121,9 +122,13 @@ def test_the_head_shows_the_model_and_its_dice():
     assert "Nothing is marked" not in head
     points = [{"alarm_share": {"value": share, "ci95": [share - 0.01, share + 0.02]}} for share in (0.75, 0.125)]
     negatives = {"kind": "windows", "name": "test", "images": 500, "frames": 88}
-    results["evaluation"] = {"operating_points": points, "negatives": negatives}
+    results["evaluation"] = {"native_size": "384x288", "operating_points": points, "negatives": negatives}
+    assert "original size (384x288), on the" in model_html("tiny", 1000, results)
     quiet = "<strong>87.5 %</strong> (95 % interval 85.5 % to 88.5 %) of 500 windows without polyp of 88 frames"
     assert f"Nothing is marked on {quiet} of the test split." in model_html("tiny", 1000, results)
+    local = {"name": "a local data set", "on_the_hub": False, "fingerprint": next(iter(KNOWN_DATA))}
+    known = results | {"data": results["data"] | local}
+    assert "on the 120 images of the test split of Kvasir-SEG." in model_html("tiny", 1000, known)
     for html in (head, model_html("tiny", 1000, None)):
         assert "Research use only. Not a medical device" in html
 
@@ -132,16 +137,17 @@ def test_no_text_of_a_models_files_is_taken_for_html():
     script = "<script>alert(1)</script>"
     split = f"test{script}"
     results = {
-        "data": {"name": script, "split": split, "rows": {split: script}},
+        "data": {"name": script, "on_the_hub": True, "split": split, "rows": {split: script}},
         "metrics": {"dice_per_image_native": {"value": 0.8125, "ci95": [0.7, 0.9]}},
         "evaluation": {
+            "native_size": script,
             "operating_points": [{"alarm_share": {"value": 0.5, "ci95": [0.4, 0.6]}}],
             "negatives": {"kind": "frames", "name": script, "images": 500, "frames": 500},
         },
     }
     head = model_html(f'"{script}', 1000, results)
     assert "<script" not in head
-    assert head.count("&lt;script&gt;alert(1)") == 5
+    assert head.count("&lt;script&gt;alert(1)") == 6
     del results["data"]["rows"][split]
     assert "the unknown number of images" in model_html("tiny", 1000, results)
     # Where a number is expected, no text is shown at all.
@@ -151,5 +157,5 @@ def test_no_text_of_a_models_files_is_taken_for_html():
 
 
 def test_the_colours_of_the_page_are_those_of_the_overlay():
-    assert ".gradio-container { --accent: #00e5ff; }" in stylesheet()
+    assert ".gradio-container { --accent: #00e5ff; --ink: #0a1428; }" in stylesheet()
     assert ".downloads a:hover { border-color: var(--accent); }" in stylesheet()

@@ -70,7 +70,7 @@ def test_scores_outlive_a_file_that_cannot_be_written(run, folder, file):
     block(folder / "out" / file)
     done = run(*options, status=2)
     assert f"out/{file} cannot be written: " in done.stderr
-    assert "dice_per_image_native" in done.stdout
+    assert "Dice, mean per image" in done.stdout
     assert unfinished(folder) == []
     shutil.rmtree(folder / "out" / file)
     done = run(*options)
@@ -129,7 +129,7 @@ def test_a_full_disk_ends_it_with_a_line_and_shows_the_scores(folder):
     process = start("evaluation.py", *FLAGS, cwd=folder, preexec_fn=limit_files, env=os.environ | {"TMPDIR": "."})
     output = finish(process, status=2)
     assert "cannot be written: File too large" in output
-    assert "dice_per_image_native" in output
+    assert "Dice, mean per image" in output
     assert unfinished(folder) == []
 
 

@@ -97,9 +97,10 @@ def test_train(tmp_path, add_row):
     arguments += ("--use_cpu", "--bf16", "False", "--num_train_epochs", 12, "--learning_rate", "1e-3")
     arguments += ("--save_strategy", "steps", "--save_steps", 4, "--eval_strategy", "steps", "--eval_steps", 4)
 
-    def made(output: Path) -> tuple[bytes, dict]:
+    def made(output: Path) -> tuple[bytes, bytes, dict]:
         results = json.loads((output / "results.json").read_text())
-        return (output / "model.safetensors").read_bytes(), results["metrics"]
+        files = ((output / name).read_bytes() for name in ("model.safetensors", "history.csv"))
+        return *files, results["metrics"]
 
     def resume(output: Path) -> list[str]:
         return ["--resume_from_checkpoint"] if list(output.glob("checkpoint-*")) else []

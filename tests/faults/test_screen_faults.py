@@ -1,14 +1,18 @@
 """`ablation/screen.py` and `benchmarks/`: they end with what they started, from the first moment on, and say so."""
 
+import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from processes import finish, start, wait_until
+from processes import finish, run, start, wait_until
+from training_runs import largest_difference
 from unet_kvasir_seg.ablation import screen
 from unet_kvasir_seg.common.output_lock import output_lock
+from unet_kvasir_seg.training.checkpoints import checkpoints_in, is_complete
 
 FLAGS = ["--dataset_name", "synthetic", "--plan", "plan.yaml", "--output_dir", "out"]
 RUN = Path("out") / "round-1" / "as-it-is-1"
@@ -18,6 +22,7 @@ RUN = Path("out") / "round-1" / "as-it-is-1"
 def plan(tmp_path) -> Path:
     """One training that takes longer than any test."""
     recipe = {"image_size": 32, "depth": 2, "base_channels": 4, "num_train_epochs": 5000, "use_cpu": True}
+    recipe |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "bf16": False}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     rounds = [{"name": "small", "keep": 1, "seeds": [1], "flags": {}}]
     content = {"recipe": str(tmp_path / "recipe.yaml"), "rounds": rounds, "candidates": {"as it is": {}}}
@@ -36,6 +41,33 @@ def test_an_interruption_ends_the_trainings_too(plan):
     assert "failed" not in output
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nothing of its session is left
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can end with its parent")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_a_killed_screening_goes_on_from_the_checkpoint_of_its_training(plan, name):
+    """The flags let the training save nothing; its weights are those of a training that was not disturbed."""
+    recipe = (plan / "recipe.yaml").read_text().replace("5000", "200")
+    (plan / "recipe.yaml").write_text(f"{recipe}synthetic_rows: 8\n")
+    flags = ("--dataset_name", "synthetic", "--plan", "plan.yaml", "--output_dir")
+    model = plan / RUN / "model"
+    process = start("ablation/screen.py", *FLAGS, cwd=plan)
+    wait_until(lambda: any(map(is_complete, checkpoints_in(model))), process, 240)
+    holder = json.loads((model / ".lock.json").read_text(encoding="utf-8"))["process"]
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=60)
+    wait_until(lambda: not Path(f"/proc/{holder}").exists(), seconds=30)
+    assert "train.py: SIGTERM. Complete checkpoints are kept" in (plan / RUN / "log.txt").read_text()
+    kept = next(filter(is_complete, checkpoints_in(model)))
+    output = finish(start("ablation/screen.py", *FLAGS, cwd=plan), seconds=300)
+    assert f"seed 1 ... (log: {RUN / 'log.txt'})" in output
+    assert f"going on from {kept.relative_to(plan)}\n" in output
+    assert f"resuming from {kept.relative_to(plan)}." in (plan / RUN / "log.txt").read_text()
+    assert checkpoints_in(model) == []
+    run("ablation/screen.py", *flags, "undisturbed", cwd=plan)
+    other = plan / "undisturbed" / RUN.relative_to("out") / "model"
+    assert largest_difference(model, other) == 0
 
 
 def test_what_a_killed_screening_left_running_is_named(run_command, plan):

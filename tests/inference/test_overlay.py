@@ -11,7 +11,9 @@ from unet_kvasir_seg.inference.overlay import (
     PREDICTION_COLOUR,
     contour_width,
     draw_alert,
+    draw_numbers,
     draw_overlay,
+    number_places,
 )
 
 MUCOSA = (200, 110, 90)
@@ -125,6 +127,73 @@ def test_the_frame_of_an_alert_at_the_border_is_inside(box):
     right, bottom = min(box[2] + 3, 60) - 1, min(box[3] + 3, 40) - 1
     corners = {(top, left), (top, right), (bottom, left), (bottom, right)}
     assert corners <= {tuple(place) for place in white.tolist()}
+
+
+# In 100x100 pixels: contours and halos of 1 pixel, digits in 7x11 (0.62 of 11, rounded up), with the contour's width
+# around them: numbers of one digit take 9x13 pixels, those of two 16x13.
+@pytest.mark.parametrize(
+    ("boxes", "places"),
+    [
+        pytest.param([(40, 50, 60, 70)], [(40, 36, 49, 49)], id="above the box and its halo"),
+        pytest.param([(40, 5, 60, 70)], [(40, 71, 49, 84)], id="below where there is no room above"),
+        pytest.param([(98, 50, 100, 60)], [(91, 36, 100, 49)], id="within the image at its right side"),
+        pytest.param([(10, 0, 60, 100)], [(61, 0, 70, 13)], id="at the right side"),
+        pytest.param([(50, 0, 100, 100)], [(40, 0, 49, 13)], id="at the left side"),
+        pytest.param([(0, 0, 100, 100)], [(2, 2, 11, 15)], id="inside"),
+        pytest.param(
+            [(40, 50, 60, 70), (30, 30, 42, 48)],
+            [(51, 36, 60, 49), (30, 16, 39, 29)],
+            id="not on another box: right-aligned",
+        ),
+        pytest.param(
+            [(40, 50, 60, 70), (30, 30, 70, 48)],
+            [(40, 71, 49, 84), (30, 16, 39, 29)],
+            id="not on another box: below",
+        ),
+        pytest.param(
+            [(0, 0, 100, 100), (40, 50, 60, 70)],
+            [(2, 2, 11, 15), (40, 36, 49, 49)],
+            id="on a box that is everywhere",
+        ),
+        pytest.param(
+            [(0, 0, 100, 100), (0, 0, 2, 2)],
+            # Below is free of the other number only from row 15 on, at the right from column 11 on.
+            [(2, 2, 11, 15), None],
+            id="never on another number",
+        ),
+    ],
+)
+def test_places_of_numbers_worked_out_by_hand(boxes, places):
+    assert number_places((100, 100), boxes) == places
+
+
+def test_at_most_twelve_lesions_are_numbered_and_none_where_no_number_fits():
+    boxes = [(x, y, x + 2, y + 2) for y in (20, 50, 80) for x in (10, 30, 50, 70, 90)]
+    places = number_places((100, 100), boxes)
+    assert len(places) == 12
+    assert [place[2] - place[0] for place in places] == [9] * 9 + [16] * 3
+    assert number_places((8, 8), [(2, 2, 4, 4)]) == [None]
+    image = plain(8, 8)
+    draw_numbers(image, [(2, 2, 4, 4)])
+    assert is_colour(image, MUCOSA).all()
+
+
+def test_numbers_are_written_within_their_places():
+    image = plain(300, 400)
+    boxes = [(100, 100, 200, 200), (250, 40, 300, 60)]
+    draw_numbers(image, boxes)
+    pixels = np.asarray(image)
+    outside = np.ones((300, 400), bool)
+    texts = []
+    for left, top, right, bottom in number_places(image.size, boxes):
+        label = pixels[top:bottom, left:right]
+        assert (label[[0, -1]] == HALO_COLOUR).all()
+        assert (label[:, [0, -1]] == HALO_COLOUR).all()
+        texts.append((label != HALO_COLOUR).any(axis=-1))
+        assert texts[-1].sum() >= 8  # a digit
+        outside[top:bottom, left:right] = False
+    assert (pixels[outside] == MUCOSA).all()
+    assert not np.array_equal(*texts)  # a 1 and a 2
 
 
 def test_an_empty_mask_changes_nothing_and_the_image_is_not_changed():

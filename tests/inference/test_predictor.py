@@ -168,6 +168,27 @@ def test_the_peak_threshold_of_a_call_or_the_model_chooses_the_regions(predictor
     assert prediction.presence == pytest.approx(odds / (1 + odds))
 
 
+def test_small_regions_are_left_out_on_demand(predictor):
+    image = frame(200, 300)
+    probability = predictor(image).probability
+    threshold = float(np.quantile(probability, 0.9))
+    areas = [lesion.pixels for lesion in predictor(image, threshold=threshold).lesions]
+    assert len(areas) >= 3
+    middle = areas[1]
+    kept = predictor(image, threshold=threshold, min_area=middle)
+    assert [lesion.pixels for lesion in kept.lesions] == [area for area in areas if area >= middle]
+    assert kept.mask.sum() == sum(area for area in areas if area >= middle)
+    for found in (
+        predictor(image, threshold=threshold, largest_lesion=True),
+        *predictor([image], threshold=threshold, largest_lesion=True),
+        *predictor.batch([image], threshold=threshold, largest_lesion=True, min_area=middle),
+    ):
+        assert [lesion.pixels for lesion in found.lesions] == areas[:1]
+        assert found.presence == kept.presence
+    with pytest.raises(ValueError, match=r"min_area=2\.5; expected a whole number"):
+        predictor(image, min_area=2.5)
+
+
 def test_a_peak_threshold_below_the_threshold_is_refused(predictor):
     with pytest.raises(ValueError, match=r"threshold=0\.6 and peak_threshold=0\.55; .*peak_threshold=0\.6"):
         predictor(frame(8, 8), threshold=0.6, peak_threshold=0.55)

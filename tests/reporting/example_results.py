@@ -83,6 +83,8 @@ def trained_results() -> dict:
             "fine_tuned": False,
             "seconds": 1620.0,
             "loss": [[1.0, 1.25], [2.0, 0.75]],
+            "validation_curve": [[1.0, 1.375, 0.3125], [2.0, 0.875, 0.5625]],
+            "base_model": None,
             "best_step": 300,
             "steps": 350,
             "validation": VALIDATION,

@@ -58,6 +58,7 @@ def drawings() -> dict:
         "thresholds": lambda path: threshold_curve([0.2, 0.5, 0.8], [0.6, 0.7, 0.1], 0.5, path),
         "reliability": lambda path: reliability_diagram(BINS, 0.05, path),
         "losses": lambda path: loss_curve([[1, 1.2], [2, 1.1]], path),
+        "validations": lambda path: loss_curve([[1, 1.2], [2, 1.1]], path, validation=[[1, 1.3, 0.2]]),
         "examples": lambda path: example_grid(cases, path),
         "pairs": lambda path: pair_grid([("pair", frames[0][0], frames[1][0])] * 2, path),
     }
@@ -144,6 +145,19 @@ def test_losses_are_shown_beside_the_cards(tmp_path):
     figure = loss_curve([[1.0, 0.9]], tmp_path / "x.png", loss="structure")
     assert [line.get_label() for line in figure.axes[0].lines] == ["this training"]
     assert figure.axes[0].get_ylabel() == "mean loss (weighted BCE + IoU)"
+
+
+def test_validations_are_shown_below_the_losses(tmp_path):
+    validation = [[1.0, 1.5, 0.25], [2.0, 1.25, 0.5], [3.0, 1.375, 0.375]]
+    losses = [[1.0, 1.2], [2.0, 1.1], [3.0, 1.0]]
+    figure = loss_curve(losses, tmp_path / "x.png", validation=validation)
+    upper, lower = figure.axes
+    assert line(upper, "this training") == losses
+    assert line(upper, "its validation") == [[1, 1.5], [2, 1.25], [3, 1.375]]
+    assert lower.lines[0].get_xydata().tolist() == [[1, 0.25], [2, 0.5], [3, 0.375]]
+    assert line(lower, "best: 0.500 after 2 epochs") == [[2, 0.5]]
+    assert (lower.get_xlabel(), lower.get_ylabel()) == ("epoch", "validation Dice")
+    assert figure.get_suptitle() == "Loss and validation Dice, n = 3 epochs"
 
 
 @pytest.mark.parametrize("name", NAMES)

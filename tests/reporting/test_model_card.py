@@ -124,6 +124,24 @@ def test_the_metadata_of_a_training_gives_the_same_figures_back(results):
     assert all("input size 256x192" in result.metric_name for result in data.eval_results)
 
 
+@pytest.mark.parametrize(
+    ("base_model", "in_metadata", "stated"),
+    [
+        ("me/unet", "me/unet", "the checkpoint [me/unet](https://huggingface.co/me/unet) (fine-tuning)"),
+        (None, None, "a checkpoint (fine-tuning)"),  # a folder, whose path is private
+        ("team/unet-x", None, "the checkpoint [team/unet-x](https://huggingface.co/team/unet-x) (fine-tuning)"),
+    ],
+)
+def test_the_start_of_a_fine_tuned_model_is_stated(results, base_model, in_metadata, stated):
+    """In the Hub's metadata too, unless the model takes the place of the one that it started from."""
+    results["training"] |= {"fine_tuned": True, "base_model": base_model}
+    card = ModelCard(fill_card(results))
+    assert card.data.base_model == in_metadata
+    assert f"| start | {stated} |" in card.text
+    assert "validation curve" not in card.text  # its figures are in the picture
+    assert ModelCard(fill_card(evaluated_results())).data.base_model is None
+
+
 def test_the_metadata_of_an_evaluation_gives_the_same_figures_back(evaluated):
     data = ModelCard(fill_card(evaluated)).data
     # What it was trained on; what it was scored on stands in the model-index.
@@ -242,9 +260,11 @@ def test_the_text_says_where_the_model_fails(evaluated):
     )
     half = evaluation["threshold"]["at_half"]["iou_per_image_native"]
     assert cells(table, "0.5, every region counts")[1].startswith(f"{half['value']:.3f} [")
-    comparison = ["+0.046 [-0.012, +0.099]", "0.00018", "61"]
-    assert "this model minus their-net" in table
-    assert [row for row in table.splitlines() if row.startswith("| IoU, mean per image | +")] == [
+    iou = evaluated["metrics"]["iou_per_image_native"]
+    ours = f"{iou['value']:.3f} [{iou['ci95'][0]:.3f}, {iou['ci95'][1]:.3f}]"
+    comparison = [ours, "-", "+0.046 [-0.012, +0.099]", "0.00018", "61"]
+    assert "compared with their-net, at original size 384x288" in table
+    assert [row for row in table.splitlines() if "+0.046" in row and row.startswith("| IoU")] == [
         "| IoU, mean per image | " + " | ".join(comparison) + " |"
     ]
 

@@ -80,11 +80,13 @@ def hub(tmp_path_factory) -> LoopbackHub:
     save_tiny_model(other, seed=1)
     negatives.mkdir()
     Image.fromarray(np.full((48, 48, 3), 90, np.uint8)).save(negatives / f"{FILE}-normal.png")
+    groups = ["--group_pattern", f"{FILE}-[a-z]+"]
     tiny = ["--image_size", "32", "--num_train_epochs", "1", "--base_channels", "4", "--depth", "2"]
     output = str(folder / OUTPUT)
     train = ["--dataset_name", data, "--negatives", negatives, *tiny, "--output_dir", f"{output}-train"]
-    train += ["--push_to_hub", "--hub_model_id", "team/trained"]
+    train += [*groups, "--push_to_hub", "--hub_model_id", "team/trained"]
     evaluation = ["--model", model, "--compare_with", other, "--dataset_name", data, "--negatives", negatives]
+    evaluation += groups
     evaluation += ["--audit", "--resamples", 200, "--output_dir", f"{output}-evaluation", "--push_example_images"]
     evaluation += ["--push_to_hub", "--hub_model_id", "team/evaluated"]
     export = ["--model", model, "--calibration_dataset", data, "--output_dir", f"{output}-export"]
@@ -137,6 +139,9 @@ def test_what_is_pushed_says_the_same_by_numbers(hub):
     again = SPLITS["train"] - 1  # "frame-quillon-again" comes before the others
     assert {"splits": ["train", "test"], "rows": [again - 3, 0], "distance": 0} in pairs
     assert results["evaluation"]["comparison"]["other"].startswith("a local model with the weights sha256:")
+    assert results["data"]["groups"] == {"test": 1}
+    trained = json.loads(hub.repos["team/trained"].files["results.json"])["training"]["data"]
+    assert trained["groups"] == {"train": 2, "validation": 1, "test": 1}
     assert results["model"]["name"] == "evaluated"
     assert results["training"]["seconds"] == evaluated_results()["training"]["seconds"]  # of the same weights
     assert {"figures/audit.png", "figures/examples.png"} <= hub.repos["team/evaluated"].files.keys()

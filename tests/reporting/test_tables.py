@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 
 import pytest
@@ -67,9 +68,11 @@ def test_the_table_of_a_document_is_short_and_names_model_data_and_sizes(evaluat
 
 def test_the_terminal_says_what_a_chosen_peak_costs_and_spares(evaluated):
     lines = results_as_text(evaluated).splitlines()
-    assert (
-        "threshold 0.3863 (the best on validation), peak threshold 0.98765 (chosen on the validation split)." in lines
-    )
+    assert lines[0] == "unet-x on 61 images of the test split of other/frames, 384x288 pixels"
+    assert lines[1:3] == [
+        "threshold 0.386275 (tuned on the validation split)",
+        "peak threshold 0.98765 (chosen on the validation split). In brackets: 95 % bootstrap intervals.",
+    ]
     assert "Polyps found, and alarms on 500 windows without polyp of 58 frames of the test split:" in lines
     (said,) = (line for line in lines if line.startswith("Peak threshold 0.98765: the highest that keeps 97.3 %"))
     scored, chosen_on = lines[: lines.index(said)], lines[lines.index(said) :]
@@ -77,12 +80,62 @@ def test_the_terminal_says_what_a_chosen_peak_costs_and_spares(evaluated):
         assert any(line.startswith("  polyps found: ") and found in line for line in part)
         assert any(line.startswith("  images without polyp that get an alarm") and alarms in line for line in part)
     auc = evaluated["evaluation"]["negatives"]["presence_auc"]["value"]
-    assert any(line.startswith("  AUC of presence ") and f"{auc:.4f}" in line for line in lines)
+    assert any(line.startswith("  area under the ROC curve of presence ") and f"{auc:.3f} [" in line for line in lines)
     for name in ("peak", "operating_points", "negatives"):
         del evaluated["evaluation"][name]
     text = results_as_text(evaluated)
-    assert "threshold 0.3863 (the best on validation).\n" in text
+    assert "threshold 0.386275 (tuned on the validation split). In brackets: 95 % bootstrap intervals.\n" in text
     assert "alarms" not in text
+
+
+def test_the_terminal_has_the_names_and_numbers_of_the_card(evaluated):
+    text = results_as_text(evaluated)
+    rows = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+    metrics = evaluated["metrics"]
+    for name, key in (
+        ("Dice, mean per image", "dice_per_image"),
+        ("HD95 in pixels (lower is better)", "hd95"),
+        ("calibration error (lower is better)", "ece"),
+        ("mean absolute error (lower is better)", "mae"),
+    ):
+        digits = {"hd95": 1, "ece": 4, "mae": 4}.get(key, 3)
+        value = metrics[f"{key}_native"]["value"]
+        (row, *_) = (row for row in rows if row[0] == name)
+        assert row[1].startswith(f"{value:.{digits}f} ["), name
+    assert ["score", "original size 384x288", "input size 256x192"] in rows
+    (small,) = (row for row in rows if row[0] == "small: polyp on under 4 % of the image")
+    assert small[1] == "21"
+    assert len(small) == 5
+    assert any(row[:2] == ["polyps found", "48 of 69"] for row in rows)
+    assert any(row[:2] == ["images without polyp that get a false alarm", "5 of 7"] for row in rows)
+    assert "2 pairs of near-duplicates with other splits:" in text
+    assert not re.search(r"_native|_network|\bece\b|\bmae\b", text)
+    evaluated["evaluation"]["audit"] |= {"pairs": [], "left_out": 0, "metrics": {}}
+    assert "No scored image has a near-duplicate in another split." in results_as_text(evaluated)
+
+
+def test_a_comparison_shows_both_scores(evaluated):
+    other = {"value": 0.123, "ci95": [0.111, 0.222]}
+    evaluated["evaluation"]["comparison"]["scores"] = {"dice_per_image_native": other}
+    ours = evaluated["metrics"]["dice_per_image_native"]
+    first = [f"{ours['value']:.3f} [{ours['ci95'][0]:.3f}, {ours['ci95'][1]:.3f}]", "0.123 [0.111, 0.222]"]
+    expected = ["Dice, mean per image", *first, "+0.046 [-0.012, +0.099]", "0.032", "61"]
+    assert "Compared with their-net:" in results_as_text(evaluated)
+    assert expected in [re.split(r" {2,}", line.strip()) for line in results_as_text(evaluated).splitlines()]
+    rows = results_tables(evaluated).splitlines()
+    assert f"| {' | '.join(expected)} |" in rows
+    del evaluated["evaluation"]["comparison"]["scores"]  # as of earlier versions
+    expected[2] = "-"
+    assert f"| {' | '.join(expected)} |" in results_tables(evaluated).splitlines()
+
+
+def test_what_was_resampled_is_said(evaluated):
+    evaluated["data"]["groups"] = {"test": 12}
+    assert "In brackets: 95 % bootstrap intervals over 12 groups of images.\n" in results_as_text(evaluated)
+    evaluated["data"]["groups"] = {"test": 1}
+    assert "intervals over a single group of images, so that they have no width.\n" in results_tables(evaluated)
+    evaluated["data"]["groups"] = None
+    assert "In brackets: 95 % bootstrap intervals.\n" in results_as_text(evaluated)
 
 
 def test_the_terminal_says_what_videos_get(evaluated):

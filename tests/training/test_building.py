@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 from training_runs import TINY
 from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.common.split_rules import SplitRules
 from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.groups import describe_groups
 from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.training.arguments import parse_arguments
+from unet_kvasir_seg.training.arguments import DataArguments, parse_arguments
 from unet_kvasir_seg.training.building import build_datasets, build_model, leave_out_large_sizes, with_negatives
 from unet_kvasir_seg.training.outcome import count_negatives
 
@@ -131,3 +133,15 @@ def test_fine_tuning_leaves_the_peak_of_the_earlier_weights_behind(tmp_path):
     assert tuned.size == {"height": 32, "width": 32}
     assert tuned.peak_threshold is None
     assert tuned.presence_calibration is None
+
+
+def test_negatives_belong_to_no_group(tmp_path):
+    """They are counted among the training samples, but not among the groups, of which nobody knows theirs."""
+    Image.new("RGB", (32, 32), (9, 200, 30)).save(tmp_path / "normal.png")
+    rules = SplitRules(group_column="sequence")
+    splits = load_splits("synthetic-clips", synthetic_rows=4, synthetic_size=36, split_rules=rules)
+    arguments = DataArguments(dataset_name="synthetic-clips", negatives=str(tmp_path), group_column="sequence")
+    joined = with_negatives(splits, arguments)
+    assert len(joined["train"]) == len(splits["train"]) + 1
+    assert joined["train"]["group"][-1] is None
+    assert describe_groups(joined)["groups"]["train"] == 1

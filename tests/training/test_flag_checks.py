@@ -1,6 +1,7 @@
 """Flags of `transformers.TrainingArguments`: each works, or is refused before any work with the reason."""
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
@@ -54,7 +55,8 @@ SHORT = (*TINY, *FP32, "--depth", "2", "--num_train_epochs", "1", "--output_dir"
         ("--debug tpu_metrics_debug", "TPUs are not supported"),
         ("--ddp_backend gloo", "--ddp_backend gloo needs several processes"),
         ("--local_rank 1", "--local_rank 1 needs several processes"),
-        ("--report_to no_such_tracker", "no such tracker here"),
+        ("--report_to tensorbord", "--report_to: unknown tracker 'tensorbord'; near it are tensorboard."),
+        ("--report_to dvclive", "--report_to dvclive: that tracker is not installed"),
         ("--torch_compile_mode quick", "--torch_compile cannot be used: RuntimeError: Unrecognized mode=quick"),
         ("--optim_args momentum=0.9 --optim sgd", "--optim_args has no effect with --optim sgd"),
         ("--optim_target_modules encoder", "--optim_target_modules has no effect"),
@@ -67,6 +69,12 @@ def test_flags_refused(flags, message):
     with pytest.raises(UserError) as refusal:
         parse_arguments([*SHORT, *flags.split()])
     assert message in str(refusal.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed")
+def test_the_extra_of_a_missing_tracker_is_named():
+    with pytest.raises(UserError, match=r"tensorboard is not installed.*\[tensorboard\]"):
+        parse_arguments([*SHORT, "--report_to", "tensorboard"])
 
 
 @pytest.mark.parametrize(

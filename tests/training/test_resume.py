@@ -15,7 +15,8 @@ from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.common.mask_rules import MaskRules
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.training.checkpoints import RUN_FILE, is_complete
-from unet_kvasir_seg.training.resume import check_same_run
+from unet_kvasir_seg.training.outcome import base_model_of
+from unet_kvasir_seg.training.resume import check_same_run, start_of_run
 
 
 def test_resuming_skips_an_incomplete_checkpoint(run_train, tmp_path):
@@ -84,6 +85,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(run_train, tmp_path):
 
     run_train(*arguments, "--output_dir", "killed", "--resume_from_checkpoint", fresh_process=True)
     assert largest_difference(tmp_path / "uninterrupted" / "checkpoint-48", tmp_path / "killed" / "checkpoint-48") == 0
+
+
+def test_the_start_is_that_of_the_run(tmp_path):
+    """A resumed run need not name the checkpoint that it was started from."""
+    start = {"fine_tuned": True, "base_model": "me/unet", "encoder_weights": None}
+    record = {"training": {"seconds": 5.0, "epochs": 3, **start}}
+    (tmp_path / RUN_FILE).write_text(json.dumps(record))
+    assert start_of_run(str(tmp_path)) == start
+    (tmp_path / RUN_FILE).write_text(json.dumps({"training": {"seconds": 5.0}}))  # of an earlier version
+    assert start_of_run(str(tmp_path)) == {}
+    assert base_model_of("me/unet") == "me/unet"
+    assert base_model_of(str(tmp_path)) is None
+    assert base_model_of(None) is None
 
 
 @pytest.mark.parametrize(
