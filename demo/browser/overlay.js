@@ -1,5 +1,5 @@
-// Draws a mask onto an image as inference/overlay.py does: a tint inside, a contour with a dark halo, and the numbers of
-// its regions.
+// Draws a mask onto an image as inference/overlay.py does: a tint inside, a contour with a dark halo, and the numbers
+// of its regions.
 
 const COLOUR = [0, 229, 255];
 const HALO = [10, 20, 40];
