@@ -102,8 +102,8 @@ def draw_numbers(image: Image.Image, boxes: Sequence[Box]) -> None:
 def number_places(size: tuple[int, int], boxes: Sequence[Box]) -> list[Box | None]:
     """Where the numbers of the first `NUMBERED` lesions are written.
 
-    A number lies above, below or beside its lesion's box, in the middle of that side if possible, or inside. It never covers another
-    number, and other lesions' boxes only if no place is free of them.
+    A number lies above, below or beside its lesion's box, in the middle of that side if possible, or inside. It never
+    covers another number, and other lesions' boxes only if no place is free of them.
 
     Args:
         size: Width and height of the image.

@@ -31,10 +31,10 @@ def open_chromium() -> Iterator[Any]:
 
 
 def wait_for_view(page: Any, selector: str) -> None:
-    """Wait until a part of the page begins in the upper half of the window."""
+    """Wait until a part of the page begins in the upper two thirds of the window."""
     for _ in range(200):
         box = page.locator(selector).bounding_box()
-        if box and 0 <= box["y"] < page.viewport_size["height"] / 2:
+        if box and 0 <= box["y"] < page.viewport_size["height"] * 2 / 3:
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"{selector} does not come into view: {box}")

@@ -180,6 +180,7 @@ def test_a_video_is_segmented_and_plays(page, tmp_path):
     upload_video(page, clip)
     page.get_by_role("button", name="Segment video").click()
     page.locator("#told").get_by_text("20 frames").wait_for()
+    wait_for_view(page, "#told")
     video = page.locator("#player video")
     video.wait_for()
     played = video.evaluate(
