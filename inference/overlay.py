@@ -102,8 +102,8 @@ def draw_numbers(image: Image.Image, boxes: Sequence[Box]) -> None:
 def number_places(size: tuple[int, int], boxes: Sequence[Box]) -> list[Box | None]:
     """Where the numbers of the first `NUMBERED` lesions are written.
 
-    A number lies above, below or beside its lesion's box, or inside where there is no room. It never covers another
-    number, and other lesions' boxes only if no place is free of them.
+    A number lies above, below or beside its lesion's box, in the middle of that side if possible, or inside. It never
+    covers another number, and other lesions' boxes only if no place is free of them.
 
     Args:
         size: Width and height of the image.
@@ -131,10 +131,12 @@ def _possible_places(size: tuple[int, int], box: Box, digits: int) -> list[Box]:
     left, top, right, bottom = box
     gap = _halo_width(contour)
     in_columns, in_rows = size[0] - width, size[1] - height  # the last place that is within the image
-    over, under = top - gap - height, bottom + gap
-    x, x_at_right, y = min(left, in_columns), max(right - width, 0), min(top, in_rows)
-    corners = [(x, over), (x_at_right, over), (x, under), (x_at_right, under)]
-    corners += [(right + gap, y), (left - gap - width, y), (left + 2 * contour, top + 2 * contour)]
+    over, under, beside = top - gap - height, bottom + gap, (top + bottom - height) // 2
+    columns = [min(max(column, 0), in_columns) for column in ((left + right - width) // 2, left, right - width)]
+    row = min(max(beside, 0), in_rows)
+    corners = [(columns[0], over), (columns[0], under), (right + gap, row), (left - gap - width, row)]
+    corners += [(column, row) for row in (over, under) for column in columns[1:]]
+    corners.append((left + 2 * contour, top + 2 * contour))
     return [(x, y, x + width, y + height) for x, y in corners if 0 <= x <= in_columns and 0 <= y <= in_rows]
 
 

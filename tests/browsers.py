@@ -59,6 +59,16 @@ def open_chromium() -> Iterator[Any]:
         browser.close()
 
 
+def wait_for_view(page: Any, selector: str) -> None:
+    """Wait until a part of the page begins in the upper two thirds of the window."""
+    for _ in range(200):
+        box = page.locator(selector).bounding_box()
+        if box and 0 <= box["y"] < page.viewport_size["height"] * 2 / 3:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{selector} does not come into view: {box}")
+
+
 def contrast(colour: str, other: str) -> float:
     """Ratio of two colours such as "rgb(0, 124, 143)", from 1 to 21, as WCAG 2 defines it."""
     lighter, darker = sorted((_luminance(colour), _luminance(other)), reverse=True)
@@ -70,6 +80,15 @@ def _luminance(colour: str) -> float:
     assert len(levels) == 3, colour  # an opaque one
     red, green, blue = (level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def hold_still(page: Any) -> None:
+    """Switch transitions off, in a way that a content security policy allows."""
+    page.evaluate("""() => {
+        const sheet = new CSSStyleSheet();
+        sheet.replaceSync("* { transition: none !important; }");
+        document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+    }""")
 
 
 # The focused control, or the label that shows its focus: its name, outline, and rectangle.
@@ -95,7 +114,7 @@ def check_focus(page: Any, background: str) -> list[str]:
         The names of the controls.
     """
     names: list[str] = []
-    page.add_style_tag(content="* { transition: none !important; }")
+    hold_still(page)
     page.evaluate("scrollTo(0, 0)")
     page.mouse.click(1, 1)  # the first control comes after this place
     page.keyboard.press("Tab")

@@ -22,14 +22,15 @@ export async function kindOf(file) {
       throw new UserError(`${name} cannot be read: it is a folder, or was moved. Choose a file.`);
     });
   if (!head.byteLength) throw new UserError(`${name} is empty (0 bytes).`);
-  const text = new TextDecoder("latin1").decode(head);
+  const text = String.fromCharCode(...new Uint8Array(head));
   const at = (place, ...beginnings) => beginnings.some((beginning) => text.startsWith(beginning, place));
   if (at(0, "\x89PNG", "\xff\xd8\xff", "GIF8", "II*\0", "MM\0*") || at(128, "DICM")) return "image";
   if (at(0, "BM") && at(6, "\0\0\0\0")) return "image"; // reserved in BMP
   if (at(0, "\xff\x0a", "\0\0\0\x0cJXL ", "\0\0\0\x0cjP  ", "\xff\x4f\xff\x51")) return "image"; // JPEG XL and 2000
   if (at(0, "RIFF") && at(8, "WEBP", "AVI ")) return at(8, "WEBP") ? "image" : "video";
   if (at(4, "ftyp")) return at(8, "avi", "hei", "hev", "mif1", "msf1") ? "image" : "video";
-  if (at(0, "\x1aE\xdf\xa3", "\0\0\x01\xba", "\0\0\x01\xb3", "0&\xb2u", "FLV") || at(4, "moov", "mdat")) return "video";
+  if (at(0, "\x1aE\xdf\xa3", "\0\0\x01\xba", "\0\0\x01\xb3", "0&\xb2u", "FLV")) return "video";
+  if (at(4, "moov", "mdat")) return "video";
   // Of PyTorch, safetensors and Keras.
   if (at(0, "PK\x03\x04", "\x80\x02", "\x80\x04", "\x89HDF") || at(8, '{"')) return "weights";
   if (file.type.startsWith("image/")) return "image"; // SVG, and whatever else the browser knows

@@ -1,5 +1,5 @@
-// Draws a mask onto an image as inference/overlay.py does: a tint inside, a contour with a dark halo, and the numbers of
-// its regions.
+// Draws a mask onto an image as inference/overlay.py does: a tint inside, a contour with a dark halo, and the numbers
+// of its regions.
 
 const COLOUR = [0, 229, 255];
 const HALO = [10, 20, 40];
@@ -85,10 +85,15 @@ function possiblePlaces(imageWidth, imageHeight, [left, top, right, bottom], dig
   const gap = haloWidth(contour);
   const [inColumns, inRows] = [imageWidth - width, imageHeight - height];
   const [over, under] = [top - gap - height, bottom + gap];
-  const [column, columnAtRight, row] = [Math.min(left, inColumns), Math.max(right - width, 0), Math.min(top, inRows)];
+  const within = (place, last) => Math.min(Math.max(place, 0), last);
+  const row = within(Math.floor((top + bottom - height) / 2), inRows);
+  const [middle, ...ends] = [Math.floor((left + right - width) / 2), left, right - width].map((column) =>
+    within(column, inColumns),
+  );
   const corners = [
-    ...[[column, over], [columnAtRight, over], [column, under], [columnAtRight, under]],
-    ...[[right + gap, row], [left - gap - width, row], [left + 2 * contour, top + 2 * contour]],
+    ...[[middle, over], [middle, under], [right + gap, row], [left - gap - width, row]],
+    ...[over, under].flatMap((y) => ends.map((x) => [x, y])),
+    [left + 2 * contour, top + 2 * contour],
   ];
   return corners
     .filter(([x, y]) => x >= 0 && x <= inColumns && y >= 0 && y <= inRows)

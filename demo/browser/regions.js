@@ -1,5 +1,5 @@
-// Decides what is a polyp in a map of probabilities, as regions_unet.py does: which regions count, and presence. Measures
-// the regions, as inference/lesions.py does.
+// Decides what is a polyp in a map of probabilities, as regions_unet.py does: which regions count, and presence.
+// Measures the regions, as inference/lesions.py does.
 
 const SMALLEST_PROBABILITY = 1e-6; // probabilities are kept so far from 0 and 1 that their logit is finite
 const METADATA = 14; // number of the field `metadata_props` in ONNX's message ModelProto; an entry has 1 key, 2 value

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium, open_window
+from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium, open_window, wait_for_view
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
@@ -359,29 +359,29 @@ def test_the_lesion_table_is_that_of_predict(page, network, frame, tmp_path):
 def test_regions_and_the_places_of_their_numbers_are_those_of_python(page):
     find = """async ([levels, mask, width]) => {
         const { findRegions } = await import("./regions.js");
-        const { numberPlaces } = await import("./overlay.js");
         const regions = findRegions(Uint8Array.from(mask), Float32Array.from(levels), width);
-        const boxes = regions.map(({ box }) => box);
-        const numbers = regions.map(({ box, centroid, pixels, share, probability }) => [
+        return regions.map(({ box, centroid, pixels, share, probability }) => [
             ...box, ...centroid, pixels, 100 * share, probability,
         ]);
-        return [numbers, numberPlaces(width, mask.length / width, boxes)];
     }"""
+    place = """async ([size, boxes]) => (await import("./overlay.js")).numberPlaces(...size, boxes)"""
     generator = np.random.default_rng(0)
-    # 325 and 455 are two and a half and three and a half times 130, the shorter side for each pixel of a contour.
-    shapes = [(325, 400), (455, 455), *(tuple(generator.integers(1, 120, 2).tolist()) for _ in range(60))]
     seen = 0
-    for shape in shapes:
+    for _ in range(40):
+        shape = tuple(generator.integers(1, 60, 2).tolist())
         probability = ndimage.uniform_filter(generator.random(shape), 4).astype(np.float32)
         mask = probability > np.quantile(probability, generator.uniform(0.5, 1))
         arguments = [probability.ravel().tolist(), mask.astype(int).ravel().tolist(), shape[1]]
-        numbers, places = page.evaluate(find, arguments)
+        numbers = page.evaluate(find, arguments)
         lesions = find_lesions(mask, probability)
         assert len(numbers) == len(lesions)
         for found, lesion in zip(numbers, lesions, strict=True):
             assert found == pytest.approx(lesion_numbers(lesion), rel=1e-9)
-        expected = number_places((shape[1], shape[0]), [lesion.box for lesion in lesions])
-        assert [place and tuple(place) for place in places] == expected
+        boxes = [lesion.box for lesion in lesions]
+        # 325 and 455 are two and a half and three and a half times 130, the shorter side for each pixel of a contour.
+        for size in ((shape[1], shape[0]), (400, 325), (455, 455), (1280, 720)):
+            expected = number_places(size, boxes)
+            assert page.evaluate(place, [size, boxes]) == [place and list(place) for place in expected]
         seen += len(lesions)
     assert seen > 200
 
@@ -463,9 +463,7 @@ def test_on_a_phone_the_result_comes_into_view(page, frame, tmp_path):
         page.evaluate("scrollTo(0, 0)")
         page.get_by_label("Image", exact=True).set_input_files(file)
         page.locator("#result").get_by_text(shown).wait_for()
-        page.wait_for_function("document.getElementById('result').getBoundingClientRect().top < 300")
-        top = page.locator("#result").bounding_box()["y"]
-        assert 0 <= top < height / 3
+        wait_for_view(page, "#result")
         if file is frame:
             picture_box = page.locator("#picture").bounding_box()
             assert picture_box["y"] + picture_box["height"] <= height

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium
+from browsers import CHROMIUM, SIZES, check_focus, contrast, hold_still, open_chromium, wait_for_view
 from conftest import ROOT
 from PIL import Image
 
@@ -180,6 +180,7 @@ def test_a_video_is_segmented_and_plays(page, tmp_path):
     upload_video(page, clip)
     page.get_by_role("button", name="Segment video").click()
     page.locator("#told").get_by_text("20 frames").wait_for()
+    wait_for_view(page, "#told")
     video = page.locator("#player video")
     video.wait_for()
     played = video.evaluate(
@@ -220,7 +221,7 @@ VIEWS = """() => [":checked", ":not(:checked)"].map((which) => {
 
 
 def test_the_chosen_view_stands_out_in_both_themes(themed):
-    themed.add_style_tag(content="* { transition: none !important; }")
+    hold_still(themed)
     for view, other in (("Side by side", "Overlay"), ("Overlay", "Side by side")):
         themed.get_by_label(view, exact=True).click()  # the mouse stays over it, and it has the focus
         themed.locator("#result img").nth(0 if view == "Overlay" else 1).wait_for()
@@ -268,7 +269,7 @@ def test_on_a_phone_the_result_comes_into_view(page, frame, tmp_path):
     page.wait_for_function("document.querySelectorAll('#examples button').length === 3")
     assert tops()[0] > height
     choose_example(page, 1)
-    page.wait_for_function(f"document.getElementById('result').getBoundingClientRect().top < {height / 2}")
+    wait_for_view(page, "#result")
     page.get_by_label("Remove Image").click()
     page.locator("#result").get_by_text("No image is held here").wait_for()
     (tmp_path / "broken.png").write_bytes(b"This is no picture.")
@@ -276,6 +277,5 @@ def test_on_a_phone_the_result_comes_into_view(page, frame, tmp_path):
         page.evaluate("scrollTo(0, 0)")
         upload(page, file)
         page.locator("#result").get_by_text(shown).wait_for()
-        page.wait_for_function(f"document.getElementById('result').getBoundingClientRect().top < {height / 2}")
-        assert tops()[0] >= 0
+        wait_for_view(page, "#result")
         assert tops()[1] < 0

@@ -134,30 +134,33 @@ def test_the_frame_of_an_alert_at_the_border_is_inside(box):
 @pytest.mark.parametrize(
     ("boxes", "places"),
     [
-        pytest.param([(40, 50, 60, 70)], [(40, 36, 49, 49)], id="above the box and its halo"),
-        pytest.param([(40, 5, 60, 70)], [(40, 71, 49, 84)], id="below where there is no room above"),
+        # Box from column 40 to 60: its middle is 50, from which half of 9 is taken, rounded down: (40 + 60 - 9) // 2.
+        pytest.param([(40, 50, 60, 70)], [(45, 36, 54, 49)], id="above the box and its halo"),
+        pytest.param([(40, 5, 60, 70)], [(45, 71, 54, 84)], id="below where there is no room above"),
         pytest.param([(98, 50, 100, 60)], [(91, 36, 100, 49)], id="within the image at its right side"),
-        pytest.param([(10, 0, 60, 100)], [(61, 0, 70, 13)], id="at the right side"),
-        pytest.param([(50, 0, 100, 100)], [(40, 0, 49, 13)], id="at the left side"),
+        pytest.param([(0, 50, 2, 60)], [(0, 36, 9, 49)], id="within the image at its left side"),
+        pytest.param([(10, 0, 60, 100)], [(61, 43, 70, 56)], id="at the right side"),
+        pytest.param([(50, 0, 100, 100)], [(40, 43, 49, 56)], id="at the left side"),
         pytest.param([(0, 0, 100, 100)], [(2, 2, 11, 15)], id="inside"),
         pytest.param(
-            [(40, 50, 60, 70), (30, 30, 42, 48)],
-            [(51, 36, 60, 49), (30, 16, 39, 29)],
-            id="not on another box: right-aligned",
-        ),
-        pytest.param(
             [(40, 50, 60, 70), (30, 30, 70, 48)],
-            [(40, 71, 49, 84), (30, 16, 39, 29)],
+            [(45, 71, 54, 84), (45, 16, 54, 29)],
             id="not on another box: below",
         ),
         pytest.param(
+            [(40, 0, 60, 100), (61, 40, 90, 60), (10, 40, 39, 60)],
+            # Beside it are other boxes, and above and below it the image ends.
+            [(42, 2, 51, 15), (71, 26, 80, 39), (20, 26, 29, 39)],
+            id="not on other boxes: inside",
+        ),
+        pytest.param(
             [(0, 0, 100, 100), (40, 50, 60, 70)],
-            [(2, 2, 11, 15), (40, 36, 49, 49)],
+            [(2, 2, 11, 15), (45, 36, 54, 49)],
             id="on a box that is everywhere",
         ),
         pytest.param(
             [(0, 0, 100, 100), (0, 0, 2, 2)],
-            # Below is free of the other number only from row 15 on, at the right from column 11 on.
+            # Below, at the right side and inside it would be on the other number, and elsewhere outside of the image.
             [(2, 2, 11, 15), None],
             id="never on another number",
         ),
