@@ -84,7 +84,9 @@ class _Shown:
         sample = load_sample(row, mask_rules)
         self.pixel_values = processor.preprocess(sample.image, return_tensors="pt")["pixel_values"]
         self.image = ImageOps.contain(to_rgb(sample.image), (CELL_SIDE, CELL_SIDE))
-        self.ground_truth = np.asarray(Image.fromarray(sample.ground_truth).resize(self.image.size, Image.Resampling.NEAREST))
+        self.ground_truth = np.asarray(
+            Image.fromarray(sample.ground_truth).resize(self.image.size, Image.Resampling.NEAREST)
+        )
 
     @torch.no_grad()
     def overlay(self, model: Any, processor: UNetImageProcessor) -> Image.Image:
