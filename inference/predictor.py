@@ -5,10 +5,10 @@ prediction = predictor(Image.open("frame.jpg"))
 prediction.mask.sum(), prediction.lesions
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from .prediction import FLIPS, BasePredictor, PreparedImage
 
 
 def load_predictor(
-    name: str | os.PathLike[str],
+    name: str | Path,
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -45,7 +45,7 @@ def load_predictor(
     Raises:
         UserError: If it cannot be loaded, or this machine lacks the device or dtype.
     """
-    name = os.fspath(name)
+    name = str(name)
     if name.endswith(ONNX_SUFFIX):
         return OnnxPredictor.load(name, device, revision)
     runtime = choose_runtime(device, dtype, compile)
@@ -74,7 +74,7 @@ class Predictor(BasePredictor):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str | os.PathLike[str],
+        path_or_id: str | Path,
         *,
         revision: str | None = None,
         device: str = "auto",

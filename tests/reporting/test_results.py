@@ -90,13 +90,12 @@ def test_a_number_without_a_fraction_is_a_float(tmp_path):
 
 def test_files_of_earlier_versions_are_read(tmp_path):
     """They call progressive resizing otherwise, know one loss, and have no section that was not measured."""
-    today = changed("training.seed", 42)
-    earlier = copy.deepcopy(today)
+    earlier = changed("training.seed", 42)
     training = earlier["training"]
-    training["smaller_sizes"], training["smaller_until"] = [128, 192], [150, 310]
-    del training["progressive_sizes"], training["progressive_epochs"]
-    del training["augmentation"], earlier["environment"]["code"], earlier["model"]["loss"]
-    earlier["model"] |= {"channels": [16, 32]}
+    del training["progressive_sizes"], training["progressive_epochs"], training["augmentation"]
+    training |= {"smaller_sizes": [128, 192], "smaller_until": [150, 310]}
+    del earlier["environment"]["code"], earlier["model"]["loss"], earlier["model"]["encoder"]
+    earlier["model"] |= {"depth": 1, "channels": [16, 32]}
     write_results(tmp_path / "results.json", earlier)
     read = read_results(tmp_path / "results.json")
     assert read["training"]["progressive_sizes"] == [128, 192]
