@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from .prediction import FLIPS, BasePredictor, PreparedImage
 
 
 def load_predictor(
-    name: str | os.PathLike[str],
+    name: str | Path,
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -47,7 +48,7 @@ def load_predictor(
     Raises:
         UserError: If it cannot be loaded, or this machine lacks the device or dtype.
     """
-    name = os.fspath(name)
+    name = str(name)
     if name.endswith(ONNX_SUFFIX):
         return OnnxPredictor.load(name, device, revision)
     runtime = choose_runtime(device, dtype, compile)
@@ -78,7 +79,7 @@ class Predictor(BasePredictor):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str | os.PathLike[str],
+        path_or_id: str | Path,
         *,
         revision: str | None = None,
         device: str = "auto",

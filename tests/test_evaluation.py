@@ -603,6 +603,79 @@ def test_an_output_folder_of_something_else_is_left_alone(run, model, other, fra
     assert "the project itself" in message
 
 
+def test_other_settings_get_a_folder_of_their_own(run, model, frames, tmp_path):
+    data = ("--model", model, "--dataset_name", frames)
+    run(*data)
+    first = (tmp_path / "outputs" / "evaluation" / "results.json").read_bytes()
+    done = run(*data, "--threshold", 0.4)
+    assert "outputs/evaluation holds the results of other settings: threshold 0.5 and not 0.4: " in done.stdout
+    assert "Written to outputs/evaluation-2: " in done.stdout
+    assert read(tmp_path / "outputs" / "evaluation-2")["evaluation"]["threshold"]["value"] == 0.4
+    message = refused(run(*data, "--tta", "--output_dir", "outputs/evaluation", check=False))
+    assert "outputs/evaluation holds the results of other settings: tta False and not True. Choose another" in message
+    assert (tmp_path / "outputs" / "evaluation" / "results.json").read_bytes() == first
+    assert "Written to outputs/evaluation: " in run(*data).stdout
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["evaluation", "evaluation-2"]
+
+
+def test_without_a_test_split_the_validation_split_is_scored(run, model, frames, tmp_path):
+    data = tmp_path / "data"
+    for split in ("train", "validation"):
+        shutil.copytree(frames / split, data / split)
+    done = run("--model", model, "--dataset_name", data, "--output_dir", tmp_path / "out")
+    assert "The data set has no test split: the validation split is scored." in done.stderr
+    assert read(tmp_path / "out")["data"]["split"] == "validation"
+    assert len(rows(tmp_path / "out")) == SPLITS["validation"]
+    assert "the validation split is scored" not in run("--model", model, "--dataset_name", frames).stderr
+    arguments = ("--model", model, "--dataset_name", data, "--tune_threshold_on", "validation")
+    assert "--tune_threshold_on validation is the split that is scored" in refused(run(*arguments, check=False))
+
+
+def test_doubling_every_frame_of_each_patient_changes_no_interval(run, model, frames, tmp_path):
+    twice = tmp_path / "twice"
+    for kind in ("images", "masks"):
+        (twice / "test" / kind).mkdir(parents=True)
+        for file in (frames / "test" / kind).iterdir():
+            for copy in ("a", "b"):
+                shutil.copy(file, twice / "test" / kind / f"{file.stem}{copy}.png")
+    flags = ("--model", model, "--compare_with", model, "--threshold", 0.45)
+    run(*flags, "--dataset_name", frames, "--output_dir", tmp_path / "once")
+    data = ("--dataset_name", twice, "--output_dir", tmp_path / "twice-out")
+    done = run(*flags, *data, "--group_pattern", r"/(test\d)[ab]$")
+    assert f"95 % bootstrap intervals over {SPLITS['test']} groups of images." in done.stdout
+    once, grouped = read(tmp_path / "once"), read(tmp_path / "twice-out")
+    assert grouped["data"]["groups"] == {"test": SPLITS["test"]}
+    for name, score in once["metrics"].items():
+        assert grouped["metrics"][name]["ci95"] == pytest.approx(score["ci95"]), name
+    run(*flags, "--dataset_name", twice, "--output_dir", tmp_path / "alone")
+
+    def width(folder: str) -> float:
+        low, high = read(tmp_path / folder)["metrics"]["dice_per_image_native"]["ci95"]
+        return high - low
+
+    assert width("alone") < 0.85 * width("once") == pytest.approx(0.85 * width("twice-out"))
+
+
+def test_the_local_card_shows_all_pictures(run, model, frames, tmp_path):
+    run("--model", model, "--dataset_name", frames, "--output_dir", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    shown = set(re.findall(r"\]\((figures/[^)]+)\)", card))
+    assert shown == {f"figures/{path.name}" for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "figures/examples.png" in shown
+
+
+def test_a_repo_that_is_not_there_is_found_before_the_work(model, frames, tmp_path):
+    with LoopbackHub() as hub:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+        environment = kept | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, ROOT / "evaluation.py", "--model", model, "--dataset_name", frames, "--push_to_hub"]
+        command += ["--hub_model_id", "team/absent"]
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert "Nothing can be pushed to team/absent: " in refused(done)
+        assert "image/s" not in done.stderr
+        assert not (tmp_path / "outputs").exists()
+
+
 def test_a_model_without_processor_is_named(run, model, frames, tmp_path):
     UNetForSemanticSegmentation.from_pretrained(model).save_pretrained(tmp_path / "bare")
     message = refused(run("--model", tmp_path / "bare", "--dataset_name", frames, check=False))
