@@ -6,7 +6,6 @@ prediction.mask.sum(), prediction.lesions
 """
 
 import copy
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
