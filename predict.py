@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
 PROGRAM, KEPT = program_name("predict.py"), "What was done is kept. Run the same command again to go on."
-PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "batch_size")
+PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
 IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
-SETTINGS = ("threshold", "tta", "peak_threshold", *VIDEO_FLAGS)  # that the outputs depend on
+SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
 
 
@@ -79,6 +79,8 @@ class PredictArguments(DeviceFlags, ModelFlags):
         "A region counts only if its highest probability is at least this. The model's own, if it has one; as high as "
         "--threshold, every region counts.",
     )
+    min_area: int = flag(0, "A region counts only if it has at least so many pixels.")
+    largest_lesion: bool = flag(False, "Keep only the largest of the regions that count.")
     tta: bool = flag(
         False, "Average the probabilities of the image and its three flips: better, for four times the work."
     )
@@ -109,6 +111,8 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
     if not 0 <= arguments.alert_seconds < float("inf"):
         raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
+    if arguments.min_area < 0:
+        raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
 
@@ -223,7 +227,7 @@ def segment_all(
 
     output = OutputFolder(folder)
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
-    run = ImageRun(predictor, output, overlay=arguments.overlay, probabilities=arguments.probabilities, **how)
+    run = ImageRun(predictor, output, arguments.batch_size, arguments.overlay, arguments.probabilities, how)
     share = slice(processes.index, None, processes.count)
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):
@@ -231,7 +235,7 @@ def segment_all(
         if videos := found.videos[share]:
             from unet_kvasir_seg.inference.video_run import segment_video_file  # needs the extra "video"
 
-            how |= {name: getattr(arguments, name) for name in VIDEO_FLAGS}
+            how |= {name: getattr(arguments, name) for name in (*VIDEO_FLAGS, "batch_size")}
             how["shown"] = processes.is_main
         for video in videos:
             segment_video_file(video, predictor, output, report, **how)

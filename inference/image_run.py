@@ -1,7 +1,7 @@
 """Segments many images, from their files to the files of their outputs.
 
     report = Report()
-    segment_images(sources, ImageRun(predictor, OutputFolder(Path("out")), threshold=0.5), report)
+    segment_images(sources, ImageRun(predictor, OutputFolder(Path("out"))), report)
 
 Reading, inference and writing overlap, with bounded prefetching. Images that have all their outputs are skipped.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -134,19 +135,17 @@ class ImageRun:
     Attributes:
         predictor: Segments the images.
         output: The output folder.
-        threshold, tta, peak_threshold: As for a call of the predictor.
         batch_size: Images that go through the network together; fewer if they are large.
         overlay, probabilities: Whether to write these too.
+        how: Keyword arguments of a call of the predictor: threshold, tta and so on.
     """
 
     predictor: BasePredictor
     output: OutputFolder
-    threshold: float = 0.5
-    tta: bool = False
-    peak_threshold: float | None = None
     batch_size: int = 8
     overlay: bool = False
     probabilities: bool = False
+    how: dict[str, Any] = field(default_factory=dict)
 
     def targets(self, source: Source) -> dict[str, Path]:
         """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
@@ -229,9 +228,7 @@ class ImageRun:
         """Predictions for a batch, or the error, as of memory that does not suffice for images of this size."""
         prepared = [frame.prepared for frame in frames]
         try:
-            return self.predictor.predict_prepared(
-                prepared, threshold=self.threshold, tta=self.tta, peak_threshold=self.peak_threshold
-            )
+            return self.predictor.predict_prepared(prepared, **self.how)
         except Exception as error:
             return error.with_traceback(None)  # which would keep the batch in memory
 

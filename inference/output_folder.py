@@ -37,6 +37,7 @@ RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
+LATER_SETTINGS = {"min_area": 0, "largest_lesion": False}  # what the run.json of earlier versions lacks
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
@@ -58,11 +59,13 @@ def describe_settings(
     smoothing: float,
     peak_threshold: float | None = None,
     alert_seconds: float = ALERT_SECONDS,
+    min_area: int = 0,
+    largest_lesion: bool = False,
 ) -> dict[str, Any]:
     """What run.json holds: everything that the outputs depend on, images apart.
 
     Args:
-        predictor, threshold, tta, smoothing, alert_seconds: As in `predict.py`.
+        predictor, threshold, tta, smoothing, alert_seconds, min_area, largest_lesion: As in `predict.py`.
         peak_threshold: The one that is used, whether it was given or is the model's own.
     """
     processor = predictor.processor_settings
@@ -72,6 +75,8 @@ def describe_settings(
         "image_processor": {name: processor.get(name) for name in PROCESSOR_SETTINGS},
         "threshold": threshold,
         "peak_threshold": peak_threshold,
+        "min_area": min_area,
+        "largest_lesion": largest_lesion,
         "presence_calibration": predictor.presence_calibration,
         "tta": tta,
         "smoothing": smoothing,
@@ -139,6 +144,7 @@ def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool
     of_videos = VIDEO_SETTINGS if with_videos and holds_files(output / VIDEOS) else ()
     # The run.json of earlier versions lacks some settings of videos, whose outputs did not depend on them.
     compared = [name for name in settings if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
+    before = LATER_SETTINGS | before
     differing = [name for name in compared if before.get(name) != settings[name]]
     if "model" in differing or "image_processor" in differing:
         return "the outputs of another model"
@@ -527,6 +533,7 @@ def refuse_unused_flags(run: dict[str, Any], flags: dict[str, Any]) -> None:
     Raises:
         UserError: If one is not as it was in the run.
     """
+    run = LATER_SETTINGS | run
     for name, value in flags.items():
         if run.get(name) != value:
             was = f" of {name} {run[name]}" if name in run else ""

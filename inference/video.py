@@ -166,14 +166,12 @@ def segment_video(
     table: str | Path,
     predictor: BasePredictor,
     *,
-    threshold: float = 0.5,
-    tta: bool = False,
     smoothing: float = 0.0,
-    peak_threshold: float | None = None,
     alert_seconds: float = ALERT_SECONDS,
     batch_size: int = 8,
     on_start: Callable[[int | None], Any] = lambda frames: None,
     on_frame: Callable[[], Any] = lambda: None,
+    **how: Any,
 ) -> VideoReport:
     """Segment a video frame by frame.
 
@@ -188,13 +186,13 @@ def segment_video(
         overlay: The mp4 file to write; an existing file is replaced.
         table: The CSV file to write; an existing file is replaced.
         predictor: Computes the probability map P of each frame.
-        threshold, tta, peak_threshold: As for a call of the predictor.
         smoothing: s in [0, 1). The map that both thresholds are applied to is S = s * (S of the previous frame) +
             (1 - s) * P, and P for the first frame. The effect depends on the number of frames, not on seconds.
         alert_seconds: A track is an alert from the frame on in which it has been seen for so long.
         batch_size: Frames that go through the network together; fewer if they are large.
         on_start: Called once before the first frame, with the `frames_expected` of the video.
         on_frame: Called after each frame.
+        how: Keyword arguments of a call of the predictor: threshold, tta and so on.
 
     Raises:
         VideoError: If no frame can be read. If reading fails later, the frames before are kept and
@@ -213,9 +211,7 @@ def segment_video(
 
         def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
             frames, images = zip(*batch, strict=True)
-            predictions = predictor.predict_prepared(
-                images, threshold=threshold, tta=tta, peak_threshold=peak_threshold
-            )
+            predictions = predictor.predict_prepared(images, **how)
             return [_checked(frame, prediction, source) for frame, prediction in zip(frames, predictions, strict=True)]
 
         with VideoWriter(overlay, video) as writer, open(table, "w", newline="", encoding="utf-8") as file:

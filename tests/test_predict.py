@@ -250,6 +250,40 @@ def test_threshold_and_tta_reach_the_predictor(run, frames, predictor, tmp_path)
     np.testing.assert_array_equal(mask, expected)
 
 
+def test_the_choice_of_regions_reaches_images_and_run_json(run, frames, predictor, tmp_path):
+    """What is kept are the regions of scikit-image with so many pixels, and of them the largest."""
+    frame = frames / "first.jpg"
+    probability = predictor(Image.open(frame)).probability
+    threshold = float(np.quantile(probability, 0.6))  # the network is untrained: this makes several regions
+    labels, count = label(probability > threshold, connectivity=2, return_num=True)
+    areas = np.bincount(labels.ravel())[1:]
+    assert count > 2
+    smallest = int(np.sort(areas)[-2])
+    choice = ("--threshold", threshold, "--min_area", smallest)
+    run(frame, "--output_dir", "two", *choice)
+    run(frame, "--output_dir", "one", *choice, "--largest_lesion")
+    two, one = (
+        np.asarray(Image.open(next((tmp_path / name / "masks").rglob("*.png")))) > 0 for name in ("two", "one")
+    )
+    np.testing.assert_array_equal(two, np.isin(labels, 1 + np.flatnonzero(areas >= smallest)))
+    np.testing.assert_array_equal(one, labels == 1 + areas.argmax())
+    settings = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert (settings["min_area"], settings["largest_lesion"]) == (smallest, True)
+    message = refused(run(frame, "--output_dir", "one", *choice, status=2))
+    assert "largest_lesion True and not False" in message
+
+
+def test_folders_of_versions_without_a_choice_of_regions_go_on(run, frames, tmp_path):
+    frame = frames / "first.jpg"
+    run(frame, "--output_dir", "out")
+    file = tmp_path / "out" / "run.json"
+    settings = json.loads(file.read_text())
+    del settings["min_area"], settings["largest_lesion"]
+    file.write_text(json.dumps(settings))
+    run(frame, "--output_dir", "out")
+    assert "min_area 0 and not 5" in refused(run(frame, "--output_dir", "out", "--min_area", 5, status=2))
+
+
 def test_a_picture_of_floats_gets_the_mask_of_the_same_picture_in_bytes(run, frames, predictor, tmp_path, caplog):
     logging.Logger.warning_once.cache_clear()  # another test may have been told already
     grey = Image.open(images_of(frames)[0]).convert("L")
@@ -642,6 +676,7 @@ def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, t
         (["x.png", "--peak_threshold", "-1"], "--peak_threshold -1.0 is no probability"),
         (["x.png", "--smoothing", "1"], "--smoothing 1.0 cannot be"),
         (["x.png", "--batch_size", "0"], "--batch_size 0 is too few"),
+        (["x.png", "--min_area", "-1"], "--min_area -1 cannot be"),
         (["x.png", "--alert_seconds", "-0.5"], "--alert_seconds -0.5 cannot be"),
         (["x.png", "--alert_seconds", "nan"], "--alert_seconds nan cannot be"),
         (["x.png", "--alert_seconds", "inf"], "--alert_seconds inf cannot be"),
