@@ -27,7 +27,9 @@ def test_defaults_are_the_cards():
     assert training.metric_for_best_model == "dice_per_image"
 
 
-@pytest.mark.parametrize("name", ["best", "card", "compact", "cpu-hour", "demo", "fine-tune", "pretrained", "windows"])
+@pytest.mark.parametrize(
+    "name", ["best", "card", "compact", "cpu-hour", "demo", "fine-tune", "pretrained", "pretrained-hour", "windows"]
+)
 def test_shipped_recipes_are_valid(name):
     parse(f"recipes/{name}.yaml")
 
