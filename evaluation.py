@@ -274,7 +274,9 @@ def main(argv: list[str] | None = None) -> None:
             results, folder = evaluate(arguments, processes, held)
             if processes.is_main:
                 written = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-                print(f"\n{results_as_text(results)}\nWritten to {folder}: {', '.join(written)}")
+                print(
+                    f"\n{results_as_text(results, arguments.compare_with)}\nWritten to {folder}: {', '.join(written)}"
+                )
                 if arguments.save_peak:
                     print(f"Saved the peak threshold among the settings of {arguments.model_name}.")
                 if arguments.push_to_hub:

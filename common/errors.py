@@ -86,6 +86,11 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 image", "2 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first names, printable, and how many more there are: "a, b and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

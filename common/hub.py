@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from .errors import UserError, first_line
 
@@ -26,8 +27,12 @@ def check_writable(repo: str, repo_type: str = "model") -> None:
         HfApi().preupload_lfs_files(repo, [CommitOperationAdd("results.json", b"{}")], repo_type=repo_type)
     except Exception as error:  # whatever the HTTP client and the Hub raise
         raise UserError(
-            f"Nothing can be pushed to {repo}: {first_line(error)}. Expected a repo that is there and may be written "
-            "to: create it on the Hub, or log in with `hf auth login` to an account that may write to it."
+            f"Nothing can be pushed to {repo}: "
+            + _reason_and_remedy(
+                error,
+                "Expected a repo that is there and may be written to: create it on the Hub, or log in with "
+                "`hf auth login` to an account that may write to it.",
+            )
         ) from error
 
 
@@ -45,9 +50,18 @@ def make_repo(name: str, private: bool | None = None) -> str:
         return HfApi().create_repo(name, private=private, exist_ok=True).repo_id
     except Exception as error:  # whatever the HTTP client and the Hub raise
         raise UserError(
-            f"The repository {name} cannot be made on the Hub: {first_line(error)}. Run `hf auth login` or set "
-            "HF_TOKEN, check the name (--hub_model_id), or leave out the push."
+            f"The repository {name} cannot be made on the Hub: "
+            + _reason_and_remedy(
+                error,
+                "Run `hf auth login` or set HF_TOKEN, check the name (--hub_model_id), or leave out the push.",
+            )
         ) from error
+
+
+def _reason_and_remedy(error: Exception, remedy: str) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the environment variable HF_HUB_OFFLINE forbids it. Unset it to push."
+    return f"{first_line(error)}. {remedy}"
 
 
 def push_files(

@@ -181,7 +181,7 @@ def scaled(box: Box, scale: float) -> Box:
 def _peak_text(prediction: Prediction) -> str:
     """What the caption says of the peak threshold; empty if it has no effect."""
     peak = prediction.peak_threshold
-    return f" and somewhere in the region at least {peak:g}" if peak and peak > prediction.threshold else ""
+    return f" and somewhere in the region at least {peak:.3g}" if peak and peak > prediction.threshold else ""
 
 
 def figure_html(url: str, caption: str, alternative: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..common.errors import UserError, describe_error, printable, some
+from ..common.errors import UserError, counted, describe_error, printable, some
 from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
@@ -116,9 +116,9 @@ def print_report(report: Report, ignored: Sequence[str], output_dir: str) -> Non
     videos, videos_before = (report.count(videos=True, by_earlier_run=earlier) for earlier in (False, True))
     if images or images_before:
         speed = f" ({images / report.seconds:.2f} a second)" if images else ""
-        done.append(f"{images} images{speed}, {images_before} before")
+        done.append(f"{counted(images, 'image')}{speed}, {images_before:,} before")
     if videos or videos_before:
-        done.append(f"{videos} videos, {videos_before} before")
+        done.append(f"{counted(videos, 'video')}, {videos_before:,} before")
     print(f"Done: {'; '.join(done) or 'nothing'}. Written to {printable(output_dir)}.")
     if ignored:
         print(f"{len(ignored)} other {'files were' if len(ignored) > 1 else 'file was'} ignored: {some(ignored)}.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..common.csv_tables import open_table, write_row
-from ..common.errors import UserError, printable
+from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
@@ -403,7 +403,8 @@ def _write_image_tables(output: Path) -> str:
     if not images:
         return ""
     table = printable(str(output / PREDICTIONS))
-    return f"{table}: {lesions} lesions in {images - empty} of {images} images; {empty} are without polyp.\n"
+    found = f"{counted(lesions, 'lesion')} in {images - empty:,} of {counted(images, 'image')}"
+    return f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
 
 
 def _write_tracks(output: Path) -> str:
@@ -421,7 +422,8 @@ def _write_tracks(output: Path) -> str:
     if not videos:
         return ""
     table_name, rest = printable(str(output / TRACKS)), f"; those of {unknown} are not known" if unknown else ""
-    return f"{table_name}: {alerts} alerts among {tracks} tracks in {videos} videos{rest}.\n"
+    found = f"{counted(alerts, 'alert')} among {counted(tracks, 'track')} in {counted(videos, 'video')}"
+    return f"{table_name}: {found}{rest}.\n"
 
 
 def image_row(record: dict[str, Any]) -> list[str]:

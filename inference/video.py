@@ -31,7 +31,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ..common.errors import UserError
+from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
 from .overlay import draw_alert, draw_overlay
@@ -109,9 +109,10 @@ class VideoReport:
     problem: str | None
 
     def __str__(self) -> str:
-        speed = f"{self.frames} frames, {self.frames / self.seconds:.1f} a second where the video has {self.rate:.4g}"
-        alerts = sum(track.is_alert for track in self.tracks)
-        return "; ".join([speed, f"{alerts} alerts among {len(self.tracks)} tracks", *self.notes])
+        frames_a_second = self.frames / self.seconds
+        speed = f"{counted(self.frames, 'frame')}, {frames_a_second:.1f} a second where the video has {self.rate:.4g}"
+        alerts = counted(sum(track.is_alert for track in self.tracks), "alert")
+        return "; ".join([speed, f"{alerts} among {counted(len(self.tracks), 'track')}", *self.notes])
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,13 @@ def results_tables(results: Results, compact: bool = False) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def results_as_text(results: Results) -> str:
-    """What an evaluation measured, for the terminal: the tables of the card, aligned."""
+def results_as_text(results: Results, other: str | None = None) -> str:
+    """What an evaluation measured, for the terminal: the tables of the card, aligned.
+
+    Args:
+        results: Of an evaluation.
+        other: What to call the model that it is compared with; by default its public name.
+    """
     evaluation = results["evaluation"]
     assert evaluation is not None
     opening = f"{results['model']['name']} on {scored_images(results)}"
@@ -97,7 +102,9 @@ def results_as_text(results: Results) -> str:
     parts += [text_table(rows) for rows in (_threshold_rows(results, evaluation), _strata_rows(evaluation)) if rows]
     parts.append(text_table(_lesion_rows(evaluation)))
     if comparison := evaluation["comparison"]:
-        parts.append([f"Compared with {comparison['other']}:", *text_table(_comparison_rows(results, comparison))])
+        parts.append(
+            [f"Compared with {other or comparison['other']}:", *text_table(_comparison_rows(results, comparison))]
+        )
     if evaluation["audit"]:
         parts.append(_near_duplicates_as_text(results, evaluation))
     parts += [lines for lines in (points_as_text(evaluation), videos_as_text(evaluation)) if lines]

@@ -237,7 +237,7 @@ def test_an_image_without_polyp_has_a_mask_and_no_row(run, frames, tmp_path):
     assert table(tmp_path / "out") == []
     (row,) = table(tmp_path / "out", "images.csv")
     assert (row["image"], row["regions"], row["area_pixels"], float(row["area_percent"])) == ("first.jpg", "0", "0", 0)
-    assert "0 lesions in 0 of 1 images; 1 are without polyp" in done.stdout
+    assert "0 lesions in 0 of 1 image; without polyp: 1" in done.stdout
 
 
 def test_threshold_and_tta_reach_the_predictor(run, frames, predictor, tmp_path):

@@ -105,7 +105,8 @@ class Announcement(TrainerCallback):
         steps = f"{state.max_steps:,} steps" + (
             f", of which {state.global_step:,} are done" if state.global_step else ""
         )
-        print(f"Training: {args.num_train_epochs:g} epochs, {steps}; {batch} samples a step, in {processes}.")
+        epochs = f"{args.num_train_epochs:g} epoch{'' if args.num_train_epochs == 1 else 's'}"
+        print(f"Training: {epochs}, {steps}; {batch} samples a step, in {processes}.")
 
 
 def describe_start(arguments: ModelArguments, checkpoint: str | None) -> str:

@@ -146,7 +146,7 @@ def test_a_video_whose_table_was_removed_is_done_again(run, tmp_path):
     run("clip.mp4", "--output_dir", "out")
     before = contents(tmp_path / "out")
     (tmp_path / "out" / "videos" / "clip.csv").unlink()
-    assert "1 videos, 0 before" in run("clip.mp4", "--output_dir", "out").stdout
+    assert "1 video, 0 before" in run("clip.mp4", "--output_dir", "out").stdout
     assert contents(tmp_path / "out") == before
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_is_one_line_and_a_run_goes_on_when_there_is_room(run, folde
     assert unfinished(disk) == []
     (disk / "other").unlink()
     subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
-    assert "1 videos, 0 before" in run(*inputs).stdout
+    assert "1 video, 0 before" in run(*inputs).stdout
     assert {path.suffix for path in (disk / "out" / "videos").iterdir()} == {".mp4", ".csv", ".json"}
 
 
@@ -269,7 +269,7 @@ def test_an_output_that_cannot_be_written_does_not_keep_others_from_being_done(r
         "in/deep/a.mp4: out/videos/deep/a.mp4 cannot be written (File exists)",
         "in/deep/a.png: out/masks/deep/a.png cannot be written (File exists)",
     ]
-    assert "1 videos, 0 before" in done.stdout
+    assert "1 video, 0 before" in done.stdout
 
 
 def test_pipes_and_sockets_are_one_line_or_ignored(run, folder, tmp_path):

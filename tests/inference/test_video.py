@@ -184,7 +184,7 @@ def test_a_video_that_is_done_is_not_done_again(run, clip, tmp_path):
     assert "0 videos, 1 before" in run(clip, "--output_dir", "out").stdout
     assert overlay.stat().st_mtime_ns == before
     overlay.unlink()
-    assert "1 videos, 0 before" in run(clip, "--output_dir", "out").stdout
+    assert "1 video, 0 before" in run(clip, "--output_dir", "out").stdout
     other = write_video(tmp_path / "clip.mp4", frames=3)
     before = overlay.read_bytes()
     assert "of another file of that name" in run(other, "--output_dir", "out", status=1).stderr
