@@ -47,3 +47,12 @@ def test_a_token_that_may_not_write_is_refused(hub):
 def test_a_hub_that_cannot_be_reached_is_one_line(hub):
     hub.refusals["."] = 503
     assert "Nothing can be pushed to team/unet: " in check(hub, "team/unet")
+
+
+@pytest.mark.parametrize("ask", ["make_repo", "check_writable"])
+def test_offline_the_remedy_is_to_go_online(ask):
+    """In a process of its own, since huggingface_hub reads the variable once."""
+    code = f"from unet_kvasir_seg.common.hub import {ask} as ask; ask('me/unet')"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True)
+    assert b"HF_HUB_OFFLINE forbids it. Unset it to push." in done.stderr
+    assert b"hf auth login" not in done.stderr.splitlines()[-1]
