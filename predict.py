@@ -257,7 +257,8 @@ def write_report_alone(arguments: PredictArguments) -> None:
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
             named = None if arguments.output_dir is None else Path(arguments.output_dir)
-            output = folder_to_report(named, changed_flags(arguments, (*SETTINGS, *IMAGE_FLAGS)))
+            ignored = changed_flags(arguments, (*SETTINGS, *IMAGE_FLAGS, "model", "model_revision", "dtype"))
+            output = folder_to_report(named, ignored)
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder
                 write_page(output)
 

@@ -24,6 +24,16 @@ def next_free(first: Path, taken: Collection[Path] = ()) -> Path:
     return next(folder for folder in folders if folder not in taken and _is_free(folder))
 
 
+def why_not(first: Path, difference: str) -> str:
+    """Why the first folder is not taken, in words.
+
+    Args:
+        first: The folder.
+        difference: What it holds.
+    """
+    return f"{first} holds {difference}" if first.is_dir() else f"{first} is a file"
+
+
 def _numbered(first: Path, number: int) -> Path:
     return first if number == 1 else first.with_name(f"{first.name}-{number}")
 

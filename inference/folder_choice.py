@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError, printable
-from ..common.numbered_folders import next_free, numbered_folders
+from ..common.numbered_folders import next_free, numbered_folders, why_not
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEOS, Inputs
 from .output_folder import (
     RUN_FILE,
@@ -85,7 +85,7 @@ def choose_folder(settings: dict[str, Any], found: Inputs) -> tuple[Path, str]:
     if chosen == first:
         return first, ""
     if difference := _difference(first, settings, with_videos):
-        return chosen, f"{first} holds {difference}. So {chosen} is taken."
+        return chosen, f"{why_not(first, difference)}. So {chosen} is taken."
     return chosen, f"{chosen} is taken, which has the outputs of this model and these settings that were made last."
 
 

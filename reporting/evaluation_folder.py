@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from ..common.errors import UserError, printable
 from ..common.files import read_file, write_atomic
-from ..common.numbered_folders import next_free, numbered_folders
+from ..common.numbered_folders import next_free, numbered_folders, why_not
 from ..common.output_lock import output_lock
 from ..common.processes import Processes, ending_alike
 from .results import REMEDY, Results, model_identity, other_results, read_results, refuse_project_folder
@@ -92,9 +92,9 @@ def choose_folder(results: Results, settings: dict[str, Any]) -> tuple[Path, str
     chosen = max(fitting, key=_last_used, default=None) or next_free(first, taken=differences)
     if chosen == first:
         return first, ""
-    if differences[first] is None:
-        return chosen, f"{chosen} is taken, which holds the last scores of this model and these settings."
-    return chosen, f"{first} holds {differences[first]}: {chosen} is taken."
+    if difference := differences[first]:
+        return chosen, f"{why_not(first, difference)}: {chosen} is taken."
+    return chosen, f"{chosen} is taken, which holds the last scores of this model and these settings."
 
 
 def find_difference(
@@ -159,7 +159,9 @@ def recorded_settings(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def _difference(folder: Path, results: Results, settings: dict[str, Any]) -> str | None:
-    """As `find_difference`; a folder that cannot be read differs too."""
+    """As `find_difference`; a folder that cannot be read, or is a file, differs too."""
+    if folder.is_file():
+        return "a file"
     try:
         return find_difference(folder, results, settings)
     except UserError:

@@ -67,7 +67,8 @@ def frames(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(run_command, model):
     def run(*arguments: object, status: int = 0, model: Path = model) -> subprocess.CompletedProcess:
-        flags = ("--model", model, "--device", "cpu", "--dtype", "float32", "--batch_size", "3")
+        flags = ("--device", "cpu", "--dtype", "float32", "--batch_size", "3")
+        flags += () if arguments[0] == "--report" else ("--model", model)  # a report alone has nothing to do with it
         return run_command(predict.main, *flags, *arguments, status=status)
 
     return run
@@ -726,6 +727,8 @@ def test_a_report_alone_refuses_flags_that_it_would_ignore(run, frames, tmp_path
         (["--alert_seconds", "2"], "--alert_seconds 2.0 changes nothing without INPUT: --report alone shows the "),
         (["--threshold", "0.3"], "shows the outputs of threshold 0.4 that are there"),
         (["--overlay"], "--overlay True changes nothing without INPUT"),
+        (["--model", "elsewhere"], "--model elsewhere changes nothing without INPUT"),
+        (["--dtype", "bfloat16"], "shows the outputs of dtype float32 that are there"),
     ):
         assert expected in refused(run("--report", "--output_dir", "out", *flags, status=2))
     assert not (tmp_path / "out" / "report.html").exists()

@@ -100,3 +100,12 @@ def test_what_is_in_the_place_of_the_lock_is_named(tmp_path):
     message = r"cannot be written to: Is a directory \(\.lock\.json\)"
     with pytest.raises(UserError, match=message), output_lock(tmp_path, "b.py"):
         pass
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/deep/out"])
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, folder):
+    (tmp_path / "taken").write_text("mine")
+    message = f"{tmp_path / folder} cannot be written to: {tmp_path / 'taken'} is a file. "
+    with pytest.raises(UserError, match=message), output_lock(tmp_path / folder, "predict.py"):
+        pass
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -133,7 +133,7 @@ def test_a_file_in_place_of_the_folder_is_passed_over():
     FIRST_FOLDER.touch()
     folder, reason = choose_folder(settings(), IMAGES)
     assert folder.name == "predictions-2"
-    assert reason.startswith("outputs/predictions holds files that cannot be read (Not a directory). So ")
+    assert reason.startswith("outputs/predictions is a file. So ")
 
 
 def test_the_folder_is_held_until_the_end():

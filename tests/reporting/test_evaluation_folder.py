@@ -150,3 +150,11 @@ def test_folders_of_others_are_left_alone():
         run(named=FIRST)
     with pytest.raises(UserError, match="is not valid JSON"):
         run(named=THIRD)
+
+
+def test_a_file_in_place_of_the_folder_is_passed_over(capsys):
+    FIRST.parent.mkdir()
+    FIRST.write_text("mine")
+    assert run() == SECOND
+    assert capsys.readouterr().out == "outputs/evaluation is a file: outputs/evaluation-2 is taken.\n"
+    assert FIRST.read_text() == "mine"
