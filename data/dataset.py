@@ -129,13 +129,13 @@ def load_splits(
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
 
     def pairs_of(chosen: Mapping[str, Split]) -> dict[str, Split]:
-        """The columns of some splits that all splits have."""
+        """The columns that all splits have, of some of the data set's own."""
         with source.explained():
             columns = (image_column, mask_column, source.locator, further_columns)
             pairs = {split: with_pair_columns(rows, *columns) for split, rows in chosen.items()}
         if not split_rules.has_groups:
             return pairs
-        return {split: with_groups(rows, chosen[split], split_rules, name) for split, rows in pairs.items()}
+        return {split: with_groups(rows, chosen[split], split_rules, name, split) for split, rows in pairs.items()}
 
     if _wants_all(needed_splits, source.splits):
         rows = concatenate_datasets(list(pairs_of(source.splits).values()))
@@ -145,7 +145,8 @@ def load_splits(
         there = divide_folder(there[UNDIVIDED], split_rules, seed, name)
         is_divided = "validation" in there
     chosen = _chosen_splits(there, train_split, validation_split, needed_splits)
-    splits = pairs_of({split: there[own] for split, own in chosen.items()})
+    pairs = pairs_of({own: there[own] for own in chosen.values()})
+    splits = {split: pairs[own] for split, own in chosen.items()}
     if split_rules.divides_anew and not is_divided:
         splits = divide_anew(splits, split_rules, seed, name, of_train_alone=train_split is not None)
     elif "train" in splits and "validation" not in splits:

@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from ..common.split_rules import SplitRules
 from .columns import Split
 from .groups import GROUP, with_groups
-from .locations import name_below
+from .locations import names_below
 from .problems import refuse
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
 
@@ -273,8 +273,9 @@ def names_of(rows: Dataset, name: str) -> list[str]:
     """
     seen: Counter[str] = Counter()
     names = []
-    for place, cell in enumerate(rows.select_columns(["image"])["image"]):
-        base = f"row {place}" if is_empty(cell) else name_below(cell, name) or _digest(cell, place)
+    cells = rows.select_columns(["image"])["image"]
+    for place, (cell, below) in enumerate(zip(cells, names_below(cells, name), strict=True)):
+        base = f"row {place}" if is_empty(cell) else below or _digest(cell, place)
         names.append(f"{base}\n{seen[base]}" if seen[base] else base)
         seen[base] += 1
     return names
