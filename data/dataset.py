@@ -48,7 +48,7 @@ from .data_files import (
     is_pattern,
     refuse_special_files,
 )
-from .division import divide_anew, divide_folder, hold_out_validation
+from .division import ALL, divide_anew, divide_folder, hold_out_validation
 from .folders import UNDIVIDED, folder_splits
 from .groups import describe_groups, warn_of_shared_groups, with_groups
 from .layouts import PICTURE, describe_folder, holds_images
@@ -59,7 +59,6 @@ from .synthetic import generate
 
 logger = logging.getLogger(__name__)
 
-ALL = "all"  # name that stands for the samples of all splits
 SYNTHETIC, SYNTHETIC_CLIPS = "synthetic", "synthetic-clips"  # names of generated data
 CLIP_FEATURES = Features({**PAIR_FEATURES, "sequence": Value("string"), "frame": Value("int64")})
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
@@ -138,6 +137,11 @@ def load_splits(
         return {split: with_groups(rows, chosen[split], split_rules, name, split) for split, rows in pairs.items()}
 
     if _wants_all(needed_splits, source.splits):
+        if split_rules.divides_anew or train_split is not None or validation_split is not None:
+            raise DatasetError(
+                f'"{ALL}" stands for every sample of the data set, which is not divided: remove --fold, --folds, '
+                "--validation_fraction, --train_split and --validation_split."
+            )
         rows = concatenate_datasets(list(pairs_of(source.splits).values()))
         return {ALL: _with_index(rows, keep_stream=False)}
     there, is_divided = source.splits, False
