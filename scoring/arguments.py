@@ -153,7 +153,7 @@ def with_split(arguments: EvaluationArguments, there: Collection[str]) -> Evalua
     """
     if arguments.audit and len(there) < 2:
         raise UserError(
-            f"--audit looks for near-duplicates in other splits, and there is none beside {', '.join(there)}: remove it."
+            f"--audit looks for near-duplicates in other splits, and there is none but {', '.join(there)}: remove it."
         )
     if arguments.split is not None:
         return arguments
