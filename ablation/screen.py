@@ -32,7 +32,7 @@ KEPT = "Finished trainings and the last checkpoint of others are kept: run the s
 
 with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
     import yaml
-    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
+    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, read_yaml, slug
     from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
     from unet_kvasir_seg.common.command_line import DataFlags, FlagParser, flag
     from unet_kvasir_seg.common.files import write_atomic
@@ -118,7 +118,7 @@ class Run:
                 with output_lock(folder, PROGRAM):
                     pass
         if self.model.exists():
-            earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            earlier = read_yaml(self.recipe)
             flags = {**earlier, **self.flags}
             changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
             if changed:

@@ -71,6 +71,16 @@ def test_candidates_are_scored_on_the_validation_split_of_their_training(tmp_pat
     assert found == {**of_data, "split": "validation", "negatives": None, "seed": 0, "model": model}
 
 
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [\n", b"\xff\xfe\x00"])
+def test_a_run_whose_recipe_is_damaged_is_refused(tmp_path, content):
+    run = screen.Run(tmp_path, "as it is", 3, {"depth": 2})
+    run.model.mkdir()
+    run.recipe.write_bytes(content)
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
+        run.prepare()
+    assert run.recipe.read_bytes() == content
+
+
 @pytest.mark.slow
 def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     arguments = ["--dataset_name", str(frames), "--plan", str(plan), "--output_dir", str(tmp_path / "out")]
