@@ -66,7 +66,7 @@ def read_plan(file: Path, root: Path, known_flags: Collection[str]) -> Plan:
     Raises:
         UserError: If it cannot be read, does not have this form, or names an unknown flag.
     """
-    found = _read_yaml(file)
+    found = read_yaml(file)
     try:
         recipe_file = root / found["recipe"]
         rounds = [Round(**part) for part in found["rounds"]]
@@ -88,7 +88,7 @@ def read_plan(file: Path, root: Path, known_flags: Collection[str]) -> Plan:
     if not rounds or not all(folders) or len(set(folders)) != len(folders) or not folders:
         raise UserError(f"{file} needs a round, and candidates whose names differ in letters or digits.")
     return Plan(
-        recipe=flag_values(_read_yaml(recipe_file), str(recipe_file)),
+        recipe=flag_values(read_yaml(recipe_file), str(recipe_file)),
         rounds=[replace(part, flags=_checked(part.flags, part.name, file, known_flags)) for part in rounds],
         candidates={name: _checked(flags, name, file, known_flags) for name, flags in candidates.items()},
     )
@@ -113,10 +113,15 @@ def _are_seeds(value: object) -> bool:
     )
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines.
+
+    Raises:
+        UserError: If it cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold `key: value` lines, got {type(content).__name__}.")

@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -32,25 +32,16 @@ KEPT = "Finished trainings and the last checkpoint of others are kept: run the s
 
 with user_errors(PROGRAM, kept=KEPT):  # large libraries: Ctrl-C is answered while they are imported, too
     import yaml
-    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, slug
+    from unet_kvasir_seg.ablation.plan import Flags, Plan, read_plan, read_yaml, slug
     from unet_kvasir_seg.ablation.table import ABLATION_SCHEMA, SCORE
-    from unet_kvasir_seg.common.command_line import FlagParser, flag
+    from unet_kvasir_seg.common.command_line import DataFlags, FlagParser, flag
     from unet_kvasir_seg.common.files import write_atomic
     from unet_kvasir_seg.common.output_lock import output_lock
     from unet_kvasir_seg.evaluation import PACKAGES_OF_THE_EXTRA
     from unet_kvasir_seg.reporting.results import read_results, write_results
 
-# These flags of train.py and evaluation.py define the samples.
-DATA_FLAGS = (
-    "dataset_name",
-    "dataset_revision",
-    "image_column",
-    "mask_column",
-    "foreground_values",
-    "mask_threshold",
-    "ignore_exif",
-    "synthetic_rows",
-)
+# These flags of train.py and evaluation.py define the samples, and which of them are for validation.
+DATA_FLAGS = {one.name for one in fields(DataFlags)} - {"negatives", "negatives_config", "check_data"}
 # For trainings that save no checkpoint themselves: one after each twentieth of their steps, to go on from.
 SAVING = ("--save_strategy", "steps", "--save_steps", "0.05", "--save_total_limit", "1")
 STARTED: list[subprocess.Popen] = []  # the commands that runs have started
@@ -127,7 +118,7 @@ class Run:
                 with output_lock(folder, PROGRAM):
                     pass
         if self.model.exists():
-            earlier = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            earlier = read_yaml(self.recipe)
             flags = {**earlier, **self.flags}
             changed = [name for name in flags if earlier.get(name) != self.flags.get(name)]
             if changed:
@@ -144,7 +135,10 @@ class Run:
         print(f"{who} ... (log: {self.log})", flush=True)
         entry: dict[str, Any] = {"candidate": self.candidate, "seed": self.seed}
         try:
-            self._train(at_once)
+            if not (self.model / "results.json").is_file():
+                self._train(at_once)
+            if self.saves_nothing:
+                self._remove_checkpoints()
             self._evaluate(at_once)
             results = read_results(self.results)
         except (RunError, UserError) as error:
@@ -166,8 +160,6 @@ class Run:
     def _train(self, at_once: int) -> None:
         from unet_kvasir_seg.training.checkpoints import checkpoints_in, is_complete
 
-        if (self.model / "results.json").is_file():
-            return
         flags = ["--output_dir", str(self.model), *(SAVING if self.saves_nothing else ())]
         checkpoint = next(filter(is_complete, checkpoints_in(self.model)), None)
         if checkpoint is not None:
@@ -176,20 +168,26 @@ class Run:
         elif self.model.exists():
             shutil.rmtree(self.model)  # it was stopped before its first checkpoint
         self._call("train.py", [str(self.recipe), *flags], at_once)
-        for checkpoint in checkpoints_in(self.model) if self.saves_nothing else ():
+
+    def _remove_checkpoints(self) -> None:
+        from unet_kvasir_seg.training.checkpoints import checkpoints_in
+
+        for checkpoint in checkpoints_in(self.model):
             shutil.rmtree(checkpoint)
 
     def _evaluate(self, at_once: int) -> None:
-        if self.results.is_file():
-            return
+        if not self.results.is_file():
+            self._call("evaluation.py", self.words_of_evaluation(), at_once)
+
+    def words_of_evaluation(self) -> list[str]:
+        """The flags of `evaluation.py`: it scores the validation split of the training."""
         flags = {"model": str(self.model), "split": "validation", "output_dir": str(self.evaluation)}
-        flags |= {name: self.flags[name] for name in DATA_FLAGS if self.flags.get(name) is not None}
-        words = [
+        flags |= {name: self.flags[name] for name in sorted(DATA_FLAGS) if self.flags.get(name) is not None}
+        return [
             word
             for name, value in flags.items()
             for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
         ]
-        self._call("evaluation.py", words, at_once)
 
     def _call(self, program: str, words: Sequence[str], at_once: int) -> None:
         """Run one of the project's commands, with its output in the log.

@@ -194,10 +194,10 @@ def _describe(splits: Mapping[str, Dataset], seconds: float) -> str:
 
 def _report(problems: Sequence[Problem], file: Path) -> None:
     """Print the first problems, and write all of them to a CSV file, or remove that of an earlier check."""
+    print("Nothing is wrong." if not problems else _first_of(problems), flush=True)
     try:
         if not problems:
             file.unlink(missing_ok=True)
-            print("Nothing is wrong.")
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with open_table(file) as table:
@@ -206,11 +206,15 @@ def _report(problems: Sequence[Problem], file: Path) -> None:
                 write_row(table, [problem.split, printable(problem.file), printable(problem.text)])
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}. Choose another --output_dir.") from error
+    print(f"All of them are in {file}.")
+
+
+def _first_of(problems: Sequence[Problem]) -> str:
     noun = "problem" if len(problems) == 1 else "problems"
-    print(f"{len(problems):,} {noun}:")
+    lines = [f"{len(problems):,} {noun}:"]
     for problem in problems[:LISTED]:
         named = "" if problem.file in problem.text else problem.file
-        print(printable(f"  {': '.join(filter(None, (problem.split, named, problem.text)))}"))
+        lines.append(printable(f"  {': '.join(filter(None, (problem.split, named, problem.text)))}"))
     if len(problems) > LISTED:
-        print(f"  and {len(problems) - LISTED:,} more")
-    print(f"All of them are in {file}.")
+        lines.append(f"  and {len(problems) - LISTED:,} more")
+    return "\n".join(lines)

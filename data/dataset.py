@@ -48,7 +48,7 @@ from .data_files import (
     is_pattern,
     refuse_special_files,
 )
-from .division import divide_anew, divide_folder, hold_out_validation
+from .division import ALL, divide_anew, divide_folder, hold_out_validation
 from .folders import UNDIVIDED, folder_splits
 from .groups import describe_groups, warn_of_shared_groups, with_groups
 from .layouts import PICTURE, describe_folder, holds_images
@@ -59,7 +59,6 @@ from .synthetic import generate
 
 logger = logging.getLogger(__name__)
 
-ALL = "all"  # name that stands for the samples of all splits
 SYNTHETIC, SYNTHETIC_CLIPS = "synthetic", "synthetic-clips"  # names of generated data
 CLIP_FEATURES = Features({**PAIR_FEATURES, "sequence": Value("string"), "frame": Value("int64")})
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
@@ -129,15 +128,20 @@ def load_splits(
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
 
     def pairs_of(chosen: Mapping[str, Split]) -> dict[str, Split]:
-        """The columns of some splits that all splits have."""
+        """The columns that all splits have, of some of the data set's own."""
         with source.explained():
             columns = (image_column, mask_column, source.locator, further_columns)
             pairs = {split: with_pair_columns(rows, *columns) for split, rows in chosen.items()}
         if not split_rules.has_groups:
             return pairs
-        return {split: with_groups(rows, chosen[split], split_rules, name) for split, rows in pairs.items()}
+        return {split: with_groups(rows, chosen[split], split_rules, name, split) for split, rows in pairs.items()}
 
     if _wants_all(needed_splits, source.splits):
+        if split_rules.divides_anew or train_split is not None or validation_split is not None:
+            raise DatasetError(
+                f'"{ALL}" stands for every sample of the data set, which is not divided: remove --fold, --folds, '
+                "--validation_fraction, --train_split and --validation_split."
+            )
         rows = concatenate_datasets(list(pairs_of(source.splits).values()))
         return {ALL: _with_index(rows, keep_stream=False)}
     there, is_divided = source.splits, False
@@ -145,7 +149,8 @@ def load_splits(
         there = divide_folder(there[UNDIVIDED], split_rules, seed, name)
         is_divided = "validation" in there
     chosen = _chosen_splits(there, train_split, validation_split, needed_splits)
-    splits = pairs_of({split: there[own] for split, own in chosen.items()})
+    pairs = pairs_of({own: there[own] for own in chosen.values()})
+    splits = {split: pairs[own] for split, own in chosen.items()}
     if split_rules.divides_anew and not is_divided:
         splits = divide_anew(splits, split_rules, seed, name, of_train_alone=train_split is not None)
     elif "train" in splits and "validation" not in splits:

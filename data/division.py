@@ -17,12 +17,13 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from ..common.split_rules import SplitRules
 from .columns import Split
 from .groups import GROUP, with_groups
-from .locations import name_below
+from .locations import names_below
 from .problems import refuse
 from .samples import Cell, DatasetError, encoded_bytes, is_empty
 
 logger = logging.getLogger(__name__)
 
+ALL = "all"  # name that stands for the samples of all splits
 HELD_OUT_SHARE = 0.1
 
 
@@ -253,12 +254,29 @@ def warn_of_other_division(trained: Mapping[str, Any] | None, data: Mapping[str,
     there = (trained or {}).get("data")
     if there is None or there["name"] != data["name"]:
         return
+    if data["rows"].keys() == {ALL}:
+        if _may_be_all_of(trained or {}, data):
+            logger.warning(
+                "The model was trained on %s with as many samples. If it is this one, training samples are scored: "
+                "score the validation or the test split, with the flags of the training.",
+                there["name"],
+            )
+        return
     if found := division_differences(there, data):
         logger.warning(
             "The model was trained with other splits (%s; None: not given). If these are the data that it was trained "
             "on, the %s split may hold training samples: give the flags of the training.",
             *("; ".join(found), data["split"]),
         )
+
+
+def _may_be_all_of(trained: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether all samples of a data set can be those of a training, as their numbers tell."""
+    counts = list(trained["data"]["rows"].values())
+    if None in counts:  # a stream's is not known
+        return True
+    negatives = trained.get("negatives") or 0  # may be those of another data set
+    return bool(sum(counts) - negatives <= data["rows"][ALL] <= sum(counts))
 
 
 def names_of(rows: Dataset, name: str) -> list[str]:
@@ -273,8 +291,9 @@ def names_of(rows: Dataset, name: str) -> list[str]:
     """
     seen: Counter[str] = Counter()
     names = []
-    for place, cell in enumerate(rows.select_columns(["image"])["image"]):
-        base = f"row {place}" if is_empty(cell) else name_below(cell, name) or _digest(cell, place)
+    cells = rows.select_columns(["image"])["image"]
+    for place, (cell, below) in enumerate(zip(cells, names_below(cells, name), strict=True)):
+        base = f"row {place}" if is_empty(cell) else below or _digest(cell, place)
         names.append(f"{base}\n{seen[base]}" if seen[base] else base)
         seen[base] += 1
     return names

@@ -20,9 +20,9 @@ from datasets import ClassLabel, Dataset, IterableDataset, Value
 from ..common.errors import some
 from ..common.split_rules import SplitRules
 from .columns import Split
-from .locations import name_below
+from .locations import names_below
 from .problems import refuse
-from .samples import DatasetError
+from .samples import DatasetError, is_empty
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ GROUP = "group"  # the column of `load_splits`, if groups are known
 KINDS = ("string", "large_string", "int", "uint", "float", "bool", "date", "timestamp")  # of a column's values
 
 
-def with_groups(rows: Dataset, raw_rows: Dataset, rules: SplitRules, name: str) -> Dataset:
+def with_groups(rows: Dataset, raw_rows: Dataset, rules: SplitRules, name: str, split: str = "") -> Dataset:
     """Rows with a column `group`, a string that samples of one group share.
 
     Args:
@@ -38,14 +38,15 @@ def with_groups(rows: Dataset, raw_rows: Dataset, rules: SplitRules, name: str) 
         raw_rows: The same rows with all columns that the data set has.
         rules: Which column, or which pattern, tells the group.
         name: Of the data set: its folder, or its id.
+        split: The name that the rows' split has there, for messages.
 
     Raises:
         DatasetError: If there is no such column, it holds no names, or the pattern does not fit all images.
     """
     if rules.group_column is not None:
-        groups = _groups_by_column(raw_rows, rules.group_column)
+        groups = _groups_by_column(raw_rows, rules.group_column, split)
     else:
-        groups = _groups_by_name(rows, rules.group_pattern or "", name)
+        groups = _groups_by_name(rows, rules.group_pattern or "", name, split)
     return rows.add_column(GROUP, groups)
 
 
@@ -84,7 +85,7 @@ def _groups_of(splits: Mapping[str, Split]) -> dict[str, set[str]]:
     }
 
 
-def _groups_by_column(rows: Dataset, column: str) -> list[str]:
+def _groups_by_column(rows: Dataset, column: str, split: str) -> list[str]:
     if column not in rows.column_names:
         raise DatasetError(
             f"--group_column {column}: the data set has no such column; it has {some(rows.column_names, most=12)}. "
@@ -102,8 +103,13 @@ def _groups_by_column(rows: Dataset, column: str) -> list[str]:
             f"--group_column {column} is empty in {len(empty)} of {len(groups)} rows: {some(empty)}. Name the group "
             "of each; a sample that belongs to no other gets a name of its own."
         )
-        refuse(error, *empty)
-    return groups
+        refuse(
+            error,
+            *empty,
+            each=f"It has no group: its cell in {column} (--group_column) is empty. Fill it.",
+            split=split,
+        )
+    return [group or f"{split} row {index}" for index, group in enumerate(groups)]
 
 
 def _group(cell: Any) -> str:
@@ -115,23 +121,33 @@ def _group(cell: Any) -> str:
     return unicodedata.normalize("NFC", str(cell).strip())
 
 
-def _groups_by_name(rows: Dataset, pattern: str, folder: str) -> list[str]:
-    compiled = re.compile(pattern)
-    names = [name_below(cell, folder) for cell in rows.select_columns(["image"])["image"]]
+def _groups_by_name(rows: Dataset, pattern: str, folder: str, split: str) -> list[str]:
+    cells = rows.select_columns(["image"])["image"]
+    # An empty cell is refused when it is read.
+    without_image = [index for index, cell in enumerate(cells) if is_empty(cell)]
+    names = names_below(cells, folder)
+    for index in without_image:
+        names[index] = f"{split} row {index}"
     if None in names:
         raise DatasetError(
             "The images of this data set have no names, which --group_pattern could fit: give --group_column."
         )
-    matches = [compiled.search(unicodedata.normalize("NFC", name or "")) for name in names]
+    matches = [re.search(pattern, unicodedata.normalize("NFC", name or "")) for name in names]
     groups = ["" if match is None else _matched(match) for match in matches]
-    misfits = [name for name, group in zip(names, groups, strict=True) if name is not None and not group]
+    for index in without_image:
+        groups[index] = f"{split} row {index}"
+    misfits = [name for name, group in zip(names, groups, strict=True) if not group]
     if misfits:
         error = DatasetError(
             f"--group_pattern {pattern} finds no group in {len(misfits)} of {len(names)} images: {some(misfits)}. "
             "Names are paths below the data set, without ending: write a pattern that fits all of them."
         )
-        refuse(error, *misfits)
-    return groups
+        refuse(
+            error,
+            *misfits,
+            each=f"It has no group: --group_pattern {pattern} finds none in its name. Write one that fits.",
+        )
+    return [group or str(name) for name, group in zip(names, groups, strict=True)]
 
 
 def _matched(match: re.Match[str]) -> str:

@@ -57,19 +57,21 @@ def file_of(path: str) -> str:
     return path.split("::")[0] if "://" in path else path
 
 
-def name_below(cell: Mapping[str, Any], folder: str) -> str | None:
-    """The path of an image below the folder of its data set, or in its archive, without ending; None without one.
+def names_below(cells: Iterable[Mapping[str, Any] | None], folder: str) -> list[str | None]:
+    """The path of each image below the folder of its data set, or in its archive, without ending; None without one.
 
     Args:
-        cell: The encoded image.
+        cells: The encoded images; None is an empty cell.
         folder: Of the data set, or its id.
     """
-    if not cell["path"]:
-        return None
+    roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
+    return [_name_below(cell, roots) if cell and cell["path"] else None for cell in cells]
+
+
+def _name_below(cell: Mapping[str, Any], roots: Iterable[Path]) -> str:
     path = Path(file_of(cell["path"]).split("://")[-1])
     if cell["bytes"] is None and "://" not in cell["path"]:  # a file on this machine
         path = Path(os.path.abspath(path))
-        roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
         path = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
     name = re.sub(r"^.*/snapshots/[0-9a-f]{40}/", "", path.as_posix())  # of a copy of a data set on the Hub
     return name[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else name

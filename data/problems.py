@@ -43,13 +43,14 @@ def noting() -> Iterator[dict[Problem, None]]:
         _noted.reset(token)
 
 
-def refuse(error: DatasetError, *files: object, each: str | None = None) -> None:
+def refuse(error: DatasetError, *files: object, each: str | None = None, split: str = "") -> None:
     """Raise an error or, within `noting`, note it as a problem of each file and return.
 
     Args:
         error: The message says what was got, what is expected and the remedy.
         files: That it is about.
         each: What is noted of each of them; None: the error's message.
+        split: That they are of; "" if it is not known.
 
     Raises:
         DatasetError: The error.
@@ -57,4 +58,4 @@ def refuse(error: DatasetError, *files: object, each: str | None = None) -> None
     problems = _noted.get()
     if problems is None:
         raise error
-    problems |= {Problem(str(file), each or str(error)): None for file in files}
+    problems |= {Problem(str(file), each or str(error), split): None for file in files}

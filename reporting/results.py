@@ -664,7 +664,7 @@ def refuse_project_folder(folder: Path) -> None:
     """
     if folder.resolve() == PACKAGE:
         raise UserError(
-            f"--output_dir {folder} is the project itself, whose README.md would be lost. Choose another --output_dir."
+            f"The folder {folder} is the project itself, whose README.md would be lost. Choose another one."
         )
 
 

@@ -151,6 +151,10 @@ def with_split(arguments: EvaluationArguments, there: Collection[str]) -> Evalua
     Raises:
         UserError: If there is neither, or the split cannot be scored with the other flags.
     """
+    if arguments.audit and len(there) < 2:
+        raise UserError(
+            f"--audit looks for near-duplicates in other splits, and there is none but {', '.join(there)}: remove it."
+        )
     if arguments.split is not None:
         return arguments
     split = next((name for name in ("test", "validation") if name in there), None)

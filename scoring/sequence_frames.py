@@ -20,7 +20,7 @@ from datasets import Dataset
 from ..common.errors import UserError, printable, some
 from ..common.files import open_image
 from ..data.division import groups_in
-from ..data.locations import name_below
+from ..data.locations import names_below
 from ..data.samples import Cell, encoded_bytes
 from ..inference.tracks import GAP_SECONDS
 from .intervals import Groups
@@ -62,7 +62,7 @@ def sequences_by_name(rows: Dataset, pattern: str, folder: str) -> Sequences:
         UserError: If the pattern is invalid or does not fit all names, images have no names, or numbers repeat.
     """
     compiled = compile_pattern(pattern)
-    names = [name_below(cell, folder) for cell in rows["image"]]
+    names = names_below(rows["image"], folder)
     if None in names:
         raise UserError(
             "The images of this data set have no names, which --sequence_pattern could fit: give --sequence_column "

@@ -8,9 +8,11 @@ import pytest
 import yaml
 from unet_kvasir_seg.ablation import screen, table
 from unet_kvasir_seg.ablation.plan import read_plan
+from unet_kvasir_seg.common.command_line import FlagParser
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.data.transforms import TrainTransform
+from unet_kvasir_seg.scoring.arguments import EvaluationArguments
 from unet_kvasir_seg.training.arguments import flag_parser, parse_arguments
 from unet_kvasir_seg.training.building import build_model, progressive_sizes
 
@@ -58,6 +60,27 @@ def plan(tmp_path) -> Path:
     return file
 
 
+def test_candidates_are_scored_on_the_validation_split_of_their_training(tmp_path):
+    of_data = {"dataset_name": "me/polyps", "fold": 1, "folds": 3, "group_column": "patient", "split_seed": 7}
+    of_data |= {"dataset_config": "small", "train_split": "all", "foreground_values": [1, 2], "ignore_exif": True}
+    of_training = {"learning_rate": 0.1, "negatives": "normal", "validation_split": None, "seed": 3}
+    run = screen.Run(tmp_path, "as it is", 3, of_data | of_training)
+    (arguments,) = FlagParser([EvaluationArguments], program="test", description="").parse(run.words_of_evaluation())
+    found = {name: getattr(arguments, name) for name in [*of_data, "split", "negatives", "seed", "model"]}
+    model = str(tmp_path / "model")
+    assert found == {**of_data, "split": "validation", "negatives": None, "seed": 0, "model": model}
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [\n", b"\xff\xfe\x00"])
+def test_a_run_whose_recipe_is_damaged_is_refused(tmp_path, content):
+    run = screen.Run(tmp_path, "as it is", 3, {"depth": 2})
+    run.model.mkdir()
+    run.recipe.write_bytes(content)
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
+        run.prepare()
+    assert run.recipe.read_bytes() == content
+
+
 @pytest.mark.slow
 def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     arguments = ["--dataset_name", str(frames), "--plan", str(plan), "--output_dir", str(tmp_path / "out")]
@@ -80,6 +103,8 @@ def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     # Once more: finished runs are kept; one that was stopped before its first checkpoint gets equal scores.
     weights = tmp_path / "out" / "round-1" / "as-it-is-1" / "model" / "model.safetensors"
     written = weights.stat().st_mtime_ns
+    left = weights.parent / "checkpoint-1"  # of a screening that was killed after its training
+    left.mkdir()
     (folder / "model" / "results.json").unlink()
     shutil.rmtree(folder / "evaluation")
     changed = yaml.safe_load(plan.read_text())
@@ -87,6 +112,7 @@ def test_a_screening_from_end_to_end(frames, plan, tmp_path, capsys):
     plan.write_text(yaml.safe_dump(changed))
     screen.main(arguments)
     assert weights.stat().st_mtime_ns == written
+    assert not left.exists()
     again = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert again["rounds"][0]["runs"] == [run for run in first["runs"] if run != broken]
     assert again["rounds"][1]["runs"][0]["metrics"] == run["metrics"]

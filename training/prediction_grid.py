@@ -52,7 +52,7 @@ class PredictionGrid(TrainerCallback):
         chosen = [number * len(self.rows) // self.count for number in range(self.count)]
         self.samples = [_Shown(self.rows[index], self.processor, self.mask_rules) for index in chosen]
         for step, file in self._columns():
-            if step > state.global_step:  # of validations that come again
+            if step > state.global_step or not _is_picture(file):  # of validations that come again, or damaged
                 file.unlink(missing_ok=True)
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
@@ -129,6 +129,14 @@ def evenly_spread(items: Sequence[Any], most: int) -> list[Any]:
 def save_png(picture: Image.Image, path: Path) -> None:
     with atomic_file(path) as file:
         picture.save(file, format="PNG")
+
+
+def _is_picture(file: Path) -> bool:
+    try:
+        _read(file)
+    except OSError:
+        return False
+    return True
 
 
 def _read(file: Path) -> Image.Image:

@@ -87,7 +87,7 @@ def _files_of(folder: Path, results: Results) -> list[Path]:
     evaluation, training = results["evaluation"], results["training"]
     assert training is not None
     shown = evaluation["figures"] if evaluation else training.get("figures", [])
-    pictures = [f"figures/{name}" for name in shown]
+    pictures = [f"figures/{Path(name).name}" for name in shown]  # never a file elsewhere
     needed = [name for name in PUSHED_FILES if name.endswith((".py", ".json", ".md")) and "index" not in name]
     missing = [name for name in [*needed, *pictures] if not (folder / name).is_file()]
     if missing:

@@ -212,3 +212,40 @@ def test_problems_are_noted_once_and_only_within_the_block():
         assert [problem.file for problem in problems] == ["a", "b"]
     with pytest.raises(DatasetError, match="a is wrong"):
         refuse(error, "a")
+
+
+def test_each_sample_without_a_group_is_one_problem_of_its_split(folder, run_command, tmp_path):
+    """Also where the others are too few for the folds; the problem of the pixels is found besides."""
+    (folder / "train" / "masks" / "f1.png").write_bytes(b"")
+    check = ("--dataset_name", folder, "--check_data", "--output_dir", "out")
+    run_command(train, *check, "--group_pattern", r"train/images/(f[01])", "--fold", 0, "--folds", 3, status=1)
+    without_group = [
+        f"{name}" for name in ("train/images/f2", "train/images/f3", *map("val/images/f{}".format, range(3)))
+    ]
+    assert sorted(report(tmp_path / "out")) == sorted(
+        [*((name, "") for name in without_group), ("train/masks/f1.png", "train")]
+    )
+
+
+def test_empty_cells_of_images_and_groups_are_reported_with_split_and_row(tmp_path, run_command):
+    features = datasets.Features(
+        {"image": datasets.Image(), "mask": datasets.Image(), "patient": datasets.Value("string")}
+    )
+    cell = {"bytes": png(Image.new("RGB", SIZE)), "path": "p1_1.png"}
+    for split, image in (("train", None), ("validation", cell)):
+        columns = {"image": [cell, image, cell], "mask": [good_mask()] * 3, "patient": ["a", None, "b"]}
+        rows = datasets.Dataset.from_dict(columns, features=features)
+        rows.to_parquet(str(tmp_path / "table" / "data" / f"{split}-00000-of-00001.parquet"))
+    check = ("--dataset_name", tmp_path / "table", "--check_data", "--output_dir", "out")
+    run_command(train, *check, "--group_column", "patient", status=1)
+    assert report(tmp_path / "out") == [("row 1", "train"), ("row 1", "validation"), ("row 1", "train")]
+    run_command(train, *check, "--group_pattern", r"(p\d)_", status=1)
+    assert report(tmp_path / "out") == [("row 1", "train")]
+
+
+def test_problems_are_printed_also_if_the_report_cannot_be_written(folder, run_command, tmp_path):
+    (folder / "val" / "masks" / "f0.png").write_bytes(b"")
+    (tmp_path / "out").write_text("a file")
+    done = run_command(train, "--dataset_name", folder, "--check_data", "--output_dir", "out", status=2)
+    assert "f0.png cannot be read" in done.stdout
+    assert (tmp_path / "out").read_text() == "a file"

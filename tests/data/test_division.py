@@ -325,3 +325,22 @@ def test_all_stands_for_the_samples_of_every_split(make_table, folder):
     assert len(load_splits(str(folder), needed_splits=["all", None])["all"]) == 30
     with pytest.raises(DatasetError, match="none is left for validation"):
         load_splits(name, needed_splits=["all", "validation"])
+    for flags in (
+        {"split_rules": SplitRules(fold=0, folds=2)},
+        {"split_rules": SplitRules(validation_fraction=0.5)},
+        {"train_split": "train"},
+        {"validation_split": "test"},
+    ):
+        with pytest.raises(DatasetError, match="which is not divided: remove --fold, --folds"):
+            load_splits(name, needed_splits=["all"], **flags)
+
+
+def test_scoring_all_samples_of_the_training_is_told(folder, caplog):
+    """With the flags of the training too, which do not keep its samples apart then."""
+    rules = SplitRules(group_pattern="a")
+    trained = {"data": describe_data(str(folder), None, load_splits(str(folder))), "negatives": 0}
+    other = load_splits("synthetic", synthetic_rows=4, synthetic_size=32)
+    for rows in (load_splits(str(folder), needed_splits=["all"]), {"all": other["train"]}):
+        warn_of_other_division(trained, describe_data(str(folder), None, rows, "all", split_rules=rules))
+    assert caplog.text.count("If it is this one, training samples are scored") == 1
+    assert len(caplog.records) == 2  # and that the folder was split, at the start

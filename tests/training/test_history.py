@@ -11,8 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from training_runs import FP32, TINY, error_of, largest_difference
+from transformers import TrainerState
+from unet_kvasir_seg.common.mask_rules import MaskRules
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.training.history import HISTORY_FILE, history_rows, validation_curve
-from unet_kvasir_seg.training.prediction_grid import CELL_SIDE, GAP, GRID_FOLDER, column, evenly_spread, side_by_side
+from unet_kvasir_seg.training.prediction_grid import (
+    CELL_SIDE,
+    GAP,
+    GRID_FOLDER,
+    PredictionGrid,
+    column,
+    evenly_spread,
+    side_by_side,
+)
 from unet_kvasir_seg.training.trainer import PUSHED_FILES
 
 
@@ -98,6 +110,19 @@ def test_the_grid_has_a_column_for_each_validation(tmp_path):
     assert tuple(grid[-1, 0]) == (255, 255, 255)  # beside the shorter column
     assert evenly_spread(range(5), 10) == [0, 1, 2, 3, 4]
     assert evenly_spread(range(101), 5) == [0, 25, 50, 75, 100]
+
+
+def test_columns_that_come_again_or_are_damaged_are_removed_at_the_start(tmp_path):
+    rows = load_splits("synthetic", synthetic_rows=4, synthetic_size=32)["validation"]
+    folder = tmp_path / GRID_FOLDER
+    folder.mkdir()
+    for step in (2, 4, 6):
+        Image.new("RGB", (CELL_SIDE, 50)).save(folder / f"step-{step:08}.png")
+    damaged = folder / "step-00000002.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    grid = PredictionGrid(rows, UNetImageProcessor(size=32), MaskRules(), 1, tmp_path)
+    grid.on_train_begin(None, TrainerState(global_step=4), None)
+    assert [file.name for file in folder.iterdir()] == ["step-00000004.png"]
 
 
 def test_a_grid_needs_validations(run_train, tmp_path):

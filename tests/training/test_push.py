@@ -25,6 +25,11 @@ def test_only_a_finished_run_is_pushed(run_train, push, tmp_path):
     assert "The repository run cannot be made on the Hub" in push(*finished)  # no test is online
     with output_lock(folder, "train.py"):
         assert "run is in use by train.py" in push(*finished)
+    results = (folder / "results.json").read_text()
+    (folder / "notes.txt").write_text("of a patient")
+    (folder / "results.json").write_text(results.replace('"loss_curve.png"', '"../notes.txt"'))
+    assert "run lacks figures/notes.txt, which a push uploads. " in push(*finished)
+    (folder / "results.json").write_text(results)
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
