@@ -87,6 +87,6 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
     file = "" if error.filename in (None, str(folder)) else f" ({Path(error.filename).name})"
     reason = f"{error.strerror or error}{file}"
     for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # unlike those of Path, with names of any length
             reason = f"{path} is a file"
     return UserError(f"--output_dir {folder} cannot be written to: {reason}. Choose another one.")

@@ -68,7 +68,7 @@ def frames(tmp_path_factory) -> Path:
 def run(run_command, model):
     def run(*arguments: object, status: int = 0, model: Path = model) -> subprocess.CompletedProcess:
         flags = ("--device", "cpu", "--dtype", "float32", "--batch_size", "3")
-        flags += () if arguments[0] == "--report" else ("--model", model)  # a report alone has nothing to do with it
+        flags += () if arguments[:1] == ("--report",) else ("--model", model)  # which a report alone refuses
         return run_command(predict.main, *flags, *arguments, status=status)
 
     return run

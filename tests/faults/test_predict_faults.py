@@ -284,7 +284,7 @@ def test_pipes_and_sockets_are_one_line_or_ignored(run, folder, tmp_path):
             assert len(lines_of_failures(run(path, "--output_dir", "../out", status=1))) == 1
         done = run(".", "--output_dir", "../out", status=1)
     assert [line.split(": ")[0] for line in lines_of_failures(done)] == ["./pipe.jpg", "./pipe.mp4", "./socket.png"]
-    assert "1 images" in done.stdout
+    assert "1 image " in done.stdout
     assert "pipe" in done.stdout
 
 

@@ -184,7 +184,7 @@ def test_files_that_cannot_be_written(run_train, tmp_path):
         assert "run/checkpoint-2 cannot be written: " in message
         assert reason in message
         assert "No checkpoint was written before: start again." in message
-        assert list(tmp_path.glob("run/[!.]*")) == []
+        assert {path.name for path in tmp_path.glob("run/[!.]*")} <= {"history.csv"}
     with largest_file(10_000):
         message = error_of(run_train(*RUN, check=False))
     assert "run/checkpoint-2/modeling_unet.py cannot be written: File too large." in message  # not what was copied

@@ -21,7 +21,7 @@ class Recorder:
         self.value = value
         self.batches: list[int] = []
 
-    def predict_prepared(self, prepared, *, threshold, tta, peak_threshold):
+    def predict_prepared(self, prepared, threshold=0.5):
         self.batches.append(len(prepared))
         maps = [np.full(image.size, self.value, np.float32) for image in prepared]
         return [Prediction(probability, probability, threshold) for probability in maps]

@@ -174,7 +174,7 @@ def test_an_overlay_of_the_same_size_rate_and_length(run, clip, predictor, tmp_p
         r"clip.mp4: 12 frames, [\d.]+ a second where the video has 10; 0 alerts among \d+ tracks; audio dropped",
         done.stdout,
     )
-    assert "1 videos" in done.stdout
+    assert "1 video" in done.stdout
 
 
 def test_a_video_that_is_done_is_not_done_again(run, clip, tmp_path):
