@@ -74,7 +74,9 @@ def test_history_and_grid_are_complete_after_resuming(run_train, tmp_path):
     assert largest_difference(tmp_path / "plain", run) == 0
     files = [path for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
     assert {path.name for path in files} >= {"model.safetensors", "training_weights.safetensors", HISTORY_FILE}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
+    # transformers 4 copies the code with the permissions that it has.
+    written = [path for path in files if path.suffix != ".py"]
+    assert {path.name for path in written if stat.S_IMODE(path.stat().st_mode) != 0o640} == set()
 
     rows = rows_of(run)
     assert [(row["step"], row["epoch"]) for row in rows] == [("2", "1.0"), ("4", "2.0"), ("6", "3.0")]
