@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.device import Runtime, choose_runtime, keep_freed_memory, limit_threads
 from ..common.errors import first_line
@@ -59,8 +59,8 @@ class Predictor(BasePredictor):
     """A network in PyTorch, its image processor, and where to compute.
 
     Args:
-        model: On the CPU, in float32. It is set to evaluation mode and kept as it is; what computes is a copy, whose
-            batch normalisations are folded into its convolutions.
+        model: On the CPU, in float32. It is set to evaluation mode. With batch normalisations it is kept as it is, and
+            a copy computes, in which they are folded into the convolutions.
         processor: The image processor that belongs to it.
         runtime: Device, dtype and memory format.
     """
@@ -89,6 +89,8 @@ class Predictor(BasePredictor):
         return load_predictor(path_or_id, revision, device, dtype, compile)
 
     def _folded(self) -> UNetForSemanticSegmentation:
+        if not any(isinstance(layer, nn.BatchNorm2d) for layer in self.model.modules()):
+            return self.model  # a copy would double the memory for nothing
         network = copy.deepcopy(self.model)
         fold_batch_norms(network)
         return network
