@@ -233,11 +233,12 @@ def fold_of(names: Sequence[str], folds: int, seed: int, groups: Sequence[str] |
 def division_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """In which ways two sections "data" of `results.json` were divided differently: "--fold 0 there, 1 here".
 
-    What earlier versions did not record counts as equal.
+    Earlier versions could not divide anew, and did not record their seed, which counts as equal.
     """
     before, now = (data.get("splitting", {}) for data in (there, here))
     flags = {"seed": "--split_seed"} | {name: f"--{name}" for name in now if name != "seed"}
-    names = [name for name in flags if before.get(name, now.get(name)) != now.get(name)]
+    before = {name: now.get(name) if name == "seed" else None for name in flags} | before
+    names = [name for name in flags if before[name] != now.get(name)]
     return [
         f"{flags[name]} {'differs' if name == 'group_pattern' else f'{before[name]} there, {now[name]} here'}"
         for name in names

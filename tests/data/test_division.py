@@ -301,12 +301,16 @@ def test_an_evaluation_is_told_that_the_training_was_divided_otherwise(caplog):
     warn_of_other_division(trained, describe_data("synthetic", None, rows, "validation", split_rules=rules))
     warn_of_other_division(trained, describe_data("synthetic-clips", None, rows, "validation"))
     warn_of_other_division(None, describe_data("synthetic", None, rows, "validation"))
+    earlier = {"data": {name: value for name, value in trained["data"].items() if name != "splitting"}}
+    warn_of_other_division(earlier, describe_data("synthetic", None, rows, "validation", seed=1))
     assert not caplog.text
     warn_of_other_division(trained, describe_data("synthetic", None, rows, "validation", seed=1))
     seen = (
         "--split_seed 42 there, 1 here; --fold 0 there, None here; --folds 5 there, None here; --group_pattern differs"
     )
     assert seen in caplog.text
+    warn_of_other_division(earlier, describe_data("synthetic", None, rows, "validation", split_rules=rules))
+    assert "--fold None there, 0 here" in caplog.text
 
 
 def test_an_evaluation_needs_no_split_that_it_does_not_use(make_table, folder):
