@@ -38,15 +38,25 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFlags, flag, program_name
+from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
+from unet_kvasir_seg.inference.arguments import (
+    IMAGE_FLAGS,
+    PREDICTION_FLAGS,
+    SETTINGS,
+    VIDEO_FLAGS,
+    PredictArguments,
+    changed_flags,
+    check_arguments,
+    flags_without_effect,
+)
 
 # All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
 # are answered at once, and with an ONNX file neither torch nor transformers is imported at all.
@@ -56,65 +66,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
 PROGRAM, KEPT = program_name("predict.py"), "What was done is kept. Run the same command again to go on."
-PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
-SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
 LONGEST_WAIT = timedelta(days=7)  # of a process for the others: one may have the long videos
-
-
-@dataclass
-class PredictArguments(DeviceFlags, ModelFlags):
-    """How to segment, and what to write."""
-
-    output_dir: str | None = flag(
-        None,
-        "Folder of the outputs. By default outputs/predictions, or outputs/predictions-2 and so on if that holds "
-        "the outputs of another model or other settings.",
-    )
-    overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
-    probabilities: bool = flag(False, "Write the probability maps of the images.")
-    threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
-    peak_threshold: float | None = flag(
-        None,
-        "A region counts only if its highest probability is at least this. The model's own, if it has one; as high as "
-        "--threshold, every region counts.",
-    )
-    min_area: int = flag(0, "A region counts only if it has at least so many pixels.")
-    largest_lesion: bool = flag(False, "Keep only the largest of the regions that count.")
-    tta: bool = flag(
-        False, "Average the probabilities of the image and its three flips: better, for four times the work."
-    )
-    smoothing: float = flag(
-        0.0,
-        "For videos, against flicker: s in S = s * (S of the previous frame) + (1 - s) * probability, the map that "
-        "--threshold is applied to; from 0 (none) to below 1.",
-    )
-    alert_seconds: float = flag(0.5, "For videos: a lesion that was seen for so long is an alert.")
-    report: bool = flag(
-        False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
-    )
-    batch_size: int = flag(8, "Images that go through the network together.")
-    compile: bool = flag(False, "Compile the network first: it pays off over thousands of images.")
-
-
-def check_arguments(arguments: PredictArguments) -> None:
-    """Refuse invalid values before any work.
-
-    Raises:
-        UserError: The message says what was given and what was expected.
-    """
-    for name in ("threshold", "peak_threshold"):
-        value = getattr(arguments, name)
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f"--{name} {value} is no probability: expected 0 to 1.")
-    if not 0 <= arguments.smoothing < 1:
-        raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
-    if not 0 <= arguments.alert_seconds < float("inf"):
-        raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
-    if arguments.min_area < 0:
-        raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
 
 
 def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
@@ -166,36 +118,6 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
                 if arguments.report:
                     write_page(output)
     return total
-
-
-def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:
-    """The flags of these names that have another value than by default."""
-    defaults = PredictArguments()
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
-
-
-def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[str]:
-    """A line for flags that do nothing for some of the inputs.
-
-    Raises:
-        UserError: If flags ask for outputs that none of the inputs has.
-    """
-    lines = []
-    of_images, of_videos = (
-        [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
-    )
-    if of_images and found.videos:
-        flags = f"{' and '.join(of_images)} {'has' if len(of_images) == 1 else 'have'} no effect on videos"
-        if not found.images:
-            raise UserError(
-                f"{flags}, and there is no image among the inputs. Leave out what has none: videos/ gets each video "
-                "with its polyps drawn in, and a table of its frames."
-            )
-        lines.append(f"{flags}, which are {len(found.videos)} of the inputs; the images get what was asked for.")
-    if of_videos and not found.videos:
-        lines.append(f"There is no video among the inputs: nothing depends on {' and '.join(of_videos)}.")
-    return lines
 
 
 def choose_peak_threshold(predictor: "BasePredictor", arguments: PredictArguments) -> float | None:
