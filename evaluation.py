@@ -8,6 +8,7 @@
         --tune_peak_on validation --sensitivity 0.98 --save_peak
     python evaluation.py --dataset_name path/to/frames --split test --sequence_pattern \\
         '(?P<sequence>[^/]+)_(?P<frame>\\d+)$'
+    python evaluation.py --dataset_name me/polyps --split test --robustness
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
 Writes results.json, per_image.csv, README.md (the model card), figures/, with --audit near_duplicates.csv and, of
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
-from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments, with_split
+from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the
 # command line come at once.
@@ -63,32 +64,6 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     environment = describe_environment(runtime, processes.count)
     name = repo.split("/")[-1] if repo else source.name  # a folder's name is not published
     return unscored_results(name, data, environment, predictor, known, pushed, arguments.target_repo)
-
-
-def load_data(
-    arguments: EvaluationArguments, processes: Processes
-) -> "tuple[EvaluationArguments, dict[str, Dataset]]":
-    """The splits, checked as far as that takes seconds, and the arguments with the split that is scored.
-
-    Raises:
-        UserError: If the data cannot be used, or there is no such split.
-    """
-    from unet_kvasir_seg.data.check import check_at_start
-    from unet_kvasir_seg.data.dataset import load_splits
-
-    needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
-    with processes.main_first():
-        splits = load_splits(**arguments.source, needed_splits=needed, further_columns=arguments.sequence_columns)
-    chosen = with_split(arguments, splits)
-    with ending_alike(processes):
-        if processes.is_main:
-            if chosen is not arguments and chosen.split != "test":
-                print(f"The data set has no test split: the {chosen.split} split is scored.", file=sys.stderr)
-            needed = [chosen.split, chosen.tune_threshold_on, chosen.tune_peak_on]
-            used = splits if chosen.audit else {name: splits[name] for name in needed if name is not None}
-            if partly := check_at_start(used, chosen.mask_rules):
-                print(partly, file=sys.stderr)
-    return chosen, splits
 
 
 def draw(
@@ -145,8 +120,9 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     started = time.perf_counter()
     from unet_kvasir_seg.reporting.evaluation_folder import open_folder
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
+    from unet_kvasir_seg.scoring import robustness, run, sections, sequence_frames, sources
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
+    from unet_kvasir_seg.scoring.loading import load_data
     from unet_kvasir_seg.scoring.negatives import Negatives
 
     arguments, splits = load_data(arguments, processes)
@@ -174,6 +150,9 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         scored = run.score_split(
             *(source, splits, arguments.split, protocol, work), other=other, negatives=negatives, tuning=tuning
         )
+        changed = None
+        if arguments.robustness:
+            changed = robustness.score_changes(source, splits[arguments.split], scored, work)
     except sources.InvalidRunError as error:
         if processes.is_main:
             write_results(folder / "results.json", {**results, "invalid": str(error)})
@@ -183,7 +162,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         videos = sections.score_videos(sequences, scored, *timing)
         if videos:
             evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
-        results["evaluation"] = evaluation
+        results["evaluation"] = evaluation | ({"robustness": changed} if changed else {})
         write_outputs(folder, arguments, results, scored, videos, source, splits, started - work.kept.seconds)
     return results, folder
 

@@ -21,6 +21,7 @@ from .presence import (
     presence_table,
 )
 from .results import Data, Environment, Evaluation, Results, Training
+from .robustness import alarms_table, levels_table, robustness_table
 from .tables import (
     MAIN_SCORES,
     NOT_MEASURED,
@@ -68,6 +69,11 @@ PICTURES = {
         "Share of polyp pixels against the predicted probability",
         "Reliability: on the diagonal, the predicted probability is the share of pixels that are polyp.",
     ),
+    "robustness.png": (
+        "Mean Dice by the strength of ten kinds of change",
+        "Mean Dice and, if measured, the share of images without polyp that are marked, by strength of each change. "
+        "Bands: 95 % intervals.",
+    ),
     "loss_curve.png": (
         "Training loss by epoch",
         "Mean training loss by epoch and, where it was measured, loss and Dice of the validation split. The dashed "
@@ -114,6 +120,9 @@ def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
         groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
+        robustness_table=robustness_table(evaluation) if evaluation else "",
+        robustness_alarms=alarms_table(evaluation) if evaluation else "",
+        robustness_levels=levels_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
         cost_facts=_cost_facts(results),

@@ -366,6 +366,38 @@ class NearDuplicates(TypedDict):
     metrics: dict[str, Score]
 
 
+class ChangedScores(TypedDict):
+    """Scores of a split under a change, or the mean of each image's over several."""
+
+    dice_per_image_native: Score
+    relative_loss: float | None  # 1 - Dice / Dice of the split as it is
+    alarm_share: Score | None  # of the images without polyp, if there are any
+
+
+class StrengthScores(ChangedScores):
+    """Scores at one strength of a change."""
+
+    level: str  # in words
+
+
+class ChangeScores(TypedDict):
+    """Scores under one kind of change."""
+
+    name: str
+    strengths: list[StrengthScores]  # the weakest first
+    mean: ChangedScores
+
+
+class Robustness(TypedDict):
+    """Scores of the split under changes, as `scoring.changes` makes them."""
+
+    seed: int
+    plain: ChangedScores
+    changes: list[ChangeScores]
+    mean: ChangedScores
+    seconds: float
+
+
 class _EvaluationOfAnyVersion(TypedDict):
     threshold: Threshold
     native_size: str  # of the images, width x height
@@ -389,6 +421,7 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     operating_points: list[OperatingPoint]  # at the threshold alone and, if there is one, with the peak threshold
     negatives: Negatives | None
     videos: Videos | None
+    robustness: Robustness | None
 
 
 class Verification(TypedDict):

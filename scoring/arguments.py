@@ -19,10 +19,12 @@ MIN_FRAME_RATE, MAX_FRAME_RATE = 0.001, 10_000  # of time lapses, and of high-sp
 SETTINGS = (
     *("threshold", "tune_threshold_on", "peak_threshold", "tune_peak_on", "sensitivity", "tta", "surface_tolerance"),
     *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
-    *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
+    *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "robustness", "resamples", "seed"),
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
 )
-FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
+FLAGS_OF_A_MODEL = (
+    *("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak", "robustness"),
+)
 
 
 @dataclass
@@ -66,8 +68,11 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
     audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
+    robustness: bool = flag(
+        False, "Score the split, and images without polyp, under 10 kinds of change at 5 strengths too: 50 passes."
+    )
     resamples: int = flag(10_000, "Resamples of the bootstrap.")
-    seed: int = flag(0, "Seed of the bootstrap, of the windows and of the halves of a split.")
+    seed: int = flag(0, "Seed of the bootstrap, of the windows, of the halves of a split and of the changes.")
     batch_size: int = flag(8, "Images that go through the network together.")
     dtype: str = flag("float32", "float32, so that scores do not depend on the machine; or auto, bfloat16, float16.")
     push_to_hub: bool = flag(False, "Upload results, card and pictures to the Hub.")
