@@ -297,7 +297,7 @@ def robustness_curves(robustness: Robustness, path: str | Path, images: int) -> 
     lines = charts[0, 0].get_lines()
     figure.legend(
         *(lines, [str(line.get_label()) for line in lines]),
-        **{"loc": "outside upper right", "ncols": len(lines), "frameon": False, "labelcolor": INK},
+        **{"loc": "outside lower center", "ncols": len(lines), "frameon": False, "labelcolor": INK},
         prop={"family": FONT, "size": TICK},
     )
     return save(figure, path)

@@ -36,6 +36,7 @@ from .tables import (
     scored_images,
     threshold_text,
 )
+from .test_sets import test_sets_facts, test_sets_table
 from .videos import videos_table
 
 # What the values of train.py's `--augmentation` mean.
@@ -120,6 +121,8 @@ def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
         groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
+        sets_table=test_sets_table(results),
+        sets_facts=test_sets_facts(results),
         robustness_table=robustness_table(evaluation) if evaluation else "",
         robustness_alarms=alarms_table(evaluation) if evaluation else "",
         robustness_levels=levels_table(evaluation) if evaluation else "",
@@ -214,7 +217,8 @@ def _training_data(results: Results) -> Data | None:
     training = results.get("training")
     if not training:
         return None
-    return training.get("data") or (None if results["metrics"] else results["data"])
+    is_of_training = not (results["metrics"] or results.get("test_sets"))
+    return training.get("data") or (results["data"] if is_of_training else None)
 
 
 def _training_environment(results: Results) -> Environment | None:
@@ -222,7 +226,8 @@ def _training_environment(results: Results) -> Environment | None:
     training = results.get("training")
     if not training:
         return None
-    return training.get("environment") or (None if results["metrics"] else results["environment"])
+    is_of_training = not (results["metrics"] or results.get("test_sets"))
+    return training.get("environment") or (results["environment"] if is_of_training else None)
 
 
 def _model_facts(results: Results) -> str:

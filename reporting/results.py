@@ -424,6 +424,29 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     robustness: Robustness | None
 
 
+class TestSet(TypedDict):
+    """Scores of one of several data sets."""
+
+    name: str  # of PraNet's test sets; that of another folder is not recorded
+    images: int
+    fingerprint: str
+    scores: dict[str, Score]
+    difference: Difference | None  # of Dice per image, to the other model
+
+
+class TestSets(TypedDict):
+    """Scores of every data set in a folder, as `scoring.test_sets` takes them."""
+
+    sets: list[TestSet]
+    failed: list[str]  # that could not be scored
+    mean: dict[str, Score]  # over the sets, each of which weighs the same
+    other: str | None  # public name of the model that it is compared with
+    threshold: float
+    peak_threshold: float | None
+    resamples: int
+    seed: int
+
+
 class Verification(TypedDict):
     """How an ONNX file compares with PyTorch, as `onnx_export.verification.verify` measures it."""
 
@@ -472,6 +495,7 @@ class Results(_Measured, total=False):
     """What `results.json` holds."""
 
     exports: dict[str, Export]  # by precision
+    test_sets: TestSets
     invalid: str  # why no score of the run means anything
 
 

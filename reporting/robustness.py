@@ -66,7 +66,11 @@ def _alarm_rows(robustness: Robustness) -> tuple[list[str], list[list[str]]]:
     def alarms(scores: ChangedScores) -> str:
         return percent(scores["alarm_share"]["value"]) if scores["alarm_share"] else "-"
 
-    return _rows(robustness, alarms, lambda one: interval(one["alarm_share"]))
+    def mean(scores: ChangedScores) -> str:
+        low, high = scores["alarm_share"]["ci95"] if scores["alarm_share"] else (0.0, 0.0)
+        return f"{alarms(scores)} [{percent(low)}, {percent(high)}]"
+
+    return _rows(robustness, alarms, mean)
 
 
 def _rows(robustness: Robustness, cell: Cell, mean: Cell) -> tuple[list[str], list[list[str]]]:

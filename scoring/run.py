@@ -370,20 +370,26 @@ def score_negatives(
 
 
 def score_samples(
-    source: Source, rows: Dataset, protocol: Protocol, work: Work, peak_threshold: float | None = None
+    source: Source,
+    rows: Dataset,
+    protocol: Protocol,
+    work: Work,
+    peak_threshold: float | None = None,
+    load: Callable[..., Sample] = load_sample,
 ) -> list[ImageScores]:
     """Score every sample of a split, in order. Each process scores a part and gets the scores of all.
 
     Args:
         source, rows, protocol, work: What to score, and how.
         peak_threshold: Of the masks; None: every region counts.
+        load: Reads a row, as `load_sample` does; may take other rows, and has to give the same samples of the same.
 
     Raises:
         UserError: In every process, if one of them cannot score a sample.
     """
 
     def score(indices: Sequence[int]) -> list[ImageScores]:
-        samples = [load_sample(rows[index], protocol.mask_rules) for index in indices]
+        samples = [load(rows[index], protocol.mask_rules) for index in indices]
         images = []
         for sample, maps in zip(samples, source.predict(samples), strict=True):
             with value_errors_explained():
