@@ -30,9 +30,10 @@ def test_sets_facts(results: Results) -> str:
         return ""
     return "\n".join(
         (
-            f"- **Masks** are {_masks(section)}, at the size of the ground truth. *Mean Dice, PraNet's* does not "
-            "depend on it: each map is stretched to [0, 1], and the Dice of each image is averaged over the thresholds "
-            "0/255 to 255/255. It is the figure that papers state as mDice; the others cannot be compared with it.",
+            f"- **Masks** are {_masks(section)}, at the size of the ground truth.",
+            "- **Mean Dice, PraNet's**, which papers state as mDice: each map is stretched to [0, 1], and the Dice of "
+            "each image is averaged over the thresholds 0/255 to 255/255, whatever the threshold of the masks. The "
+            "others cannot be compared with it.",
             "- **Mean over sets**: each set weighs the same, whatever its number of images.",
             f"- **Intervals**: 95 %, bootstrap over the images of each set, {section['resamples']:,} resamples, seed "
             f"{section['seed']}.",

@@ -125,17 +125,17 @@ def _defocus(image: Image.Image, share: float, generator: np.random.Generator) -
 
 
 def _blur_by_motion(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
-    """The mean of the image along a line of any direction."""
-    length = max(1, round(share * min(image.size)))
+    """The mean of the image along a line of any direction, an odd number of pixels long, so that it is centred."""
+    half = max(1, round((share * min(image.size) - 1) / 2))
     angle = generator.uniform(0, math.pi)
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    padded = np.pad(pixels, ((length, length), (length, length), (0, 0)), mode="edge")
+    padded = np.pad(pixels, ((half, half), (half, half), (0, 0)), mode="edge")
     total = np.zeros(pixels.shape, dtype=np.float32)
-    for place in np.arange(length) - (length - 1) / 2:
-        top, left = length + round(place * math.sin(angle)), length + round(place * math.cos(angle))
+    for place in range(-half, half + 1):
+        top, left = half + round(place * math.sin(angle)), half + round(place * math.cos(angle))
         total += padded[top : top + height, left : left + width]
-    return Image.fromarray(np.rint(total / length).astype(np.uint8))
+    return Image.fromarray(np.rint(total / (2 * half + 1)).astype(np.uint8))
 
 
 def _add_noise(image: Image.Image, deviation: float, generator: np.random.Generator) -> Image.Image:
