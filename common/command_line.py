@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .annotation_rules import AnnotationRules
 from .errors import UserError
 from .mask_rules import MaskRules
 from .split_rules import SplitRules
@@ -80,7 +81,8 @@ class DataFlags(MaskFlags):
 
     dataset_name: str = flag(
         "Angelou0516/kvasir-seg",
-        'An id on the Hub, a local data set, a folder with images/ and masks/, "synthetic" or "synthetic-clips".',
+        "An id on the Hub, a local data set, a folder with images/ and masks/, a file or folder of annotations, "
+        '"synthetic" or "synthetic-clips".',
     )
     dataset_config: str | None = flag(None, "Configuration of a data set that has several.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")
@@ -90,6 +92,12 @@ class DataFlags(MaskFlags):
     )
     image_column: str | None = flag(None, "Column of images; found if not given.")
     mask_column: str | None = flag(None, "Column of masks; found if not given.")
+    labels: list[str] | None = flag(
+        None, "Of annotations, the labels whose regions are polyp; the only one if not given."
+    )
+    unlabelled: str = flag(
+        "skip", "Of annotations, what images without any are: skip, to leave them out, or negative, without polyp."
+    )
     negatives: str | None = flag(
         None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
     )
@@ -114,6 +122,7 @@ class DataFlags(MaskFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         rules = self.split_rules
+        _ = self.annotation_rules
         if self.split_seed < 0:
             raise ValueError(f"--split_seed {self.split_seed} is no seed: expected 0 or more.")
         if self.validation_split is not None and rules.divides_anew:
@@ -126,6 +135,11 @@ class DataFlags(MaskFlags):
     def split_rules(self) -> SplitRules:
         """The flags, as the rooms take them."""
         return SplitRules(self.validation_fraction, self.fold, self.folds, self.group_column, self.group_pattern)
+
+    @property
+    def annotation_rules(self) -> AnnotationRules:
+        """The flags, as the rooms take them."""
+        return AnnotationRules(self.labels, self.unlabelled)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -141,6 +155,7 @@ class DataFlags(MaskFlags):
             "synthetic_rows": self.synthetic_rows,
             "seed": self.split_seed,
             "split_rules": self.split_rules,
+            "annotation_rules": self.annotation_rules,
         }
 
     @property
@@ -153,6 +168,7 @@ class DataFlags(MaskFlags):
             "mask_rules": self.mask_rules,
             "seed": self.split_seed,
             "split_rules": self.split_rules,
+            "annotation_rules": self.annotation_rules,
         }
 
 

@@ -60,12 +60,17 @@ class Model(_ModelOfAnyKind, total=False):
     precision: str
 
 
-class MaskReading(TypedDict):
-    """How masks were read, as `common.mask_rules.MaskRules` says."""
-
+class _MaskReadingOfAnyVersion(TypedDict):
     foreground_values: list[int] | None
     threshold: float | None
     ignore_exif: bool
+
+
+class MaskReading(_MaskReadingOfAnyVersion, total=False):
+    """How masks were read, as `MaskRules` and `AnnotationRules` of common/ say."""
+
+    labels: list[str] | None  # of annotations, that are polyp; None: not given
+    unlabelled: str  # what images without annotation are: "skip" or "negative"
 
 
 class Splitting(TypedDict):

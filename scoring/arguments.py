@@ -21,6 +21,7 @@ SETTINGS = (
     *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
     *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
+    *("labels", "unlabelled"),
 )
 FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
 
