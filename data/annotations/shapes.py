@@ -224,7 +224,7 @@ def _rings_within(points: np.ndarray, size: Size) -> tuple[list[np.ndarray], boo
 
 
 def _check_points(points: np.ndarray) -> None:
-    different = len(np.unique(points, axis=0))
+    different = len(set(map(tuple, points.tolist())))
     if different < 3:
         raise EntryError(
             f"has a polygon of {different} different points: expected 3 or more. Draw it anew or remove it"
