@@ -61,8 +61,8 @@ def annotation_splits(path: Path, rules: AnnotationRules) -> dict[str, Dataset] 
         raise
     kept = _kept(frames, labels, reading, rules)
     rows = _rows(kept, labels, reading)
-    _say(path, labels, reading)
     reading.refuse_problems()
+    _say(path, labels, reading)
     if not any(rows.values()):
         raise DatasetError(
             f"{path} leaves no image to work with: of {counted(len(frames), 'image')} that it lists, none has a "

@@ -122,7 +122,8 @@ def cvat_text(masks: dict[str, np.ndarray]) -> str:
         size = f'width="{width}" height="{height}"'
         images.append(f'<image id="{number}" name="{name}" {size}>{"".join(shapes)}</image>')
     labels = "<meta><task><labels><label><name>polyp</name></label></labels></task></meta>"
-    return f'<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>{labels}{"".join(images)}</annotations>'
+    start = '<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>'
+    return f"{start}{labels}{''.join(images)}</annotations>"
 
 
 def write_cvat(folder: Path, masks: dict[str, np.ndarray]) -> Path:
