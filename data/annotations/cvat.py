@@ -89,7 +89,7 @@ def _shape(element: Any) -> Shape:
         return polygon(np.array([numbers_of(pair, "points") for pair in pairs]).reshape(-1, 2))
     if element.tag == "ellipse":
         values = [number_of(attributes, name) for name in ("cx", "cy", "rx", "ry")]
-        return ellipse(*values, float(attributes.get("rotation") or 0))
+        return ellipse(*values, degrees=number_of(attributes, "rotation") if "rotation" in attributes else 0.0)
     width, height, left, top = (whole_number_of(attributes, name) for name in ("width", "height", "left", "top"))
     try:
         check_size(width, height)

@@ -73,8 +73,9 @@ def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
     if len(points) != 2:
         raise EntryError(f"is a {kind} of {len(points)} points: expected 2. Draw it anew")
     if kind == "circle":  # its centre, and a point on it
-        radius = math.dist(*points)
-        return ellipse(*points[0], radius, radius)
+        (x, y), on_it = points.tolist()
+        radius = math.dist((x, y), on_it)
+        return ellipse(x, y, radius, radius)
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     if kind == "mask":
         return _bitmap(shape.get("mask"), points)

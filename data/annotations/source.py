@@ -131,6 +131,7 @@ def _rows(frames: Iterable[Frame], labels: set[str], reading: Reading) -> dict[s
 
 def _image_of(frame: Frame, reading: Reading) -> tuple[dict[str, Any], Size]:
     """The encoded image of a frame, and the size that its regions are of."""
+    image: dict[str, Any]
     if frame.content is not None:
         image = {"bytes": frame.content, "path": str(frame.image)}
     else:

@@ -85,5 +85,5 @@ def _shape(attributes: Mapping[str, Any], kind: str) -> Shape:
         return ellipse(x_centre, y_centre, radius, radius)
     if kind == "ellipse":
         theta = number_of(attributes, "theta") if "theta" in attributes else 0.0
-        return ellipse(*of("cx", "cy", "rx", "ry"), math.degrees(theta))
+        return ellipse(*of("cx", "cy", "rx", "ry"), degrees=math.degrees(theta))
     raise EntryError(f"has the shape {kind}, which is not known. Draw it as a polygon")
