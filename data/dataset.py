@@ -454,8 +454,12 @@ def _open_folder(
         wants_annotations = annotation_rules.is_given or bool(mask_folders(path))
         if not wants_annotations and (splits := folder_splits(path)):
             return Source(splits)
-        if annotated := annotation_splits(path, annotation_rules):
-            return Source(annotated, is_annotated=True)
+        # Beside tables, annotations may be what these were made of.
+        has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
+        if wants_annotations or not has_table:
+            annotated = annotation_splits(path, annotation_rules)
+            if annotated is not None:
+                return Source(annotated, is_annotated=True)
         if wants_annotations and (splits := folder_splits(path)):
             return Source(splits)
     refuse_special_files(path)

@@ -179,7 +179,7 @@ def _check_same_data(checkpoint: str, there: Mapping[str, Any], here: Mapping[st
     differences = [
         f"{flag} {masks_there.get(field, masks_here[field])} there, {masks_here[field]} here"
         for field, flag in FLAGS_OF_MASKS.items()
-        if masks_there.get(field, masks_here[field]) != masks_here[field]
+        if field in masks_here and masks_there.get(field, masks_here[field]) != masks_here[field]
     ]
     if differences:
         raise UserError(

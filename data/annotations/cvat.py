@@ -88,8 +88,10 @@ def _shape(element: Any) -> Shape:
             raise EntryError("has points that are no pairs of x and y. Export it anew")
         return polygon(np.array([numbers_of(pair, "points") for pair in pairs]).reshape(-1, 2))
     if element.tag == "ellipse":
-        values = [number_of(attributes, name) for name in ("cx", "cy", "rx", "ry")]
-        return ellipse(*values, degrees=number_of(attributes, "rotation") if "rotation" in attributes else 0.0)
+        x, y, radius_x, radius_y = (number_of(attributes, name) for name in ("cx", "cy", "rx", "ry"))
+        return ellipse(
+            x, y, radius_x, radius_y, number_of(attributes, "rotation") if "rotation" in attributes else 0.0
+        )
     width, height, left, top = (whole_number_of(attributes, name) for name in ("width", "height", "left", "top"))
     try:
         check_size(width, height)

@@ -141,6 +141,13 @@ def merged(runs: Sequence[Runs], size: Size) -> bytes:
     return bytes((runs[0] if len(runs) == 1 else coco_mask.merge(list(runs)))["counts"])
 
 
+def area_of(runs: Runs) -> int:
+    """Number of pixels in some runs."""
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area(runs))
+
+
 def runs_of_pixels(pixels: np.ndarray) -> ImageRuns:
     """The runs of all pixels of an image, (H, W) bool, which take less memory."""
     from pycocotools import mask as coco_mask

@@ -23,7 +23,7 @@ from ..samples import DatasetError
 from . import exports
 from .entries import Frame, Reading
 from .images import ImageFinder
-from .shapes import EntryError, Size, merged, runs_of_shape
+from .shapes import EntryError, Size, area_of, merged, runs_of_shape
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,8 @@ def _mask_of(frame: Frame, labels: set[str], size: Size, reading: Reading) -> di
         with reading.noting(frame.file, region.entry):
             found, is_clipped = runs_of_shape(region.shape, size)
             runs.append(found)
+            if not area_of(found):
+                reading.notes["regions cover no pixel's centre"] += 1
             if is_clipped:
                 reading.notes["regions reach out of their images, and were clipped"] += 1
     return {"bytes": encode_runs(merged(runs, size), size), "path": f"{frame.file}: {frame.entry}"}

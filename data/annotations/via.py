@@ -84,6 +84,7 @@ def _shape(attributes: Mapping[str, Any], kind: str) -> Shape:
         x_centre, y_centre, radius = of("cx", "cy", "r")
         return ellipse(x_centre, y_centre, radius, radius)
     if kind == "ellipse":
+        x_centre, y_centre, radius_x, radius_y = of("cx", "cy", "rx", "ry")
         theta = number_of(attributes, "theta") if "theta" in attributes else 0.0
-        return ellipse(*of("cx", "cy", "rx", "ry"), degrees=math.degrees(theta))
+        return ellipse(x_centre, y_centre, radius_x, radius_y, math.degrees(theta))
     raise EntryError(f"has the shape {kind}, which is not known. Draw it as a polygon")

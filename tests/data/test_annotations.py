@@ -1,5 +1,6 @@
 """Each format of an annotation program gives the masks that were drawn."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_dilation
 from unet_kvasir_seg.common.annotation_rules import AnnotationRules
+from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.annotations.shapes import ellipse, polygon, rectangle, runs_of_shape
 from unet_kvasir_seg.data.annotations.source import annotation_splits
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
@@ -384,6 +386,41 @@ def test_without_splits_they_are_divided_as_folders_are(tmp_path):
     (tmp_path / "images").rename(moved / "images")
     again = load_splits(str(write_coco(moved, masks)))
     assert {split: names(rows) for split, rows in again.items()} == {s: names(r) for s, r in splits.items()}
+
+
+def test_an_image_that_is_turned_when_shown_has_its_regions_where_they_were_drawn(tmp_path):
+    """Programs draw on the image as shown: stored as 4x6 with the tag "turn by 90 degrees", it is 6x4."""
+    (tmp_path / "images").mkdir()
+    image = Image.new("RGB", (4, 6))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "images" / "a.jpg", exif=exif)
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[1:3, 3:] = True
+    file = tmp_path / "export.json"
+    for data in (coco_data({"a.jpg": mask}), via_data({"a.jpg": mask}, tmp_path)):
+        file.write_text(json.dumps(data))
+        (row,) = load_splits(str(file), needed_splits=["all"])["all"]
+        sample = load_sample(row)
+        assert sample.image.size == (6, 4)
+        assert (sample.ground_truth == mask).all()
+
+
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "shapely" else find(name))
+    file = write_coco(tmp_path, write_frames(tmp_path / "images", count=1))
+    with pytest.raises(UserError, match=r"shapely is not installed.*\[annotations\]"):
+        load_splits(str(file))
+
+
+def test_a_region_between_the_centres_of_pixels_is_counted(tmp_path, caplog):
+    data = coco_data(write_frames(tmp_path / "images", count=1))
+    data["annotations"][0]["segmentation"] = [[3.6, 3.6, 4.4, 3.6, 4.4, 4.4]]
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(data))
+    assert not masks_of(file)["frame0.jpg"].any()
+    assert "1 regions cover no pixel's centre" in caplog.text
 
 
 def test_results_record_labels_and_no_paths(tmp_path):
