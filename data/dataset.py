@@ -436,7 +436,7 @@ def open_source(
         return _open_on_hub(name, config, revision, streaming)
     if path.name.lower().endswith((*TABLES, *ARCHIVES)) and path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
-    if path.exists():
+    if path.is_file():
         return Source(annotation_splits(path, annotation_rules) or {}, is_annotated=True)
     raise DatasetError(
         f"No data set at {name}{near_paths(name)}: expected a folder, an annotations file, an id on the Hub such as "
