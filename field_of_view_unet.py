@@ -1,4 +1,4 @@
-"""The field of view: the rectangle of the picture in a frame that an endoscopy system drew black borders and text into.
+"""The field of view: where the picture lies in a frame that an endoscopy system drew a black border and text into.
 
     box = find_field_of_view(frame)  # (H, W, 3) -> (left, top, right, bottom), or None: all of the frame is picture
     box = choose_box("auto", frame)  # the same by the setting `field_of_view` of the image processor
@@ -65,7 +65,8 @@ def read_field_of_view(value: Any) -> "str | Box | None":
     if not (0 <= left < right and 0 <= top < bottom):
         raise ValueError(
             f"Got field_of_view={value!r}, an empty rectangle or one that begins outside the frame; expected left, "
-            "top, right and bottom in pixels, right and bottom the first outside: 0 <= left < right, 0 <= top < bottom."
+            "top, right and bottom in pixels, right and bottom the first outside: 0 <= left < right and "
+            "0 <= top < bottom."
         )
     return left, top, right, bottom
 
@@ -106,9 +107,14 @@ def box_within(box: Box, height: int, width: int) -> Box | None:
     if box[2] > width or box[3] > height:
         raise ValueError(
             f"The field of view {','.join(map(str, box))} (left, top, right, bottom) does not lie within the frame of "
-            f"{width}x{height} pixels. Name the rectangle of frames of this size, or take “auto”."
+            f"{width}x{height} pixels. Name the rectangle of frames of this size, or take auto."
         )
     return None if box == (0, 0, width, height) else box
+
+
+def crop_to(values: np.ndarray, box: Box | None) -> np.ndarray:
+    """A view of what an array (H, W, ...) holds in a rectangle; of `None` all of it."""
+    return values if box is None else values[box[1] : box[3], box[0] : box[2]]
 
 
 def in_whole_frame(values: np.ndarray, box: Box | None, height: int, width: int) -> np.ndarray:
@@ -116,7 +122,7 @@ def in_whole_frame(values: np.ndarray, box: Box | None, height: int, width: int)
     if box is None:
         return values
     whole = np.zeros((height, width), values.dtype)
-    whole[box[1] : box[3], box[0] : box[2]] = values
+    crop_to(whole, box)[:] = values
     return whole
 
 
