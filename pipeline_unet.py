@@ -116,7 +116,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         timeout: float | None = None,
         field_of_view: Any = None,
     ) -> BatchFeature:
-        """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, its own height and width, its field of view."""
+        """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, its own height and width, and its field."""
         if isinstance(image, str | os.PathLike):
             # Not an import: of a folder, transformers 4.57 copies only what the model's and the pipeline's files name.
             image = self.image_processor.open_image(image, timeout)

@@ -14,8 +14,8 @@ PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_l
 IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
 FIELD_OF_VIEW = (
-    "What the network sees of a frame: none (all of it), auto (the picture, without a black border and the text in it), "
-    "or left,top,right,bottom in pixels, as 80,0,1360,1024. By default the model's own."
+    "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
+    "left,top,right,bottom in pixels, as 80,0,1360,1024. By default the model's own."
 )
 
 

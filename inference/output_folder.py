@@ -41,7 +41,7 @@ LATER_SETTINGS = {
     "min_area": 0,
     "largest_lesion": False,
     "field_of_view": "none",
-}  # what the run.json of earlier versions lacks
+}  # not in earlier run.json
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many

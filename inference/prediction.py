@@ -176,8 +176,8 @@ class BasePredictor(ABC):
 
         Raises:
             ValueError: For an image that cannot be used, a threshold outside [0, 1], a peak threshold below
-                `threshold`, a `min_area` that is no whole number of pixels, or a field of view that does not lie within
-                the image; the message says why.
+                `threshold`, a `min_area` that is no whole number of pixels, or a field of view that does not lie
+                within the image; the message says why.
         """
         how: dict[str, Any] = {"threshold": threshold, "tta": tta, "peak_threshold": peak_threshold}
         how |= {"min_area": min_area, "largest_lesion": largest_lesion, "field_of_view": field_of_view}

@@ -199,8 +199,8 @@ def segment_video(
         how: Keyword arguments of a call of the predictor: threshold, tta and so on, field_of_view apart.
 
     Raises:
-        VideoError: If no frame can be read, or the field of view does not lie within the frames. If reading fails later, the frames before are kept and
-            `VideoReport.problem` says why.
+        VideoError: If no frame can be read, or the field of view does not lie within the frames. If reading fails
+            later, the frames before are kept and `VideoReport.problem` says why.
         UserError: If the network gives NaN.
         OSError: If `overlay` or `table` cannot be written.
     """
