@@ -234,7 +234,7 @@ def _box_of_cells(cells: np.ndarray, lit: np.ndarray) -> Box:
 
 def _to_black(shares: np.ndarray, end: int) -> int:
     """The first place from `end` on behind which a strip is black but for text, by the lit share of each line."""
-    gap = max(1, round(GAP * len(shares)))
+    gap = max(1, int(GAP * len(shares) + 0.5))
     while end < len(shares) and shares[end : end + gap].mean() > LIT_IN_GAP:
         end += 1
     return end

@@ -37,11 +37,8 @@ RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
-LATER_SETTINGS = {
-    "min_area": 0,
-    "largest_lesion": False,
-    "field_of_view": "none",
-}  # not in earlier run.json
+# What the run.json of earlier versions lacks.
+LATER_SETTINGS = {"min_area": 0, "largest_lesion": False, "field_of_view": "none"}
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
