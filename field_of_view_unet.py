@@ -7,6 +7,7 @@ Needs numpy alone: the Hub runs it without the rest of the project, and ONNX fil
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -201,8 +202,8 @@ def _picture_cells(lit: np.ndarray) -> np.ndarray | None:
     """Which cells (h, w) belong to the picture; `None` if no region of them is large enough."""
     height, width = (length // CELL for length in lit.shape)
     pixels = lit[: height * CELL, : width * CELL].view(np.uint8)
-    rows = sum(pixels[i::CELL] for i in range(CELL))
-    cells = sum(rows[:, i::CELL] for i in range(CELL)) > CELL * CELL // 2
+    rows = reduce(np.add, [pixels[i::CELL] for i in range(CELL)])  # slices are faster than sums over short axes
+    cells = reduce(np.add, [rows[:, i::CELL] for i in range(CELL)]) > CELL * CELL // 2
     if not cells.any():
         return None
     _, changes = runs_of(cells, cells)

@@ -164,8 +164,8 @@ def _draw_panel(generator: Generator, frame: Image.Image, panel: Box, *, small_p
     """Lines of text and, if wanted, a small picture below them, as far as the panel has room."""
     left, top, right, bottom = panel
     pen = ImageDraw.Draw(frame)
-    font = ImageFont.load_default(size=max(9, frame.height // int(generator.integers(22, 40))))
-    line_height = 1.6 * font.size
+    size = max(9, frame.height // int(generator.integers(22, 40)))
+    font, line_height = ImageFont.load_default(size=size), 1.6 * size
     row, ink = top + 0.5 * line_height, str(generator.choice(INKS))
     for _ in range(int(generator.integers(3, 12))):
         text = str(generator.choice(LINES))
