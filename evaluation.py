@@ -156,7 +156,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     if arguments.scores_videos:
         rows, pattern = splits[arguments.split], arguments.sequence_pattern
         sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
-    how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
+    how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
     names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
     results = describe_run(arguments, source, splits[arguments.split], processes)

@@ -80,6 +80,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             written before are kept.
     """
     from PIL import Image
+    from unet_kvasir_seg.field_of_view_unet import field_of_view_text
     from unet_kvasir_seg.inference import output_folder
     from unet_kvasir_seg.inference.folder_choice import possible_folders, run_folder
     from unet_kvasir_seg.inference.image_run import print_report
@@ -102,6 +103,8 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
                 open_folder = held.enter_context(run_folder(named, PROGRAM))
         predictor = open_predictor(model, arguments.model_revision, *computing)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
+        predictor.field_of_view = arguments.field_of_view
+        arguments = replace(arguments, field_of_view=field_of_view_text(predictor.field_of_view))
         # No process writes before this: the main one would take the masks for those of another program.
         with ending_alike(processes):
             if processes.is_main:

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
 IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
-SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
+SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
+FIELD_OF_VIEW = (
+    "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
+    "left,top,right,bottom in pixels, as 80,0,1360,1024. By default the model's own."
+)
 
 
 @dataclass
@@ -37,6 +41,7 @@ class PredictArguments(DeviceFlags, ModelFlags):
     tta: bool = flag(
         False, "Average the probabilities of the image and its three flips: better, for four times the work."
     )
+    field_of_view: str | None = flag(None, FIELD_OF_VIEW)
     smoothing: float = flag(
         0.0,
         "For videos, against flicker: s in S = s * (S of the previous frame) + (1 - s) * probability, the map that "
@@ -48,6 +53,20 @@ class PredictArguments(DeviceFlags, ModelFlags):
     )
     batch_size: int = flag(8, "Images that go through the network together.")
     compile: bool = flag(False, "Compile the network first: it pays off over thousands of images.")
+
+    def __post_init__(self) -> None:
+        self.field_of_view = known_field_of_view(self.field_of_view)
+
+
+def known_field_of_view(value: str | None) -> str | None:
+    """--field_of_view in one form, such as "80,0,1360,1024".
+
+    Raises:
+        ValueError: If it is no such setting.
+    """
+    from ..field_of_view_unet import field_of_view_text  # needs numpy, and --help nothing
+
+    return None if value is None else field_of_view_text(value)
 
 
 def check_arguments(arguments: PredictArguments) -> None:

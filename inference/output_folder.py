@@ -37,7 +37,8 @@ RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
-LATER_SETTINGS = {"min_area": 0, "largest_lesion": False}  # what the run.json of earlier versions lacks
+# What the run.json of earlier versions lacks.
+LATER_SETTINGS = {"min_area": 0, "largest_lesion": False, "field_of_view": "none"}
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
@@ -61,12 +62,13 @@ def describe_settings(
     alert_seconds: float = ALERT_SECONDS,
     min_area: int = 0,
     largest_lesion: bool = False,
+    field_of_view: str = "none",
 ) -> dict[str, Any]:
     """What run.json holds: everything that the outputs depend on, images apart.
 
     Args:
         predictor, threshold, tta, smoothing, alert_seconds, min_area, largest_lesion: As in `predict.py`.
-        peak_threshold: The one that is used, whether it was given or is the model's own.
+        peak_threshold, field_of_view: Those that are used, whether they were given or are the model's own.
     """
     processor = predictor.processor_settings
     return {
@@ -77,6 +79,7 @@ def describe_settings(
         "peak_threshold": peak_threshold,
         "min_area": min_area,
         "largest_lesion": largest_lesion,
+        "field_of_view": field_of_view,
         "presence_calibration": predictor.presence_calibration,
         "tta": tta,
         "smoothing": smoothing,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ..field_of_view_unet import Box, in_whole_frame, read_field_of_view
 from ..regions_unet import (
     check_calibration,
     check_region_options,
@@ -34,12 +35,14 @@ class Prediction:
 
     Attributes:
         probability: (H, W) float32, the probability of polyp at the image's original size.
-        probability_at_input_size: (h, w) float32, the same at the network's input size.
+        probability_at_input_size: (h, w) float32, that of the field of view at the network's input size.
         threshold: A pixel belongs to the mask if its probability is higher, and its region is kept.
         peak_threshold: A region of the mask is kept if its highest probability is at least this; None keeps all.
         presence_calibration: Scale and offset of `presence`; None if the model has none.
         min_area: A region of the mask is kept if it has at least so many pixels.
         largest_lesion: Whether, of the regions that are left, only the largest is kept.
+        field_of_view: What the network saw of the image: left, top, right and bottom in pixels. Outside, the
+            probability is 0. None: all of it.
     """
 
     probability: np.ndarray
@@ -49,6 +52,7 @@ class Prediction:
     presence_calibration: Sequence[float] | None = None
     min_area: int = 0
     largest_lesion: bool = False
+    field_of_view: Box | None = None
 
     def __repr__(self) -> str:
         height, width = self.probability.shape
@@ -88,10 +92,20 @@ class PreparedImage:
     Attributes:
         pixels: pixel_values (1, 3, h, w) float for `Predictor`, a frame (h, w, 3) uint8 for `OnnxPredictor`.
         size: Original height and width of the image.
+        field_of_view: The rectangle of it that `pixels` shows: left, top, right and bottom; None: all of it.
     """
 
     pixels: Any
     size: tuple[int, int]
+    field_of_view: Box | None = None
+
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """Height and width of what the network sees, in pixels of the image."""
+        if self.field_of_view is None:
+            return self.size
+        left, top, right, bottom = self.field_of_view
+        return bottom - top, right - left
 
 
 class BasePredictor(ABC):
@@ -104,6 +118,7 @@ class BasePredictor(ABC):
 
     model: Any
     runtime: Any
+    _field_of_view: Any = None  # in place of the model's own
 
     @overload
     def __call__(
@@ -115,6 +130,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = ...,
         min_area: int = ...,
         largest_lesion: bool = ...,
+        field_of_view: str | Sequence[int] | None = ...,
     ) -> list[Prediction]: ...
 
     @overload
@@ -127,6 +143,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = ...,
         min_area: int = ...,
         largest_lesion: bool = ...,
+        field_of_view: str | Sequence[int] | None = ...,
     ) -> Prediction: ...
 
     def __call__(
@@ -138,6 +155,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = None,
         min_area: int = 0,
         largest_lesion: bool = False,
+        field_of_view: str | Sequence[int] | None = None,
     ) -> Prediction | list[Prediction]:
         """Segment an image: PIL, numpy or torch, as `UNetImageProcessor` takes it; or several, one after the other.
 
@@ -150,32 +168,38 @@ class BasePredictor(ABC):
                 model's own, if it has one; a value equal to `threshold` keeps every region.
             min_area: A region of the mask is kept if it has at least so many pixels of the image.
             largest_lesion: Whether, of the regions that are left, only the largest is kept.
+            field_of_view: The rectangle of the image that the network sees: "none" for all of it, "auto", or left,
+                top, right and bottom in pixels. None takes `BasePredictor.field_of_view`.
 
         Returns:
             The prediction; of several images a list.
 
         Raises:
             ValueError: For an image that cannot be used, a threshold outside [0, 1], a peak threshold below
-                `threshold`, or a `min_area` that is no whole number of pixels; the message says why.
+                `threshold`, a `min_area` that is no whole number of pixels, or a field of view that does not lie
+                within the image; the message says why.
         """
         how: dict[str, Any] = {"threshold": threshold, "tta": tta, "peak_threshold": peak_threshold}
-        how |= {"min_area": min_area, "largest_lesion": largest_lesion}
+        how |= {"min_area": min_area, "largest_lesion": largest_lesion, "field_of_view": field_of_view}
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             return [self(each, **how) for each in image]
         return self.batch([image], **how)[0]
 
-    def batch(self, images: Sequence[Any], **how: Any) -> list[Prediction]:
+    def batch(self, images: Sequence[Any], *, field_of_view: Any = None, **how: Any) -> list[Prediction]:
         """Segment images of any sizes together; arguments and errors as for a call."""
-        return self.predict_prepared([self.prepare(image) for image in images], **how)
+        return self.predict_prepared([self.prepare(image, field_of_view) for image in images], **how)
 
     @abstractmethod
-    def prepare(self, image: Any) -> PreparedImage:
+    def prepare(self, image: Any, field_of_view: str | Sequence[int] | None = None) -> PreparedImage:
         """Turn an image into what `predict_prepared` takes.
 
         Threads may call it, so that the next images are prepared while the network computes.
 
+        Args:
+            image, field_of_view: As for a call.
+
         Raises:
-            ValueError: For an image that cannot be used; the message says why.
+            ValueError: For an image that cannot be used, or a field of view outside of it; the message says why.
         """
 
     def predict_prepared(
@@ -196,14 +220,16 @@ class BasePredictor(ABC):
         check_region_options(min_area, largest_lesion)
         peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
         calibration = self.presence_calibration
-        return [
-            Prediction(probability, at_input_size, threshold, peak_threshold, calibration, min_area, largest_lesion)
-            for probability, at_input_size in self.probability_maps(prepared, tta)
-        ]
+        how = (threshold, peak_threshold, calibration, min_area, largest_lesion)
+        predictions = []
+        for image, (seen, at_input_size) in zip(prepared, self.probability_maps(prepared, tta), strict=True):
+            probability = in_whole_frame(seen, image.field_of_view, *image.size)
+            predictions.append(Prediction(probability, at_input_size, *how, image.field_of_view))
+        return predictions
 
     @abstractmethod
     def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each prepared image `probability` and `probability_at_input_size` of its prediction."""
+        """For each prepared image the probability (H, W) at its `seen_size`, and at the network's input size."""
 
     def choose_peak_threshold(self, threshold: float, peak_threshold: float | None = None) -> float | None:
         """The peak threshold that a call with these arguments uses: the one given, or the model's own, or None.
@@ -220,6 +246,21 @@ class BasePredictor(ABC):
     def peak_threshold(self) -> float | None:
         """The model's own peak threshold; None if it has none."""
         return self.processor_settings.get("peak_threshold")
+
+    @property
+    def field_of_view(self) -> str | Box | None:
+        """The setting that images are prepared by: the model's own, or what it was set to; None: all of an image.
+
+        Raises:
+            ValueError: If it is set to what is no such setting.
+        """
+        own = self.processor_settings.get("field_of_view") if self._field_of_view is None else self._field_of_view
+        return read_field_of_view(own)
+
+    @field_of_view.setter
+    def field_of_view(self, value: str | Sequence[int] | None) -> None:
+        read_field_of_view(value)
+        self._field_of_view = value  # None: the model's own again
 
     @property
     def presence_calibration(self) -> Sequence[float] | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..common.device import Runtime, choose_runtime, keep_freed_memory, limit_threads
 from ..common.errors import first_line
+from ..field_of_view_unet import choose_box
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .checkpoint import fingerprint, load_checkpoint
@@ -108,20 +109,22 @@ class Predictor(BasePredictor):
         """Fingerprint of the weights."""
         return fingerprint(self.model)
 
-    def prepare(self, image: Any) -> PreparedImage:
+    def prepare(self, image: Any, field_of_view: str | Sequence[int] | None = None) -> PreparedImage:
         upright = self.processor.upright(image)
+        setting = self.field_of_view if field_of_view is None else field_of_view
+        box = choose_box(setting, upright.permute(1, 2, 0).numpy())
         layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
-        pixel_values = self.processor.preprocess(upright, **layout)["pixel_values"]
-        return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]))
+        pixel_values = self.processor.preprocess(upright, field_of_view=box or "none", **layout)["pixel_values"]
+        return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]), box)
 
     def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         pixel_values = torch.cat([image.pixels for image in prepared])
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
         at_input_size = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
-        sizes = [image.size for image in prepared]
-        maps = self.processor.polyp_probabilities(outputs[0], sizes)
+        seen = [image.seen_size for image in prepared], [None] * len(prepared)
+        maps = self.processor.polyp_probabilities(outputs[0], *seen)
         for logits in outputs[1:]:  # added up one by one: a map of a large image takes memory
-            for total, other in zip(maps, self.processor.polyp_probabilities(logits, sizes), strict=True):
+            for total, other in zip(maps, self.processor.polyp_probabilities(logits, *seen), strict=True):
                 total += other
         return [
             (total.div_(len(outputs)).cpu().numpy(), input_size_map.numpy())

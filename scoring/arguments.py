@@ -10,6 +10,7 @@ from ..common.command_line import DataFlags, DeviceFlags, ModelFlags, flag
 from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL
 from ..data.split_names import known_split
+from ..inference.arguments import FIELD_OF_VIEW, known_field_of_view
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -21,9 +22,11 @@ SETTINGS = (
     *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
     *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
-    *("labels", "unlabelled"),
+    *("labels", "unlabelled", "field_of_view"),
 )
-FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
+FLAGS_OF_A_MODEL = (
+    *("model", "model_revision", "tta", "field_of_view", "push_to_hub", "negatives", "negative_windows", "save_peak"),
+)
 
 
 @dataclass
@@ -65,6 +68,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     alert_seconds: float = flag(0.5, "A region that is followed for so long in a video is an alert.")
     negative_windows: int | None = flag(None, "Score so many windows without polyp of the split's frames too.")
     tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
+    field_of_view: str | None = flag(None, FIELD_OF_VIEW)
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
     audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
     resamples: int = flag(10_000, "Resamples of the bootstrap.")
@@ -79,6 +83,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
 
     def __post_init__(self):
         super().__post_init__()
+        self.field_of_view = known_field_of_view(self.field_of_view)
         for name in ("split", "tune_threshold_on", "tune_peak_on"):
             setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
 
@@ -100,6 +105,8 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
         settings = {name: getattr(self, name) for name in SETTINGS} | {"image_processor": source.processor_settings}
         if self.peak_threshold is None and self.tune_peak_on is None:
             settings["peak_threshold"] = source.peak_threshold  # the model's own
+        # None in place of "none": the settings of earlier versions lack it.
+        settings["field_of_view"] = None if source.field_of_view == "none" else source.field_of_view
         return settings
 
     @property
