@@ -207,7 +207,7 @@ def write_outputs(
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
     from unet_kvasir_seg.reporting.tables import results_as_text
-    from unet_kvasir_seg.scoring import peak, sequences, summary
+    from unet_kvasir_seg.scoring import peak, sequences, summary, training_frames
 
     evaluation = results["evaluation"]
     assert evaluation is not None
@@ -224,6 +224,8 @@ def write_outputs(
         write_results(folder / "results.json", results)
         if arguments.save_peak and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
+        if arguments.save_statistics:
+            training_frames.save_statistics(Path(arguments.model_name), source, splits, arguments.split, folder)
         if arguments.predictions is None:
             pictures = evaluation["figures"] if arguments.push_to_hub else drawn
             write_atomic(folder / "README.md", fill_card(results, pictures).encode())
@@ -241,7 +243,8 @@ def push(folder: Path, results: "Results", arguments: EvaluationArguments) -> st
 
     assert results["evaluation"] is not None
     names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
-    names += ["preprocessor_config.json"] if arguments.save_peak else []  # the peak that the scores are of
+    # The peak that the scores are of, and the frames' statistics.
+    names += ["preprocessor_config.json"] if arguments.save_peak or arguments.save_statistics else []
     files = [folder / name for name in names]
     return push_files(str(arguments.target_repo), folder, files, f"Evaluate on {results['data']['split']}")
 

@@ -94,6 +94,8 @@ class UNetImageProcessor(TorchvisionBackend):
         peak_threshold (`float`, *optional*): a region of a mask counts only if its highest probability is at least
             this; see `post_process_semantic_segmentation`. By default every region counts.
         presence_calibration (`list[float]`, *optional*): scale and offset of `presence`.
+        frame_statistics (`dict`, *optional*): quantiles of colour and sharpness of the frames that the network was
+            trained on, for the project's `predict.py`; nothing here depends on them.
     """
 
     do_convert_rgb = True
@@ -105,6 +107,7 @@ class UNetImageProcessor(TorchvisionBackend):
     do_normalize = False
     peak_threshold: float | None = None
     presence_calibration: list[float] | None = None
+    frame_statistics: dict[str, Any] | None = None
 
     def __init__(self, **kwargs: Any):
         """

@@ -113,7 +113,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         with ending_alike(processes):
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
-                output_folder.write_tables(output)
+                output_folder.write_tables(output, predictor.processor_settings)
                 print_report(total, found.ignored, str(output))
                 if arguments.report:
                     write_page(output)

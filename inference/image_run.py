@@ -26,6 +26,7 @@ from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_f
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
 from ..common.progress import show_progress
+from .frame_statistics import measure_frame, measure_prediction
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
 from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_numbers, draw_overlay
@@ -48,12 +49,14 @@ class Frame:
         digest: Hash of its file.
         prepared: As the network takes it.
         image: The upright image, if an overlay is to be drawn; otherwise None.
+        measures: Of `measure_frame`.
     """
 
     source: Source
     digest: str
     prepared: PreparedImage
     image: Image.Image | None
+    measures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ class ImageRun:
                     return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
         prepared = self.predictor.prepare(image)
-        return Frame(source, digest, prepared, image if self.overlay else None)
+        measures = measure_frame(self.predictor, prepared)
+        return Frame(source, digest, prepared, image if self.overlay else None, measures)
 
     def segment(self, items: Iterable[Frame | Done | Failure]) -> Iterator[tuple[Frame, Prediction] | Done | Failure]:
         """Predict for the frames, in batches; other items are passed on."""
@@ -256,7 +260,8 @@ class ImageRun:
 def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     """One of the PNG files of an image."""
     if kind == MASKS:
-        record = make_record(frame.source, frame.digest, prediction)
+        measures = frame.measures | measure_prediction(prediction)
+        record = make_record(frame.source, frame.digest, prediction, measures)
         # A mask consists of runs of one value: run-length encoding alone is faster, and the file smaller.
         mask = prediction.mask.view(np.uint8) * np.uint8(255)
         return encode_png(Image.fromarray(mask), record, compress_type=zlib.Z_RLE)

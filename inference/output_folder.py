@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from ..common.csv_tables import open_table, write_row
 from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
+from .frame_statistics import describe_differences
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
@@ -290,14 +291,16 @@ def video_targets(output: Path, source: Source) -> list[Path]:
     return [output / source.output(VIDEOS, suffix) for suffix in VIDEO_OUTPUTS]
 
 
-def make_record(source: Source, digest: str, prediction: Prediction) -> str:
-    """The text in a mask's file: name and hash of its image, its presence, and the lesions.
+def make_record(
+    source: Source, digest: str, prediction: Prediction, measures: Mapping[str, float] | None = None
+) -> str:
+    """The text in a mask's file: name and hash of its image, its presence, the lesions, and measures of the frame.
 
     In one file mask and lesions are written together or not at all.
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
     record = {"image": source.name, "digest": digest, "presence": prediction.presence, "lesions": rows}
-    return json.dumps(record)
+    return json.dumps({**record, "measures": dict(measures or {})})
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
@@ -321,10 +324,12 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what `make_record` writes. Those of earlier versions have no presence."""
+    """Whether it is what `make_record` writes. Those of earlier versions have no presence, or no measures."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
-    lesions = record.get("lesions")
+    lesions, measures = record.get("lesions"), record.get("measures", {})
+    if not isinstance(measures, dict) or not all(map(_is_number, measures.values())):
+        return False
     if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
@@ -374,22 +379,28 @@ def cannot_write(target: Path | str, error: OSError) -> UserError:
     return UserError(f"{target} cannot be written: {error.strerror or error}. {REMEDY}")
 
 
-def write_tables(output: Path) -> None:
+def write_tables(output: Path, processor_settings: Mapping[str, Any] | None = None) -> None:
     """Write the `TABLES` from the records of all masks and videos in the folder, and print a summary.
+
+    Args:
+        output: The folder.
+        processor_settings: Those of the model. If they hold statistics of the frames that it was trained on, the
+            summary says in which respects the images of the folder are far off.
 
     Raises:
         UserError: If they cannot be written.
     """
     try:
-        summary = _write_image_tables(output) + _write_tracks(output)
+        summary = _write_image_tables(output, processor_settings or {}) + _write_tracks(output)
     except OSError as error:
         raise cannot_write(f"{output / PREDICTIONS}, {IMAGES} or {TRACKS}", error) from error
     print(summary, end="")
 
 
-def _write_image_tables(output: Path) -> str:
-    """Write the tables of images, and give the line that sums them up; an empty text without images."""
+def _write_image_tables(output: Path, processor_settings: Mapping[str, Any]) -> str:
+    """Write the tables of images, and give the lines that sum them up; an empty text without images."""
     images = empty = lesions = 0
+    measured = []
     with open_table(output / PREDICTIONS) as lesion_table, open_table(output / IMAGES) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
@@ -400,11 +411,13 @@ def _write_image_tables(output: Path) -> str:
             for number, numbers in enumerate(record["lesions"], start=1):
                 write_row(lesion_table, lesion_row(record["image"], number, numbers))
             write_row(image_table, image_row(record))
+            measured.append(record.get("measures", {}))
     if not images:
         return ""
     table = printable(str(output / PREDICTIONS))
     found = f"{counted(lesions, 'lesion')} in {images - empty:,} of {counted(images, 'image')}"
-    return f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    summary = f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    return summary + describe_differences(processor_settings, measured)
 
 
 def _write_tracks(output: Path) -> str:

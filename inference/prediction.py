@@ -205,6 +205,22 @@ class BasePredictor(ABC):
     def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each prepared image `probability` and `probability_at_input_size` of its prediction."""
 
+    def input_height(self, prepared: PreparedImage) -> int:
+        """Rows of a prepared image, at the network's input size."""
+        return len(prepared.pixels)
+
+    def grey_levels(self, prepared: PreparedImage, rows: np.ndarray) -> np.ndarray:
+        """Rows of a prepared image as the network sees them, before it normalises them.
+
+        Args:
+            prepared: The image.
+            rows: (N,) integers, which rows.
+
+        Returns:
+            (N, w, 3) uint8, RGB.
+        """
+        return prepared.pixels[rows]
+
     def choose_peak_threshold(self, threshold: float, peak_threshold: float | None = None) -> float | None:
         """The peak threshold that a call with these arguments uses: the one given, or the model's own, or None.
 

@@ -114,6 +114,19 @@ class Predictor(BasePredictor):
         pixel_values = self.processor.preprocess(upright, **layout)["pixel_values"]
         return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]))
 
+    def input_height(self, prepared: PreparedImage) -> int:
+        return prepared.pixels.shape[-2]
+
+    def grey_levels(self, prepared: PreparedImage, rows: np.ndarray) -> np.ndarray:
+        processor = self.processor
+        # In numpy: PyTorch would start threads for it, which wait for those of the network.
+        levels = prepared.pixels[0].numpy()[:, rows].transpose(1, 2, 0)
+        if processor.do_normalize:
+            levels = levels * np.float32(processor.image_std) + np.float32(processor.image_mean)
+        if processor.do_rescale:
+            levels = levels / np.float32(processor.rescale_factor)
+        return levels.round().clip(0, 255).astype(np.uint8)
+
     def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         pixel_values = torch.cat([image.pixels for image in prepared])
         outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]

@@ -22,7 +22,10 @@ SETTINGS = (
     *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
 )
-FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
+FLAGS_OF_A_MODEL = (
+    *("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows"),
+    *("save_peak", "save_statistics"),
+)
 
 
 @dataclass
@@ -53,6 +56,11 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     )
     sensitivity: float = flag(0.98, "Share of the polyps found by the threshold alone that the chosen peak keeps.")
     save_peak: bool = flag(False, "Write the chosen peak threshold into the model's preprocessor_config.json.")
+    save_statistics: bool = flag(
+        False,
+        "Write statistics of the frames into the model's preprocessor_config.json, with which predict.py tells frames "
+        "that are far off: colours of the train split, presence and uncertainty of the scored one.",
+    )
     sequence_pattern: str | None = flag(
         None,
         "Score videos too: a regular expression with the groups sequence and frame, such as "
@@ -139,6 +147,11 @@ def check_arguments(arguments: EvaluationArguments) -> None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
     check_peak_arguments(arguments)
     check_sequence_arguments(arguments)
+    for name in ("save_peak", "save_statistics"):
+        if getattr(arguments, name):
+            from .saved_settings import check_savable
+
+            check_savable(arguments.model_name, f"--{name}")
 
 
 def with_split(arguments: EvaluationArguments, there: Collection[str]) -> EvaluationArguments:
@@ -187,9 +200,6 @@ def check_peak_arguments(arguments: EvaluationArguments) -> None:
         raise UserError("--save_peak saves what --tune_peak_on SPLIT chooses: name the split.")
     if arguments.threshold != 0.5 or arguments.tune_threshold_on is not None:
         raise UserError("--save_peak is for masks at the threshold 0.5, a model's default: leave the other out.")
-    from .peak import check_savable
-
-    check_savable(arguments.model_name)
 
 
 def check_sequence_arguments(arguments: EvaluationArguments) -> None:
