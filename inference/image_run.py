@@ -56,7 +56,7 @@ class Frame:
     digest: str
     prepared: PreparedImage
     image: Image.Image | None
-    measures: dict[str, float]
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ def make_record(
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
     record = {"image": source.name, "digest": digest, "presence": prediction.presence, "lesions": rows}
-    return json.dumps({**record, "measures": dict(measures or {})})
+    return json.dumps({**record, "measures": dict(measures)} if measures else record)
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
