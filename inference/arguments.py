@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..common.command_line import DeviceFlags, ModelFlags, flag
+from ..common.command_line import DeviceFlags, ModelsFlags, flag
 from ..common.errors import UserError
 
 if TYPE_CHECKING:
     from .inputs import Inputs
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty"), ("smoothing", "alert_seconds")
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
 
 
 @dataclass
-class PredictArguments(DeviceFlags, ModelFlags):
+class PredictArguments(DeviceFlags, ModelsFlags):
     """How to segment, and what to write."""
 
     output_dir: str | None = flag(
@@ -26,6 +26,11 @@ class PredictArguments(DeviceFlags, ModelFlags):
     )
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
+    uncertainty: bool = flag(
+        False,
+        "Write a map for each image of how far the averaged probabilities spread: those of several models, or with "
+        "--tta of the flips.",
+    )
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     peak_threshold: float | None = flag(
         None,
@@ -64,6 +69,11 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
     if not 0 <= arguments.alert_seconds < float("inf"):
         raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
+    if arguments.uncertainty and not arguments.tta and len(arguments.models) == 1:
+        raise UserError(
+            "--uncertainty is the spread of several maps, and one model gives one map: add --tta, for its flips, or "
+            "give --model several models."
+        )
     if arguments.min_area < 0:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
@@ -74,6 +84,8 @@ def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str
     """The flags of these names that have another value than by default."""
     defaults = PredictArguments()
     values = {name: getattr(arguments, name) for name in names}
+    if values.get("model"):
+        values["model"] = " ".join(values["model"])  # as it was typed
     return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 

@@ -24,7 +24,7 @@ from ..common.errors import UserError, first_line, require_extra
 from ..common.files import read_file, to_rgb
 from ..common.processors import usable_processors
 from ..regions_unet import check_calibration, check_input_size, check_thresholds
-from .prediction import FLIPS, BasePredictor, PreparedImage
+from .prediction import BasePredictor, MapPair, PreparedImage
 from .resize import resize_frame, resize_map
 
 if TYPE_CHECKING:
@@ -238,17 +238,11 @@ class OnnxPredictor(BasePredictor):
         frame = levels.round().clip(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
         return PreparedImage(frame, (original.shape[-2], original.shape[-1]))
 
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        frames = np.stack([image.pixels for image in prepared])
-        logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
-        both = []
-        for image, *maps in zip(prepared, *logits_of_flips, strict=True):
-            probability = _sigmoid(resize_map(maps[0], image.size))
-            for logits in maps[1:]:  # added up one by one: a map of a large image takes memory
-                probability += _sigmoid(resize_map(logits, image.size))
-            probability /= len(maps)
-            both.append((probability, np.mean([_sigmoid(logits) for logits in maps], axis=0)))
-        return both
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
+        logits = self._logits(np.stack([image.pixels for image in prepared]), axes)
+        return [
+            (_sigmoid(resize_map(one, image.size)), _sigmoid(one)) for image, one in zip(prepared, logits, strict=True)
+        ]
 
     def _logits(self, frames: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         """Logits (B, h, w) of frames (B, h, w, 3), which the network sees flipped."""

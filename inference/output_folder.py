@@ -23,6 +23,7 @@ from ..common.csv_tables import open_table, write_row
 from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
+from .ensemble import Ensemble
 from .frame_statistics import describe_differences
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
@@ -39,6 +40,7 @@ RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
 LATER_SETTINGS = {"min_area": 0, "largest_lesion": False}  # what the run.json of earlier versions lacks
+MEMBER_NAMES = "member_names"  # what the models of an ensemble were called
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
@@ -70,9 +72,12 @@ def describe_settings(
         peak_threshold: The one that is used, whether it was given or is the model's own.
     """
     processor = predictor.processor_settings
+    members = [member.identity for member in predictor.members]
+    of_ensemble = {"members": members, MEMBER_NAMES: predictor.names} if isinstance(predictor, Ensemble) else {}
     return {
         "schema_version": RUN_SCHEMA,
         "model": predictor.identity,
+        **of_ensemble,
         "image_processor": {name: processor.get(name) for name in PROCESSOR_SETTINGS},
         "threshold": threshold,
         "peak_threshold": peak_threshold,
@@ -144,7 +149,8 @@ def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool
     settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     of_videos = VIDEO_SETTINGS if with_videos and holds_files(output / VIDEOS) else ()
     # The run.json of earlier versions lacks some settings of videos, whose outputs did not depend on them.
-    compared = [name for name in settings if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
+    compared = [name for name in settings if name != MEMBER_NAMES]  # a model may have been moved
+    compared = [name for name in compared if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
     before = LATER_SETTINGS | before
     differing = [name for name in compared if before.get(name) != settings[name]]
     if "model" in differing or "image_processor" in differing:

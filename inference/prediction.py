@@ -4,10 +4,10 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
@@ -20,12 +20,15 @@ from ..regions_unet import (
     presence_of,
 )
 from .lesions import Lesion, find_lesions
+from .uncertainty import Spread
 
 if TYPE_CHECKING:
     from ..image_processing_unet import UNetImageProcessor
 
 # Axes of images (..., H, W) that test-time augmentation flips: none, width, height, both.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+# A probability map (H, W) at an image's original size, and the one (h, w) at the network's input size.
+MapPair: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Prediction:
         presence_calibration: Scale and offset of `presence`; None if the model has none.
         min_area: A region of the mask is kept if it has at least so many pixels.
         largest_lesion: Whether, of the regions that are left, only the largest is kept.
+        spread: (H, W) float32, the standard deviation of the maps whose mean `probability` is, at most 0.5: of the
+            members of an ensemble, or of the image's flips. None if it was not asked for.
+        single: (H, W) float32, the first of these maps; None as `spread`.
     """
 
     probability: np.ndarray
@@ -49,6 +55,8 @@ class Prediction:
     presence_calibration: Sequence[float] | None = None
     min_area: int = 0
     largest_lesion: bool = False
+    spread: np.ndarray | None = None
+    single: np.ndarray | None = None
 
     def __repr__(self) -> str:
         height, width = self.probability.shape
@@ -115,6 +123,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = ...,
         min_area: int = ...,
         largest_lesion: bool = ...,
+        uncertainty: bool = ...,
     ) -> list[Prediction]: ...
 
     @overload
@@ -127,6 +136,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = ...,
         min_area: int = ...,
         largest_lesion: bool = ...,
+        uncertainty: bool = ...,
     ) -> Prediction: ...
 
     def __call__(
@@ -138,6 +148,7 @@ class BasePredictor(ABC):
         peak_threshold: float | None = None,
         min_area: int = 0,
         largest_lesion: bool = False,
+        uncertainty: bool = False,
     ) -> Prediction | list[Prediction]:
         """Segment an image: PIL, numpy or torch, as `UNetImageProcessor` takes it; or several, one after the other.
 
@@ -150,16 +161,18 @@ class BasePredictor(ABC):
                 model's own, if it has one; a value equal to `threshold` keeps every region.
             min_area: A region of the mask is kept if it has at least so many pixels of the image.
             largest_lesion: Whether, of the regions that are left, only the largest is kept.
+            uncertainty: Also give the `spread` of the maps that are averaged; of a single model, with `tta`.
 
         Returns:
             The prediction; of several images a list.
 
         Raises:
             ValueError: For an image that cannot be used, a threshold outside [0, 1], a peak threshold below
-                `threshold`, or a `min_area` that is no whole number of pixels; the message says why.
+                `threshold`, a `min_area` that is no whole number of pixels, or the spread of a single map; the message
+            says why.
         """
         how: dict[str, Any] = {"threshold": threshold, "tta": tta, "peak_threshold": peak_threshold}
-        how |= {"min_area": min_area, "largest_lesion": largest_lesion}
+        how |= {"min_area": min_area, "largest_lesion": largest_lesion, "uncertainty": uncertainty}
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             return [self(each, **how) for each in image]
         return self.batch([image], **how)[0]
@@ -187,23 +200,83 @@ class BasePredictor(ABC):
         peak_threshold: float | None = None,
         min_area: int = 0,
         largest_lesion: bool = False,
+        uncertainty: bool = False,
     ) -> list[Prediction]:
         """Segment prepared images together; arguments as for a call.
 
         Raises:
-            ValueError: For thresholds, or a `min_area`, that cannot be.
+            ValueError: For thresholds, or a `min_area`, that cannot be, and for the spread of a single map.
         """
         check_region_options(min_area, largest_lesion)
+        if uncertainty and not self.averages(tta):
+            raise ValueError(
+                "Got uncertainty=True of one model without its flips; expected several maps, whose spread it is: add "
+                "tta=True, or load several models."
+            )
         peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
-        calibration = self.presence_calibration
+        how = (threshold, peak_threshold, self.presence_calibration, min_area, largest_lesion)
+        if not uncertainty:
+            return [Prediction(*maps, *how) for maps in self.probability_maps(prepared, tta)]
+        means, spreads = self._mean_and_spread(self.parts(prepared, tta))
         return [
-            Prediction(probability, at_input_size, threshold, peak_threshold, calibration, min_area, largest_lesion)
-            for probability, at_input_size in self.probability_maps(prepared, tta)
+            Prediction(*maps, *how, spread.deviation(), spread.first)
+            for maps, spread in zip(means, spreads, strict=True)
         ]
 
-    @abstractmethod
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    def averages(self, tta: bool) -> bool:
+        """Whether predictions are means over several maps."""
+        return tta
+
+    @property
+    def members(self) -> "Sequence[BasePredictor]":
+        """The models whose maps are averaged; of a single model itself."""
+        return [self]
+
+    def parts(self, prepared: Sequence[PreparedImage], tta: bool) -> Iterator[list[MapPair]]:
+        """What predictions are means of: one part for each flip.
+
+        Yields:
+            For each prepared image its maps, as `probability_maps` gives them.
+        """
+        for axes in FLIPS if tta else FLIPS[:1]:
+            yield self.flip_maps(prepared, axes)
+
+    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[MapPair]:
         """For each prepared image `probability` and `probability_at_input_size` of its prediction."""
+        return self._mean_and_spread(self.parts(prepared, tta), with_spread=False)[0]
+
+    @staticmethod
+    def _mean_and_spread(
+        parts: Iterator[list[MapPair]], with_spread: bool = True
+    ) -> tuple[list[MapPair], list[Spread]]:
+        """Means of the parts for each image, and how they spread at the original size."""
+        means = next(parts)
+        spreads = [Spread(probability) for probability, _ in means] if with_spread else []
+        count = 1
+        for part in parts:  # added up one by one: a map of a large image takes memory
+            for index, (total, other) in enumerate(zip(means, part, strict=True)):
+                for sums, values in zip(total, other, strict=True):
+                    np.add(sums, values, out=sums)
+                if with_spread:
+                    spreads[index].add(other[0])
+            count += 1
+        for total in means if count > 1 else []:
+            for sums in total:
+                np.divide(sums, count, out=sums)
+        return means, spreads
+
+    @abstractmethod
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
+        """Predict for the images, flipped along some axes, and flip the maps back.
+
+        Args:
+            prepared: The images.
+            axes: One of `FLIPS`.
+
+        Returns:
+            For each image its probability (H, W) at the original size and (h, w) at the input size, float32; nothing
+            else holds these arrays.
+        """
 
     def input_height(self, prepared: PreparedImage) -> int:
         """Rows of a prepared image, at the network's input size."""

@@ -38,7 +38,7 @@ class Frames(BasePredictor):
     def prepare(self, image):
         return PreparedImage(image, image.shape[:2])
 
-    def probability_maps(self, prepared, tta):
+    def flip_maps(self, prepared, axes):
         raise NotImplementedError
 
 
