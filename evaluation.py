@@ -55,7 +55,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     predictor = source.predictor if isinstance(source, ModelSource) else None
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
-    known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    is_alone = predictor is not None and len(predictor.members) == 1
+    known = known_results(arguments.model_name, arguments.model_revision) if is_alone else None
     if known and processes.is_main:
         warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
@@ -148,6 +149,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
     from unet_kvasir_seg.scoring.negatives import Negatives
+    from unet_kvasir_seg.scoring.wrong_pixels import judge_uncertainty, summarise_uncertainty
 
     arguments, splits = load_data(arguments, processes)
     assert arguments.split is not None
@@ -157,7 +159,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         rows, pattern = splits[arguments.split], arguments.sequence_pattern
         sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
     how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
-    names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
+    names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
     results = describe_run(arguments, source, splits[arguments.split], processes)
     settings = arguments.settings_with(source)
@@ -174,6 +176,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         scored = run.score_split(
             *(source, splits, arguments.split, protocol, work), other=other, negatives=negatives, tuning=tuning
         )
+        judged = judge_uncertainty(source, splits[arguments.split], scored, work) if arguments.uncertainty else None
     except sources.InvalidRunError as error:
         if processes.is_main:
             write_results(folder / "results.json", {**results, "invalid": str(error)})
@@ -181,6 +184,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     if processes.is_main:
         results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
         videos = sections.score_videos(sequences, scored, *timing)
+        if judged is not None:
+            evaluation["uncertainty"] = summarise_uncertainty(judged, scored)
         if videos:
             evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
         results["evaluation"] = evaluation

@@ -58,6 +58,7 @@ from unet_kvasir_seg.inference.arguments import (
     changed_flags,
     check_arguments,
     flags_without_effect,
+    is_further_model,
 )
 
 # All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
@@ -208,8 +209,6 @@ def write_page(output: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
-        from unet_kvasir_seg.inference.opening import is_further_model
-
         parser = FlagParser(
             [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s [INPUT...] [flags]"
         )

@@ -54,8 +54,8 @@ class ModelsFlags(ModelFlags):
 
     model: list[str] | None = flag(  # type: ignore[assignment]
         None,
-        "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone. Of several, the "
-        "probabilities are averaged; an id may end in its revision then, as me/unet@v2.",
+        "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone. Of several, "
+        "the probabilities are averaged; an id may end in its revision then, as me/unet@v2.",
     )
 
     @property

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DeviceFlags, ModelsFlags, flag
 from ..common.errors import UserError
+from ..common.local_paths import HUB_ID
 
 if TYPE_CHECKING:
     from .inputs import Inputs
@@ -78,6 +80,18 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
+
+
+def is_further_model(word: str) -> bool:
+    """Whether a word after `--model A` is another model, and no image, folder or video to segment.
+
+    It is if it is an ONNX file, a folder with a config.json, or an id on the Hub with its owner's name, perhaps with
+    a revision behind an @, where there is no such path.
+    """
+    path = Path(word)
+    if word.endswith(".onnx") or (path / "config.json").is_file():
+        return True
+    return not path.exists() and "/" in word and bool(HUB_ID.fullmatch(word.partition("@")[0])) and not path.suffix
 
 
 def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """Opens the models of `predict.py`. An ONNX file needs neither torch nor transformers, and imports neither."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..common.imports import quick_imports
-from ..common.local_paths import HUB_ID
 from .ensemble import load_ensemble
 from .prediction import BasePredictor
 
@@ -12,18 +10,6 @@ from .prediction import BasePredictor
 def is_onnx_file(model: str) -> bool:
     """Whether a model is a file of `export.py`."""
     return model.endswith(".onnx")
-
-
-def is_further_model(word: str) -> bool:
-    """Whether a word after `--model A` is another model, and no image, folder or video to segment.
-
-    It is if it is an ONNX file, a folder with a config.json, or an id on the Hub with its owner's name, perhaps with
-    a revision behind an @, where there is no such path.
-    """
-    path = Path(word)
-    if is_onnx_file(word) or (path / "config.json").is_file():
-        return True
-    return not path.exists() and "/" in word and bool(HUB_ID.fullmatch(word.partition("@")[0])) and not path.suffix
 
 
 def computes_on_cpu(models: Sequence[str], device: str, dtype: str, compile: bool) -> bool:
