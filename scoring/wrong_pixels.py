@@ -3,9 +3,9 @@
 judged = judge_uncertainty(source, rows, scored, work)
 summarise_uncertainty(judged, scored)["maps"]["spread"]["auroc"]
 
-Three maps are judged: the spread of the maps that were averaged, and as baselines p (1 - p), which orders pixels as
-the entropy of p does, of their mean and of the first of them alone. Of each image only two histograms are kept for
-each map, of the wrong and of the right pixels, so that no map has to stay in memory.
+Three maps are judged: the spread of the maps that were averaged, and as baselines min(p, 1 - p), which orders pixels
+as p (1 - p) and the entropy of p do, of their mean and of the first of them alone. Of each image only two histograms
+are kept for each map, of the wrong and of the right pixels, so that no map has to stay in memory.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from .intervals import resampled_sums, with_interval
 from .run import ScoredSplit, Work, identity_of, in_shares, value_errors_explained
 from .sources import ModelSource, Source
 
-MAPS = ("spread", "p (1 - p) of the mean", "p (1 - p) of the first map alone")
-DECADES = 6  # below 10**-6, uncertainties are taken as equal
-BINS = 240  # of equal width in the logarithm
+MAPS = ("spread", "entropy of the mean", "entropy of the first map alone")
+# Between bins of uncertainty: even in the logarithm up to 0.01, where most pixels are, and even from there on.
+EDGES = np.concatenate([np.logspace(-6, -2, 120, endpoint=False), np.linspace(0.01, 0.5, 197)])
+BINS = len(EDGES) + 1
 COVERAGES = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -50,13 +51,9 @@ def judge_uncertainty(source: Source, rows: Dataset, scored: ScoredSplit, work: 
             assert maps.spread is not None
             assert maps.single is not None
             mask = keep_peaks(maps.probability, scored.protocol.threshold, scored.images[index].peak_threshold)
-            uncertainties = (
-                maps.spread,
-                maps.probability * (1 - maps.probability),
-                maps.single * (1 - maps.single),
-            )
+            entropies = [np.minimum(p, 1 - p) for p in (maps.probability, maps.single)]
             is_wrong = mask != sample.ground_truth
-            counts.append(np.stack([count_pixels(uncertainty, is_wrong) for uncertainty in uncertainties]))
+            counts.append(np.stack([count_pixels(uncertainty, is_wrong) for uncertainty in (maps.spread, *entropies)]))
         return counts
 
     peaks = [image.peak_threshold for image in scored.images]
@@ -74,8 +71,7 @@ def count_pixels(uncertainty: np.ndarray, is_wrong: np.ndarray) -> np.ndarray:
     Returns:
         (2, BINS) int64: right, then wrong; the bins go from certain to uncertain.
     """
-    logarithms = np.log10(np.maximum(uncertainty, 10.0**-DECADES, dtype=np.float64))
-    bins = np.minimum((logarithms + DECADES) * (BINS / DECADES), BINS - 1).astype(np.int64)
+    bins = np.searchsorted(EDGES, uncertainty, side="right")
     return np.bincount((bins + BINS * is_wrong).ravel(), minlength=2 * BINS).reshape(2, BINS)
 
 
@@ -90,21 +86,19 @@ def summarise_uncertainty(judged: Sequence[np.ndarray], scored: ScoredSplit) -> 
         UserError: If there are too few resamples for an interval.
     """
     counts = np.stack(judged)
+    pixels = np.stack([counts[:, 0].sum(axis=(1, 2)), counts[:, 0, 1].sum(axis=1)], axis=1)
     with value_errors_explained():
-        sums = [
-            resampled_sums(counts[:, number].reshape(len(counts), -1), **scored.resampling).reshape(-1, 2, BINS)
-            for number in range(len(MAPS))
-        ]
-        pixels = sums[0].sum(axis=(1, 2))
+        all_of_them, wrong = resampled_sums(pixels, **scored.resampling).T
         return {
             "threshold": scored.protocol.threshold,
-            "wrong": with_interval(sums[0][:, 1].sum(axis=1) / pixels),
-            "maps": {name: _summarise_map(of_map) for name, of_map in zip(MAPS, sums, strict=True)},
+            "wrong": with_interval(wrong / all_of_them),
+            "maps": {name: _summarise_map(counts[:, number], scored) for number, name in enumerate(MAPS)},
         }
 
 
-def _summarise_map(sums: np.ndarray) -> dict[str, Any]:
-    """Of one map, (resamples, 2, BINS), row 0 of the images themselves."""
+def _summarise_map(counts: np.ndarray, scored: ScoredSplit) -> dict[str, Any]:
+    """Of one map, with its counts (images, 2, BINS)."""
+    sums = resampled_sums(counts.reshape(len(counts), -1), **scored.resampling).reshape(-1, 2, BINS)
     return {
         "auroc": with_interval(auroc(sums)),
         "aurc": with_interval(aurc(sums)),
