@@ -25,6 +25,7 @@ MODULES = {
     "ablation/screen.py": "ablation.screen",
     "ablation/table.py": "ablation.table",
     "benchmarks/bare_loop.py": "benchmarks.bare_loop",
+    "benchmarks/ensemble.py": "benchmarks.ensemble",
     "benchmarks/frame_statistics.py": "benchmarks.frame_statistics",
     "benchmarks/peer.py": "benchmarks.peer",
     "benchmarks/smoothing.py": "benchmarks.smoothing",
