@@ -12,7 +12,6 @@ frame twice in a set, and each is compared with the statistics that the model ke
 import io
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +90,8 @@ def with_panel(share: float) -> Change:
     def change(image: Image.Image) -> Image.Image:
         panel = round(image.width * share / (1 - share))
         canvas = Image.new("RGB", (image.width + panel, image.height))
-        canvas.paste(image, (panel, 0))
         ImageDraw.Draw(canvas).text((10, 20), "01.01.2020\n12:30:00\nC: 3  S: 2", fill="white")
+        canvas.paste(image, (panel, 0))
         return canvas
 
     return change
@@ -186,14 +185,15 @@ def main(argv: list[str] | None = None) -> None:
         images = [decode_image(row["image"], row["index"]) for row in rows]
         head = [f"sets of {size}" for size in SIZES]
         lines = [f"| {len(images)} frames | {' | '.join(head)} | all of them |", "| --- " * (len(SIZES) + 2) + "|"]
-        seconds: Counter[str] = Counter()
+        measuring_seconds = seconds = 0.0
         for name, change in CHANGES.items():
             measures, measuring, predicting = measure(predictor, [change(image) for image in images])
-            seconds += Counter(measuring=measuring, predicting=predicting)
+            measuring_seconds += measuring
+            seconds += measuring + predicting
             lines.append(row_of(name, statistics, measures, arguments.sets))
             print(lines[-1], file=sys.stderr, flush=True)
         table = "\n".join(lines)
-        share = seconds["measuring"] / (seconds["measuring"] + seconds["predicting"])
+        share = measuring_seconds / seconds
         print(f"{table}\n\nMeasuring took {share:.1%} of the time of preparing, predicting and measuring.")
         if document is not None:
             update_document(document, table, MARKERS)

@@ -87,9 +87,10 @@ class Ensemble(BasePredictor):
     @cached_property
     def processor_settings(self) -> dict[str, Any]:
         of_members = [member.processor_settings for member in self.members]
-        peaks, calibrations, _ = ([settings.get(name) for settings in of_members] for name in CHOSEN_FOR_A_MODEL)
-        peak = None if None in peaks else min(peaks)
-        calibration = None if None in calibrations else np.mean(calibrations, axis=0).tolist()
+        peaks = [settings.get("peak_threshold") for settings in of_members]
+        calibrations = [settings.get("presence_calibration") for settings in of_members]
+        peak = None if None in peaks else min(peak for peak in peaks if peak is not None)
+        calibration = None if None in calibrations else np.mean(np.array(calibrations), axis=0).tolist()
         chosen = {"peak_threshold": peak, "presence_calibration": calibration, "peak_chosen_on": None}
         return of_members[0] | chosen
 
@@ -118,10 +119,10 @@ class Ensemble(BasePredictor):
 
     def parts(self, prepared: Sequence[PreparedImage], tta: bool) -> Iterator[list[MapPair]]:
         """One part for each member; with `tta`, its mean over the flips. Maps at the input size are at the first's."""
-        input_sizes: list[tuple[int, ...]] = []
+        input_sizes: list[tuple[int, int]] = []
         for number, member in enumerate(self.members):
             maps = member.probability_maps([image.pixels[number] for image in prepared], tta)
-            input_sizes = input_sizes or [at_input_size.shape for _, at_input_size in maps]
+            input_sizes = input_sizes or [(len(at_input_size), at_input_size.shape[1]) for _, at_input_size in maps]
             yield [
                 (probability, at_input_size if at_input_size.shape == size else resize_map(at_input_size, size))
                 for (probability, at_input_size), size in zip(maps, input_sizes, strict=True)

@@ -117,10 +117,10 @@ class FrameStatistics:
         quantiles = stored.get("quantiles")
         if not isinstance(quantiles, dict) or not all(_are_quantiles(quantiles[name]) for name in quantiles):
             raise StatisticsError(f"are damaged: expected {len(LEVELS)} rising numbers for each measure")
-        counts = (stored.get("frames"), stored.get("predicted_frames"))
-        if not all(isinstance(count, int) for count in counts):
+        frames, predicted_frames = stored.get("frames"), stored.get("predicted_frames")
+        if not isinstance(frames, int) or not isinstance(predicted_frames, int):
             raise StatisticsError("are damaged: they do not say of how many frames they are")
-        return cls(*counts, quantiles)
+        return cls(frames, predicted_frames, quantiles)
 
     def to_dict(self) -> dict[str, Any]:
         """As `from_settings` reads them."""

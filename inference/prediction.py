@@ -214,13 +214,18 @@ class BasePredictor(ABC):
                 "tta=True, or load several models."
             )
         peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
-        how = (threshold, peak_threshold, self.presence_calibration, min_area, largest_lesion)
-        if not uncertainty:
-            return [Prediction(*maps, *how) for maps in self.probability_maps(prepared, tta)]
-        means, spreads = self._mean_and_spread(self.parts(prepared, tta))
+        calibration = self.presence_calibration
+        if uncertainty:
+            means, spreads = self._mean_and_spread(self.parts(prepared, tta))
+        else:
+            means, spreads = self.probability_maps(prepared, tta), []
         return [
-            Prediction(*maps, *how, spread.deviation(), spread.first)
-            for maps, spread in zip(means, spreads, strict=True)
+            Prediction(
+                *(probability, at_input_size, threshold, peak_threshold, calibration, min_area, largest_lesion),
+                spread=spreads[index].deviation() if spreads else None,
+                single=spreads[index].first if spreads else None,
+            )
+            for index, (probability, at_input_size) in enumerate(means)
         ]
 
     def averages(self, tta: bool) -> bool:

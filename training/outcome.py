@@ -162,7 +162,8 @@ def record_frame_statistics(trainer: UNetTrainer, splits: Mapping[str, Split]) -
     An error here would cost the outcome of a whole training: it is told, and the model goes without them.
     """
     runtime = replace(cast("UNetTrainingArguments", trainer.args).runtime, compiles=False)
-    trained, processor = cast("UNetForSemanticSegmentation", trainer.model), trainer.processing_class
+    trained = cast("UNetForSemanticSegmentation", trainer.model)
+    processor = cast("UNetImageProcessor", trainer.processing_class)
     try:
         # A network of its own: `Trainer` may have wrapped the computation of the trained one.
         network = UNetForSemanticSegmentation(trained.config)
