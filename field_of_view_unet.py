@@ -25,10 +25,8 @@ MOST_BLACK = 32  # level up to which an edge of the frame counts as black
 CONTRAST, DEVIATIONS = 6, 3  # a lit pixel exceeds the black by so many levels, and by so many deviations of its noise
 NOISE = 10  # levels above its lowest that the black's noise may reach
 CORE = 0.2  # share of the picture's median level that its cells reach: JPEG spreads less of the picture's red so far
-GAP, LIT_IN_GAP = (
-    0.015,
-    0.2,
-)  # beside the picture this share of the frame's side is black, but for so many pixels: text
+GAP = 0.015  # beside the picture this share of the frame's side is black
+LIT_IN_GAP = 0.2  # but for so many of its pixels: text
 LIT_BESIDE, LIT_AT_SIDE = 0.5, 0.25  # the picture begins where so many pixels reach so much of the level inside
 SMALLEST_BORDER = 0.015  # of the frame's side: less is not cut off
 SMALLEST_PICTURE = 0.2  # of the frame's area: what is less is not taken for the picture

@@ -99,6 +99,8 @@ class UNetImageProcessor(TorchvisionBackend):
             the frame, 0 outside. `None` or `"none"`: all of it. `"auto"`: the picture, without a black border and the
             text in it, where `find_field_of_view` is sure of it. Or left, top, right and bottom in pixels, right and
             bottom the first outside.
+        frame_statistics (`dict`, *optional*): quantiles of colour and sharpness of the frames that the network was
+            trained on, for the project's `predict.py`; nothing here depends on them.
     """
 
     do_convert_rgb = True
@@ -111,6 +113,7 @@ class UNetImageProcessor(TorchvisionBackend):
     peak_threshold: float | None = None
     presence_calibration: list[float] | None = None
     field_of_view: str | Sequence[int] | None = None
+    frame_statistics: dict[str, Any] | None = None
 
     def __init__(self, **kwargs: Any):
         """

@@ -3,6 +3,7 @@
     python predict.py frame.jpg                                    # with the model of this clone
     python predict.py frames/ more/*.png --output_dir out --overlay
     python predict.py "archive/**/*.tif" --model me/unet-kvasir-seg --threshold 0.4 --tta
+    python predict.py frames/ --model outputs/a outputs/b me/unet --uncertainty    # the mean of three models
     python predict.py clip.mp4 frames/ --report                    # then open outputs/predictions/report.html
     python predict.py --report --output_dir out                    # the report of an earlier run, made again
     python predict.py --output_dir out -- -odd-name.png            # after --, names may begin with a dash
@@ -19,6 +20,8 @@ The output folder holds, with the names and folders of the inputs:
                       polyp at all), number of regions marked, their area in pixels and in per cent of the image.
     overlays/         with --overlay: the images with the polyps drawn in.
     probabilities/    with --probabilities: 16-bit PNG, where 65535 is the probability 1.
+    uncertainties/    with --uncertainty: the same for the standard deviation of the maps that were averaged, those of
+                      several models or, with --tta, of the flips.
     videos/           for each video: an mp4 with the polyps drawn in, without audio, and a CSV with a row per frame.
     tracks.csv        a row per lesion of a video, followed through its frames: whether it is an alert (seen for
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
@@ -45,7 +48,6 @@ from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
-from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 from unet_kvasir_seg.inference.arguments import (
     IMAGE_FLAGS,
@@ -56,6 +58,7 @@ from unet_kvasir_seg.inference.arguments import (
     changed_flags,
     check_arguments,
     flags_without_effect,
+    is_further_model,
 )
 
 # All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
@@ -82,6 +85,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     from PIL import Image
     from unet_kvasir_seg.field_of_view_unet import field_of_view_text
     from unet_kvasir_seg.inference import output_folder
+    from unet_kvasir_seg.inference.ensemble import describe_choices
     from unet_kvasir_seg.inference.folder_choice import possible_folders, run_folder
     from unet_kvasir_seg.inference.image_run import print_report
     from unet_kvasir_seg.inference.inputs import find_inputs
@@ -94,14 +98,15 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
     notes = flags_without_effect(found, arguments)
     if found.videos:
         require_extra("video", "av")
-    model = arguments.model or str(TRAINED_MODEL)
     computing = (arguments.device, arguments.dtype, arguments.compile)
-    with share_work(computes_on_cpu(model, *computing), LONGEST_WAIT) as processes, ExitStack() as held:
+    with share_work(computes_on_cpu(arguments.models, *computing), LONGEST_WAIT) as processes, ExitStack() as held:
         with ending_alike(processes):
             if processes.is_main:
                 print("".join(f"{note}\n" for note in notes), end="")
                 open_folder = held.enter_context(run_folder(named, PROGRAM))
-        predictor = open_predictor(model, arguments.model_revision, *computing)
+        predictor = open_predictor(arguments.models, arguments.model_revision, *computing)
+        if processes.is_main and arguments.peak_threshold is None and (line := describe_choices(predictor)):
+            print(line)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
         predictor.field_of_view = arguments.field_of_view
         arguments = replace(arguments, field_of_view=field_of_view_text(predictor.field_of_view))
@@ -116,7 +121,7 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         with ending_alike(processes):
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
-                output_folder.write_tables(output)
+                output_folder.write_tables(output, predictor.processor_settings)
                 print_report(total, found.ignored, str(output))
                 if arguments.report:
                     write_page(output)
@@ -152,7 +157,8 @@ def segment_all(
 
     output = OutputFolder(folder)
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
-    run = ImageRun(predictor, output, arguments.batch_size, arguments.overlay, arguments.probabilities, how)
+    wanted = {name: getattr(arguments, name) for name in IMAGE_FLAGS}
+    run = ImageRun(predictor, output, arguments.batch_size, how=how, **wanted)
     share = slice(processes.index, None, processes.count)
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):
@@ -209,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         parser = FlagParser(
             [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s [INPUT...] [flags]"
         )
-        flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv)
+        flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv, is_further_model)
         (arguments,) = parser.parse(flags)
         if not inputs and not arguments.report:
             raise UserError("No input: name images, folders, globs or videos; see --help.")

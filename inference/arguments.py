@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.command_line import DeviceFlags, ModelFlags, flag
+from ..common.command_line import DeviceFlags, ModelsFlags, flag
 from ..common.errors import UserError
+from ..common.local_paths import HUB_ID
 
 if TYPE_CHECKING:
     from .inputs import Inputs
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty"), ("smoothing", "alert_seconds")
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
 FIELD_OF_VIEW = (
     "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
@@ -20,7 +22,7 @@ FIELD_OF_VIEW = (
 
 
 @dataclass
-class PredictArguments(DeviceFlags, ModelFlags):
+class PredictArguments(DeviceFlags, ModelsFlags):
     """How to segment, and what to write."""
 
     output_dir: str | None = flag(
@@ -30,6 +32,11 @@ class PredictArguments(DeviceFlags, ModelFlags):
     )
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
+    uncertainty: bool = flag(
+        False,
+        "Write a map for each image of how far the averaged probabilities spread: those of several models, or with "
+        "--tta of the flips.",
+    )
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     peak_threshold: float | None = flag(
         None,
@@ -83,16 +90,35 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
     if not 0 <= arguments.alert_seconds < float("inf"):
         raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
+    if arguments.uncertainty and not arguments.tta and len(arguments.models) == 1:
+        raise UserError(
+            "--uncertainty is the spread of several maps, and one model gives one map: add --tta, for its flips, or "
+            "give --model several models."
+        )
     if arguments.min_area < 0:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
 
 
+def is_further_model(word: str) -> bool:
+    """Whether a word after `--model A` is another model, and no image, folder or video to segment.
+
+    It is if it is an ONNX file, a folder with a config.json, or an id on the Hub with its owner's name, perhaps with
+    a revision behind an @, where there is no such path.
+    """
+    path = Path(word)
+    if word.endswith(".onnx") or (path / "config.json").is_file():
+        return True
+    return not path.exists() and "/" in word and bool(HUB_ID.fullmatch(word.partition("@")[0])) and not path.suffix
+
+
 def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:
     """The flags of these names that have another value than by default."""
     defaults = PredictArguments()
     values = {name: getattr(arguments, name) for name in names}
+    if values.get("model"):
+        values["model"] = " ".join(values["model"])  # as it was typed
     return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 

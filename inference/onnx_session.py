@@ -23,9 +23,9 @@ from PIL import Image
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import read_file, to_rgb
 from ..common.processors import usable_processors
-from ..field_of_view_unet import choose_box, crop_to, read_field_of_view
+from ..field_of_view_unet import choose_box, crop_to, in_whole_frame, read_field_of_view
 from ..regions_unet import check_calibration, check_input_size, check_thresholds
-from .prediction import FLIPS, BasePredictor, PreparedImage
+from .prediction import BasePredictor, MapPair, PreparedImage
 from .resize import resize_frame, resize_map
 
 if TYPE_CHECKING:
@@ -243,16 +243,12 @@ class OnnxPredictor(BasePredictor):
         frame = levels.round().clip(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
         return PreparedImage(frame, (original.shape[-2], original.shape[-1]), box)
 
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        frames = np.stack([image.pixels for image in prepared])
-        logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
+        logits = self._logits(np.stack([image.pixels for image in prepared]), axes)
         both = []
-        for image, *maps in zip(prepared, *logits_of_flips, strict=True):
-            probability = _sigmoid(resize_map(maps[0], image.seen_size))
-            for logits in maps[1:]:  # added up one by one: a map of a large image takes memory
-                probability += _sigmoid(resize_map(logits, image.seen_size))
-            probability /= len(maps)
-            both.append((probability, np.mean([_sigmoid(logits) for logits in maps], axis=0)))
+        for image, one in zip(prepared, logits, strict=True):
+            seen = _sigmoid(resize_map(one, image.seen_size))
+            both.append((in_whole_frame(seen, image.field_of_view, *image.size), _sigmoid(one)))
         return both
 
     def _logits(self, frames: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from ..common.csv_tables import open_table, write_row
 from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
+from .ensemble import Ensemble
+from .frame_statistics import describe_differences
 from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
@@ -39,6 +41,7 @@ TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
 # What the run.json of earlier versions lacks.
 LATER_SETTINGS = {"min_area": 0, "largest_lesion": False, "field_of_view": "none"}
+MEMBER_NAMES = "member_names"  # what the models of an ensemble were called
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
@@ -71,9 +74,12 @@ def describe_settings(
         peak_threshold, field_of_view: Those that are used, whether they were given or are the model's own.
     """
     processor = predictor.processor_settings
+    members = [member.identity for member in predictor.members]
+    of_ensemble = {"members": members, MEMBER_NAMES: predictor.names} if isinstance(predictor, Ensemble) else {}
     return {
         "schema_version": RUN_SCHEMA,
         "model": predictor.identity,
+        **of_ensemble,
         "image_processor": {name: processor.get(name) for name in PROCESSOR_SETTINGS},
         "threshold": threshold,
         "peak_threshold": peak_threshold,
@@ -146,7 +152,8 @@ def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool
     settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     of_videos = VIDEO_SETTINGS if with_videos and holds_files(output / VIDEOS) else ()
     # The run.json of earlier versions lacks some settings of videos, whose outputs did not depend on them.
-    compared = [name for name in settings if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
+    compared = [name for name in settings if name != MEMBER_NAMES]  # a model may have been moved
+    compared = [name for name in compared if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
     before = LATER_SETTINGS | before
     differing = [name for name in compared if before.get(name) != settings[name]]
     if "model" in differing or "image_processor" in differing:
@@ -293,14 +300,16 @@ def video_targets(output: Path, source: Source) -> list[Path]:
     return [output / source.output(VIDEOS, suffix) for suffix in VIDEO_OUTPUTS]
 
 
-def make_record(source: Source, digest: str, prediction: Prediction) -> str:
-    """The text in a mask's file: name and hash of its image, its presence, and the lesions.
+def make_record(
+    source: Source, digest: str, prediction: Prediction, measures: Mapping[str, float] | None = None
+) -> str:
+    """The text in a mask's file: name and hash of its image, its presence, the lesions, and measures of the frame.
 
     In one file mask and lesions are written together or not at all.
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
     record = {"image": source.name, "digest": digest, "presence": prediction.presence, "lesions": rows}
-    return json.dumps(record)
+    return json.dumps({**record, "measures": dict(measures)} if measures else record)
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
@@ -324,10 +333,12 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what `make_record` writes. Those of earlier versions have no presence."""
+    """Whether it is what `make_record` writes. Those of earlier versions have no presence, or no measures."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
-    lesions = record.get("lesions")
+    lesions, measures = record.get("lesions"), record.get("measures", {})
+    if not isinstance(measures, dict) or not all(map(_is_number, measures.values())):
+        return False
     if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
@@ -377,22 +388,28 @@ def cannot_write(target: Path | str, error: OSError) -> UserError:
     return UserError(f"{target} cannot be written: {error.strerror or error}. {REMEDY}")
 
 
-def write_tables(output: Path) -> None:
+def write_tables(output: Path, processor_settings: Mapping[str, Any] | None = None) -> None:
     """Write the `TABLES` from the records of all masks and videos in the folder, and print a summary.
+
+    Args:
+        output: The folder.
+        processor_settings: Those of the model. If they hold statistics of the frames that it was trained on, the
+            summary says in which respects the images of the folder are far off.
 
     Raises:
         UserError: If they cannot be written.
     """
     try:
-        summary = _write_image_tables(output) + _write_tracks(output)
+        summary = _write_image_tables(output, processor_settings or {}) + _write_tracks(output)
     except OSError as error:
         raise cannot_write(f"{output / PREDICTIONS}, {IMAGES} or {TRACKS}", error) from error
     print(summary, end="")
 
 
-def _write_image_tables(output: Path) -> str:
-    """Write the tables of images, and give the line that sums them up; an empty text without images."""
+def _write_image_tables(output: Path, processor_settings: Mapping[str, Any]) -> str:
+    """Write the tables of images, and give the lines that sum them up; an empty text without images."""
     images = empty = lesions = 0
+    measured = []
     with open_table(output / PREDICTIONS) as lesion_table, open_table(output / IMAGES) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
@@ -403,11 +420,13 @@ def _write_image_tables(output: Path) -> str:
             for number, numbers in enumerate(record["lesions"], start=1):
                 write_row(lesion_table, lesion_row(record["image"], number, numbers))
             write_row(image_table, image_row(record))
+            measured.append(record.get("measures", {}))
     if not images:
         return ""
     table = printable(str(output / PREDICTIONS))
     found = f"{counted(lesions, 'lesion')} in {images - empty:,} of {counted(images, 'image')}"
-    return f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    summary = f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    return summary + describe_differences(processor_settings, measured)
 
 
 def _write_tracks(output: Path) -> str:

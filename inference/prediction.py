@@ -4,14 +4,14 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
-from ..field_of_view_unet import Box, in_whole_frame, read_field_of_view
+from ..field_of_view_unet import Box, read_field_of_view
 from ..regions_unet import (
     check_calibration,
     check_region_options,
@@ -21,12 +21,15 @@ from ..regions_unet import (
     presence_of,
 )
 from .lesions import Lesion, find_lesions
+from .uncertainty import Spread
 
 if TYPE_CHECKING:
     from ..image_processing_unet import UNetImageProcessor
 
 # Axes of images (..., H, W) that test-time augmentation flips: none, width, height, both.
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+# A probability map (H, W) at an image's original size, and the one (h, w) at the network's input size.
+MapPair: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Prediction:
         largest_lesion: Whether, of the regions that are left, only the largest is kept.
         field_of_view: What the network saw of the image: left, top, right and bottom in pixels. Outside, the
             probability is 0. None: all of it.
+        spread: (H, W) float32, the standard deviation of the maps whose mean `probability` is, at most 0.5: of the
+            members of an ensemble, or of the image's flips. None if it was not asked for.
+        single: (H, W) float32, the first of these maps; None as `spread`.
     """
 
     probability: np.ndarray
@@ -53,6 +59,8 @@ class Prediction:
     min_area: int = 0
     largest_lesion: bool = False
     field_of_view: Box | None = None
+    spread: np.ndarray | None = None
+    single: np.ndarray | None = None
 
     def __repr__(self) -> str:
         height, width = self.probability.shape
@@ -131,6 +139,7 @@ class BasePredictor(ABC):
         min_area: int = ...,
         largest_lesion: bool = ...,
         field_of_view: str | Sequence[int] | None = ...,
+        uncertainty: bool = ...,
     ) -> list[Prediction]: ...
 
     @overload
@@ -144,6 +153,7 @@ class BasePredictor(ABC):
         min_area: int = ...,
         largest_lesion: bool = ...,
         field_of_view: str | Sequence[int] | None = ...,
+        uncertainty: bool = ...,
     ) -> Prediction: ...
 
     def __call__(
@@ -156,6 +166,7 @@ class BasePredictor(ABC):
         min_area: int = 0,
         largest_lesion: bool = False,
         field_of_view: str | Sequence[int] | None = None,
+        uncertainty: bool = False,
     ) -> Prediction | list[Prediction]:
         """Segment an image: PIL, numpy or torch, as `UNetImageProcessor` takes it; or several, one after the other.
 
@@ -170,17 +181,19 @@ class BasePredictor(ABC):
             largest_lesion: Whether, of the regions that are left, only the largest is kept.
             field_of_view: The rectangle of the image that the network sees: "none" for all of it, "auto", or left,
                 top, right and bottom in pixels. None takes `BasePredictor.field_of_view`.
+            uncertainty: Also give the `spread` of the maps that are averaged; of a single model, with `tta`.
 
         Returns:
             The prediction; of several images a list.
 
         Raises:
             ValueError: For an image that cannot be used, a threshold outside [0, 1], a peak threshold below
-                `threshold`, a `min_area` that is no whole number of pixels, or a field of view that does not lie
-                within the image; the message says why.
+                `threshold`, a `min_area` that is no whole number of pixels, a field of view that does not lie within
+                the image, or the spread of a single map; the message says why.
         """
         how: dict[str, Any] = {"threshold": threshold, "tta": tta, "peak_threshold": peak_threshold}
         how |= {"min_area": min_area, "largest_lesion": largest_lesion, "field_of_view": field_of_view}
+        how["uncertainty"] = uncertainty
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             return [self(each, **how) for each in image]
         return self.batch([image], **how)[0]
@@ -211,25 +224,105 @@ class BasePredictor(ABC):
         peak_threshold: float | None = None,
         min_area: int = 0,
         largest_lesion: bool = False,
+        uncertainty: bool = False,
     ) -> list[Prediction]:
         """Segment prepared images together; arguments as for a call.
 
         Raises:
-            ValueError: For thresholds, or a `min_area`, that cannot be.
+            ValueError: For thresholds, or a `min_area`, that cannot be, and for the spread of a single map.
         """
         check_region_options(min_area, largest_lesion)
+        if uncertainty and not self.averages(tta):
+            raise ValueError(
+                "Got uncertainty=True of one model without its flips; expected several maps, whose spread it is: add "
+                "tta=True, or load several models."
+            )
         peak_threshold = self.choose_peak_threshold(threshold, peak_threshold)
         calibration = self.presence_calibration
-        how = (threshold, peak_threshold, calibration, min_area, largest_lesion)
-        predictions = []
-        for image, (seen, at_input_size) in zip(prepared, self.probability_maps(prepared, tta), strict=True):
-            probability = in_whole_frame(seen, image.field_of_view, *image.size)
-            predictions.append(Prediction(probability, at_input_size, *how, image.field_of_view))
-        return predictions
+        if uncertainty:
+            means, spreads = self._mean_and_spread(self.parts(prepared, tta))
+        else:
+            means, spreads = self.probability_maps(prepared, tta), []
+        return [
+            Prediction(
+                *(probability, at_input_size, threshold, peak_threshold, calibration, min_area, largest_lesion),
+                field_of_view=prepared[index].field_of_view,
+                spread=spreads[index].deviation() if spreads else None,
+                single=spreads[index].first if spreads else None,
+            )
+            for index, (probability, at_input_size) in enumerate(means)
+        ]
+
+    def averages(self, tta: bool) -> bool:
+        """Whether predictions are means over several maps."""
+        return tta
+
+    @property
+    def members(self) -> "Sequence[BasePredictor]":
+        """The models whose maps are averaged; of a single model itself."""
+        return [self]
+
+    def parts(self, prepared: Sequence[PreparedImage], tta: bool) -> Iterator[list[MapPair]]:
+        """What predictions are means of: one part for each flip.
+
+        Yields:
+            For each prepared image its maps, as `probability_maps` gives them.
+        """
+        for axes in FLIPS if tta else FLIPS[:1]:
+            yield self.flip_maps(prepared, axes)
+
+    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[MapPair]:
+        """For each prepared image `probability` and `probability_at_input_size` of its prediction."""
+        return self._mean_and_spread(self.parts(prepared, tta), with_spread=False)[0]
+
+    @staticmethod
+    def _mean_and_spread(
+        parts: Iterator[list[MapPair]], with_spread: bool = True
+    ) -> tuple[list[MapPair], list[Spread]]:
+        """Means of the parts for each image, and how they spread at the original size."""
+        means = next(parts)
+        spreads = [Spread(probability) for probability, _ in means] if with_spread else []
+        count = 1
+        for part in parts:  # added up one by one: a map of a large image takes memory
+            for index, (total, other) in enumerate(zip(means, part, strict=True)):
+                for sums, values in zip(total, other, strict=True):
+                    np.add(sums, values, out=sums)
+                if with_spread:
+                    spreads[index].add(other[0])
+            count += 1
+        for total in means if count > 1 else []:
+            for sums in total:
+                np.divide(sums, count, out=sums)
+        return means, spreads
 
     @abstractmethod
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each prepared image the probability (H, W) at its `seen_size`, and at the network's input size."""
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
+        """Predict for the images, flipped along some axes, and flip the maps back.
+
+        Args:
+            prepared: The images.
+            axes: One of `FLIPS`.
+
+        Returns:
+            For each image its probability (H, W) at the original size, 0 outside the field of view, and (h, w) at the
+            input size, float32; nothing else holds these arrays.
+        """
+
+    def input_height(self, prepared: PreparedImage) -> int:
+        """Rows of a prepared image, at the network's input size."""
+        return len(prepared.pixels)
+
+    def grey_levels(self, prepared: PreparedImage, rows: np.ndarray) -> np.ndarray:
+        """Rows of a prepared image as the network sees them, before it normalises them.
+
+        Args:
+            prepared: The image.
+            rows: (N,) integers, which rows.
+
+        Returns:
+            (N, w, 3) uint8, RGB.
+        """
+        return prepared.pixels[rows]
 
     def choose_peak_threshold(self, threshold: float, peak_threshold: float | None = None) -> float | None:
         """The peak threshold that a call with these arguments uses: the one given, or the model's own, or None.

@@ -56,6 +56,7 @@ class Model(_ModelOfAnyKind, total=False):
     fingerprint: str | None
     parameters: int
     image_size: Annotated[list[int], 2]  # height, width
+    members: list[str]  # fingerprints, of an ensemble
     format: str  # of an ONNX file
     precision: str
 
@@ -371,6 +372,29 @@ class NearDuplicates(TypedDict):
     metrics: dict[str, Score]
 
 
+class RiskPoint(TypedDict):
+    """How often a pixel is wrong among the share of pixels that are the most certain."""
+
+    coverage: float
+    risk: float
+
+
+class PointsAtWrongPixels(TypedDict):
+    """How well a map points at the wrong pixels of the masks."""
+
+    auroc: Score | None  # None where no pixel, or every pixel, is wrong
+    aurc: Score  # area under the curve of risk against coverage
+    risk: list[RiskPoint]
+
+
+class Uncertainty(TypedDict):
+    """`scoring.wrong_pixels.summarise_uncertainty`: by map."""
+
+    threshold: float
+    wrong: Score  # share of the pixels
+    maps: dict[str, PointsAtWrongPixels]
+
+
 class _EvaluationOfAnyVersion(TypedDict):
     threshold: Threshold
     native_size: str  # of the images, width x height
@@ -394,6 +418,7 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     operating_points: list[OperatingPoint]  # at the threshold alone and, if there is one, with the peak threshold
     negatives: Negatives | None
     videos: Videos | None
+    uncertainty: Uncertainty
 
 
 class Verification(TypedDict):

@@ -34,10 +34,13 @@ class Maps:
     Attributes:
         probability: (H, W) float32 at the image's original size.
         input_pair: Probability (h, w) float32 and ground truth (h, w) bool at the input size; None for files.
+        spread, single: As of `Prediction`.
     """
 
     probability: np.ndarray
     input_pair: tuple[np.ndarray, np.ndarray] | None
+    spread: np.ndarray | None = None
+    single: np.ndarray | None = None
 
 
 class ModelSource:
@@ -57,7 +60,8 @@ class ModelSource:
 
     def __init__(self, name: str, predictor: BasePredictor, tta: bool, is_public: bool):
         self.name = name
-        self.public_name = name if is_public else f"a local model with the weights {fingerprint(predictor.model)}"
+        weights = " and ".join(fingerprint(member.model) for member in predictor.members)
+        self.public_name = name if is_public else f"a local model with the weights {weights}"
         self.predictor = predictor
         self.tta = tta
         self.seconds = 0.0
@@ -67,13 +71,14 @@ class ModelSource:
         self.presence_calibration = predictor.presence_calibration
         self.field_of_view: str | None = field_of_view_text(predictor.field_of_view)
         self.processor_settings: dict[str, Any] | None = {name: settings.get(name) for name in PROCESSOR_SETTINGS}
-        self.identity: list[Any] = [predictor.identity, predictor.model.config.to_dict(), settings]
+        configurations = [member.model.config.to_dict() for member in predictor.members]
+        self.identity: list[Any] = [predictor.identity, configurations, settings]
         self.identity += [str(predictor.runtime), tta, self.field_of_view]
 
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | Sequence[str],
         revision: str | None,
         *,
         device: str,
@@ -81,7 +86,7 @@ class ModelSource:
         tta: bool,
         field_of_view: str | None = None,
     ) -> "ModelSource":
-        """Load a model from a folder, the Hub or an ONNX file.
+        """Load a model from a folder, the Hub or an ONNX file; of several names an ensemble.
 
         Args:
             name, revision, device, dtype: As for `load_predictor`.
@@ -89,19 +94,19 @@ class ModelSource:
             field_of_view: What the network sees of an image, as `Predictor` takes it; None: the model's own setting.
 
         Raises:
-            UserError: If it cannot be loaded, or this machine lacks the device or dtype.
+            UserError: If one cannot be loaded, this machine lacks the device or dtype, or they cannot be averaged.
         """
-        path = Path(name).resolve()
-        is_public = path == TRAINED_MODEL or not path.exists()
-        short_name = path.name if path.exists() else name.split("/")[-1]
-        if path == TRAINED_MODEL:
-            short_name = TRAINED_NAME
-        predictor = load_predictor(name, revision, device, dtype)
+        names = [name] if isinstance(name, str) else name
+        predictor = load_predictor(names if len(names) > 1 else names[0], revision, device, dtype)
         predictor.field_of_view = field_of_view
-        return cls(short_name, predictor, tta, is_public)
+        return cls(" + ".join(map(short_name_of, names)), predictor, tta, all(map(_is_public, names)))
 
-    def predict(self, samples: Sequence[Sample]) -> list[Maps]:
+    def predict(self, samples: Sequence[Sample], uncertainty: bool = False) -> list[Maps]:
         """The maps of some samples, in order.
+
+        Args:
+            samples: The samples.
+            uncertainty: Also give the spread of the maps that are averaged.
 
         Raises:
             InvalidRunError: If the network gives NaN; the message names the image.
@@ -110,7 +115,8 @@ class ModelSource:
         started = time.perf_counter()
         # Only the maps are used: a peak threshold equal to the threshold switches the model's own off.
         prepared = [self._prepare(sample) for sample in samples]
-        predictions = self.predictor.predict_prepared(prepared, threshold=0.5, peak_threshold=0.5, tta=self.tta)
+        how: dict[str, Any] = {"threshold": 0.5, "peak_threshold": 0.5, "tta": self.tta, "uncertainty": uncertainty}
+        predictions = self.predictor.predict_prepared(prepared, **how)
         self.seconds += time.perf_counter() - started
         for sample, prediction in zip(samples, predictions, strict=True):
             if not prediction.is_valid:
@@ -123,7 +129,12 @@ class ModelSource:
             for sample, prediction in zip(samples, predictions, strict=True)
         ]
         return [
-            Maps(prediction.probability, (prediction.probability_at_input_size, ground_truth.numpy() == 1))
+            Maps(
+                prediction.probability,
+                (prediction.probability_at_input_size, ground_truth.numpy() == 1),
+                prediction.spread,
+                prediction.single,
+            )
             for prediction, ground_truth in zip(predictions, ground_truths, strict=True)
         ]
 
@@ -165,8 +176,21 @@ class FileSource:
 Source: TypeAlias = ModelSource | FileSource
 
 
+def short_name_of(name: str) -> str:
+    """What messages call a model: a folder by its name."""
+    path = Path(name).resolve()
+    if path == TRAINED_MODEL:
+        return TRAINED_NAME
+    return path.name if path.exists() else name.split("/")[-1]
+
+
+def _is_public(name: str) -> bool:
+    path = Path(name).resolve()
+    return path == TRAINED_MODEL or not path.exists()
+
+
 def open_sources(
-    model: str, revision: str | None, predictions: str | None, other: str | None, **how: Any
+    model: str | Sequence[str], revision: str | None, predictions: str | None, other: str | None, **how: Any
 ) -> tuple[Source, Source | None]:
     """What is scored, and what it is compared with, if anything.
 

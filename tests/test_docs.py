@@ -26,6 +26,8 @@ MODULES = {
     "ablation/table.py": "ablation.table",
     "benchmarks/bare_loop.py": "benchmarks.bare_loop",
     "benchmarks/field_of_view.py": "benchmarks.field_of_view",
+    "benchmarks/ensemble.py": "benchmarks.ensemble",
+    "benchmarks/frame_statistics.py": "benchmarks.frame_statistics",
     "benchmarks/peer.py": "benchmarks.peer",
     "benchmarks/smoothing.py": "benchmarks.smoothing",
     "benchmarks/speed.py": "benchmarks.speed",

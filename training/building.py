@@ -102,6 +102,7 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
         )
     # These are of the weights that the training starts from, not of those that it ends with.
     processor.peak_threshold = processor.presence_calibration = processor.peak_chosen_on = None
+    processor.frame_statistics = None
     model.config.loss = arguments.config_fields.get("loss", model.config.loss)
     try:
         model.config.check()
