@@ -138,6 +138,7 @@ class ImageRun:
         batch_size: Images that go through the network together; fewer if they are large.
         overlay, probabilities: Whether to write these too.
         how: Keyword arguments of a call of the predictor: threshold, tta and so on.
+        with_uncertainty: Whether images are done again whose mask an earlier version wrote, without their uncertainty.
     """
 
     predictor: BasePredictor
@@ -146,6 +147,7 @@ class ImageRun:
     overlay: bool = False
     probabilities: bool = False
     how: dict[str, Any] = field(default_factory=dict)
+    with_uncertainty: bool = False
 
     def targets(self, source: Source) -> dict[str, Path]:
         """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
@@ -181,7 +183,8 @@ class ImageRun:
             else:
                 if refusal := refuse_mismatch(record, digest, targets[MASKS], source):
                     return refusal
-                if all(target.is_file() for target in targets.values()):
+                is_known = not self.with_uncertainty or "uncertainty" in (record or {})
+                if is_known and all(target.is_file() for target in targets.values()):
                     return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
         prepared = self.predictor.prepare(image)

@@ -71,6 +71,20 @@ class Prediction:
         return presence_of(self.peak, self.presence_calibration)
 
     @property
+    def uncertainty(self) -> float:
+        """1 minus the Dice that the network itself expects of its mask, from 0 (sure) to 1.
+
+        The expected Dice is `presence` times the soft Dice of probability map and mask, 2 * sum(p * mask) /
+        (sum(p) + sum(mask)). An empty mask has a Dice of 1 if there is no polyp: 1 - `presence` is expected.
+        """
+        marked = int(np.count_nonzero(self.mask))
+        if not marked:
+            return self.presence
+        inside = float(np.sum(self.probability, where=self.mask, dtype=np.float64))
+        soft_dice = 2 * inside / (float(np.sum(self.probability, dtype=np.float64)) + marked)
+        return 1 - self.presence * soft_dice
+
+    @property
     def is_valid(self) -> bool:
         """Whether all probabilities are finite; NaN would be thresholded to background."""
         return bool(np.isfinite(self.probability_at_input_size).all())
