@@ -157,9 +157,8 @@ def segment_all(
 
     output = OutputFolder(folder)
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
-    with_uncertainty = arguments.select is not None
-    files = (arguments.overlay, arguments.probabilities)
-    run = ImageRun(predictor, output, arguments.batch_size, *files, how, with_uncertainty)
+    files, with_scores = (arguments.overlay, arguments.probabilities), arguments.select is not None
+    run = ImageRun(predictor, output, arguments.batch_size, *files, how, with_scores)
     share = slice(processes.index, None, processes.count)
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):

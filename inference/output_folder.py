@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RUN_SCHEMA = 1
 RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
 SELECTION = "selected.csv"
+SCORES = ("presence", "uncertainty")  # of an image, in its record; those of earlier versions lack one or both
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
@@ -301,9 +302,8 @@ def make_record(source: Source, digest: str, prediction: Prediction) -> str:
     In one file mask and lesions are written together or not at all.
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
-    of_image = {"image": source.name, "digest": digest}
-    scores = {"presence": prediction.presence, "uncertainty": prediction.uncertainty}
-    return json.dumps({**of_image, **scores, "lesions": rows})
+    scores = {name: getattr(prediction, name) for name in SCORES}
+    return json.dumps({"image": source.name, "digest": digest, **scores, "lesions": rows})
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
@@ -327,11 +327,11 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what `make_record` writes. Those of earlier versions have no presence, or no uncertainty."""
+    """Whether it is what `make_record` writes, in this version or an earlier one."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
     lesions = record.get("lesions")
-    scores = [record.get(name, 0.0) for name in ("presence", "uncertainty")]
+    scores = [record.get(name, 0.0) for name in SCORES]
     if not isinstance(lesions, list) or not all(map(_is_number, scores)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
@@ -436,8 +436,7 @@ def _write_tracks(output: Path) -> str:
 def image_row(record: dict[str, Any]) -> list[str]:
     """The row of an image in `images.csv`, from its mask's record. What older records lack is an empty cell."""
     lesions = [dict(zip(COLUMNS[2:], numbers, strict=True)) for numbers in record["lesions"]]
-    scores = ("presence", "uncertainty")
-    presence, uncertainty = (f"{record[name]:.6f}" if name in record else "" for name in scores)
+    presence, uncertainty = (f"{record[name]:.6f}" if name in record else "" for name in SCORES)
     pixels = sum(lesion["area_pixels"] for lesion in lesions)
     percent = sum(lesion["area_percent"] for lesion in lesions)
     return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}", uncertainty]

@@ -26,7 +26,7 @@ from ..common.progress import show_progress
 from .arguments import SELECT_BY
 from .image_run import READ_PIXELS, THREADS, pixels_to_read
 from .inputs import IMAGE_OUTPUT, MASKS, SELECTED, Failure, Source, find_inputs
-from .output_folder import SELECTION, OutputFolder, cannot_write, read_record
+from .output_folder import SCORES, SELECTION, OutputFolder, cannot_write, read_record
 
 DIVERSE, UNCERTAINTY, RANDOM = SELECT_BY
 HASHED = 10  # times the number to choose: so many of the most uncertain images are compared
@@ -145,17 +145,20 @@ def candidates(output: Path, done: Iterable[Source]) -> list[Candidate]:
     Args:
         output: The output folder.
         done: The inputs whose outputs are complete; videos among them are passed over.
+
+    Raises:
+        UserError: If a mask is no longer that of this run.
     """
     found = []
     for source in done:
         if source.is_video:
             continue
-        record = read_record(output / source.output(MASKS, IMAGE_OUTPUT)) or {}
-        if "uncertainty" not in record:
+        record = read_record(output / source.output(MASKS, IMAGE_OUTPUT))
+        if record is None or not record.keys() >= {*SCORES}:
             raise UserError(f"The mask of {source.path} was changed while this ran. Run the same command again.")
         target = source.output(SELECTED, PurePath(source.name).suffix)
-        scores = (record["presence"], record["uncertainty"])
-        found.append(Candidate(source, target, record["digest"], *scores, bool(record["lesions"])))
+        presence, uncertainty = (record[name] for name in SCORES)
+        found.append(Candidate(source, target, record["digest"], presence, uncertainty, bool(record["lesions"])))
     return sorted(found, key=lambda candidate: candidate.source.name)
 
 
@@ -166,9 +169,9 @@ def choose(found: Sequence[Candidate], count: int, by: str, known: Known, seed: 
         found: Those to choose from.
         count: Their highest number.
         by: "uncertainty": the most uncertain. "diverse": one after the other, the image with the highest product of
-            its uncertainty and the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest one
-            of the chosen and labelled images. So near-duplicates of these are left out. Each fifth place is for the
-            image whose presence is nearest to a half, if it is within 0.25. "random": any.
+            its uncertainty and the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest
+            hash of the chosen and labelled images. So near-duplicates of these are left out. Each fifth place is for
+            the image whose presence is nearest to a half, if it is within 0.25. "random": any.
         known: Images that are labelled already.
         seed: Of the random choice.
     """
