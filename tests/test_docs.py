@@ -25,6 +25,7 @@ MODULES = {
     "ablation/screen.py": "ablation.screen",
     "ablation/table.py": "ablation.table",
     "benchmarks/bare_loop.py": "benchmarks.bare_loop",
+    "benchmarks/labelling.py": "benchmarks.labelling",
     "benchmarks/peer.py": "benchmarks.peer",
     "benchmarks/smoothing.py": "benchmarks.smoothing",
     "benchmarks/speed.py": "benchmarks.speed",
