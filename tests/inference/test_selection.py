@@ -257,6 +257,13 @@ def test_an_image_that_fails_is_no_candidate(run, frames, tmp_path):
     assert {row["image"] for row in selected(tmp_path / "out")} == scores_of(frames)
 
 
+def test_a_table_that_cannot_be_written_is_named(run, frames, tmp_path):
+    (tmp_path / "out" / "selected.csv").mkdir(parents=True)
+    refused = run(frames, "--select", "3", status=2).stderr
+    assert "out/selected.csv cannot be written: Is a directory. What was done is kept" in refused
+    assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 8
+
+
 def test_a_report_alone_selects_nothing(run_command, run, frames):
     run(frames)
     refused = run_command(predict.main, "--report", "--output_dir", "out", "--select", "3", status=2).stderr
