@@ -186,11 +186,12 @@ def select(total: "Report", folder: Path, labelled: Sequence["Source"], argument
         UserError: If what was chosen cannot be written, or a labelled image cannot be read.
     """
     from unet_kvasir_seg.inference.output_folder import OutputFolder
-    from unet_kvasir_seg.inference.selection import select_images
+    from unet_kvasir_seg.inference.selection import Request, select_images
 
     done = [each.source for each in total.done]
-    how = (arguments.select, arguments.select_by, arguments.select_seed, labelled, arguments.select_copy)
-    total.failures += select_images(OutputFolder(folder), done, *how)
+    assert arguments.select is not None
+    request = Request(arguments.select, arguments.select_by, arguments.select_seed, arguments.select_copy)
+    total.failures += select_images(OutputFolder(folder), done, request, labelled)
 
 
 def write_report_alone(arguments: PredictArguments) -> None:

@@ -1,8 +1,8 @@
 """Chooses which images to label next, of those that a run of `predict.py` has segmented.
 
     found = candidates(Path("out"), done)                           # from the records in the masks
-    choose(found, 100, DIVERSE, Known.of(labelled)).choices         # the best first
-    select_images(output, done, 100, DIVERSE, 0, labelled, True)    # all of it: selected.csv, and copies in selected/
+    choose(found, Request(100), Known.of(labelled)).choices         # the best first
+    select_images(output, done, Request(100), labelled)             # all of it, and writes selected.csv
 
 Labels of frames of which the network is sure teach it little, and so do those of nearly the same frame.
 """
@@ -66,6 +66,26 @@ class Candidate:
         if self.is_near_a_half:
             return "presence near a half"
         return "the outline is uncertain" if self.is_marked else "nothing is marked"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        count: The highest number of images.
+        by: "uncertainty": the most uncertain. "diverse": one after the other, the image with the highest product of
+            its uncertainty and the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest
+            hash of the chosen and labelled images. So near-duplicates of these are left out. Each fifth place is for
+            the image whose presence is nearest to a half, if it is within 0.25. "random": any.
+        seed: Of the random choice.
+        copies: Whether to copy the chosen images into `selected/`, each into the folders that it lies in.
+    """
+
+    count: int
+    by: str = DIVERSE
+    seed: int = 0
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,25 +182,21 @@ def candidates(output: Path, done: Iterable[Source]) -> list[Candidate]:
     return sorted(found, key=lambda candidate: candidate.source.name)
 
 
-def choose(found: Sequence[Candidate], count: int, by: str, known: Known, seed: int = 0) -> Selection:
+def choose(found: Sequence[Candidate], request: Request, known: Known) -> Selection:
     """Choose images to label.
 
     Args:
         found: Those to choose from.
-        count: Their highest number.
-        by: "uncertainty": the most uncertain. "diverse": one after the other, the image with the highest product of
-            its uncertainty and the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest
-            hash of the chosen and labelled images. So near-duplicates of these are left out. Each fifth place is for
-            the image whose presence is nearest to a half, if it is within 0.25. "random": any.
+        request: How many, and how.
         known: Images that are labelled already.
-        seed: Of the random choice.
     """
+    count = request.count
     new = [candidate for candidate in found if candidate.digest not in known.digests]
-    if by == RANDOM:
-        chosen = random.Random(seed).sample(new, min(count, len(new)))
+    if request.by == RANDOM:
+        chosen = random.Random(request.seed).sample(new, min(count, len(new)))
         return Selection([Choice(candidate, RANDOM) for candidate in chosen])
     new.sort(key=lambda candidate: -candidate.uncertainty)
-    if by == UNCERTAINTY:
+    if request.by == UNCERTAINTY:
         return Selection([Choice(candidate, candidate.why) for candidate in new[:count]])
     return _choose_diverse(_to_compare(new, count), count, known)
 
@@ -251,22 +267,15 @@ def _read_all(sources: Sequence[Source], shown: bool = False) -> list[tuple[str,
 
 
 def select_images(
-    output: OutputFolder,
-    done: Iterable[Source],
-    count: int,
-    by: str,
-    seed: int,
-    labelled: Sequence[Source],
-    copies: bool,
+    output: OutputFolder, done: Iterable[Source], request: Request, labelled: Sequence[Source]
 ) -> list[Failure]:
     """Choose images, write `selected.csv` and, on request, copies of them, and print what was chosen.
 
     Args:
         output: The output folder.
         done: The inputs whose outputs are complete.
-        count, by, seed: As for `choose`.
+        request: How many, and how.
         labelled: Images that are labelled already.
-        copies: Whether to copy the chosen images into `selected/`, each into the folders that it lies in.
 
     Returns:
         The images that could not be selected.
@@ -276,17 +285,17 @@ def select_images(
             files that are not of this choice. These are kept.
     """
     found = candidates(output.path, done)
-    selection = choose(found, count, by, Known.of(labelled), seed)
-    if copies:
+    selection = choose(found, request, Known.of(labelled))
+    if request.copies:
         _write_copies(output, selection)
     _write_table(output, selection.choices)
     near = counted(selection.near_duplicates, "near-duplicate")
     notes = f"; {near} of these or of labelled ones left out" if selection.near_duplicates else ""
     number = f"{len(selection.choices):,} of {counted(len(found), 'image')} to label next"
     table = printable(str(output.path / SELECTION))
-    print(f"{table}: {number} ({by}){notes}.")
-    if len(selection.choices) < count:
-        print(f"--select {count} asks for more images than there are to choose from.")
+    print(f"{table}: {number} ({request.by}){notes}.")
+    if len(selection.choices) < request.count:
+        print(f"--select {request.count} asks for more images than there are to choose from.")
     return selection.failures
 
 

@@ -18,7 +18,7 @@ from unet_kvasir_seg.inference.image_run import encode_png
 from unet_kvasir_seg.inference.inputs import Inputs, Source
 from unet_kvasir_seg.inference.output_folder import RECORD, read_record
 from unet_kvasir_seg.inference.prediction import Prediction
-from unet_kvasir_seg.inference.selection import Candidate, Known, choose
+from unet_kvasir_seg.inference.selection import Candidate, Known, Request, choose
 
 NOTHING_KNOWN = Known(frozenset(), np.zeros((0, BITS), bool))
 
@@ -63,11 +63,11 @@ def names(selection) -> list[str]:
 
 def test_the_most_uncertain_are_chosen_in_order(pictures):
     found = [candidate(path, score) for path, score in zip(pictures, (0.1, 0.9, 0.5, 0.9, 0.2), strict=False)]
-    selection = choose(found, 3, "uncertainty", NOTHING_KNOWN)
+    selection = choose(found, Request(3, "uncertainty"), NOTHING_KNOWN)
     assert names(selection) == ["1.png", "3.png", "2.png"]
-    assert names(choose(found, 9, "uncertainty", NOTHING_KNOWN))[3:] == ["4.png", "0.png"]
+    assert names(choose(found, Request(9, "uncertainty"), NOTHING_KNOWN))[3:] == ["4.png", "0.png"]
     known = Known(frozenset({"1", "2"}), NOTHING_KNOWN.hashes)
-    assert names(choose(found, 3, "uncertainty", known)) == ["3.png", "4.png", "0.png"]
+    assert names(choose(found, Request(3, "uncertainty"), known)) == ["3.png", "4.png", "0.png"]
 
 
 def test_a_diverse_choice_weighs_uncertainty_by_the_distance_to_what_is_chosen(pictures):
@@ -80,18 +80,18 @@ def test_a_diverse_choice_weighs_uncertainty_by_the_distance_to_what_is_chosen(p
         best = max(left, key=lambda i: scores[i] * (nearest[i] - MAX_DISTANCE))
         expected.append(best)
         left.remove(best)
-    assert names(choose(found, 5, "diverse", NOTHING_KNOWN)) == [f"{i}.png" for i in expected]
+    assert names(choose(found, Request(5, "diverse"), NOTHING_KNOWN)) == [f"{i}.png" for i in expected]
     assert expected != sorted(range(9), key=lambda i: -scores[i])[:5]
 
 
 def test_near_duplicates_are_left_out(pictures):
     found = [candidate(path, 0.9 if path.stem in ("0", "again") else 0.1) for path in (*pictures[:4], pictures[9])]
-    selection = choose(found, 5, "diverse", NOTHING_KNOWN)
+    selection = choose(found, Request(5, "diverse"), NOTHING_KNOWN)
     assert names(selection)[0] == "0.png"
     assert set(names(selection)) == {"0.png", "1.png", "2.png", "3.png"}
     assert selection.near_duplicates == 1
     known = Known.of([Source(str(pictures[9]), "labelled.jpg")])
-    selection = choose(found[:4], 5, "diverse", known)
+    selection = choose(found[:4], Request(5, "diverse"), known)
     assert set(names(selection)) == {"1.png", "2.png", "3.png"}
     assert selection.near_duplicates == 1
 
@@ -99,7 +99,7 @@ def test_near_duplicates_are_left_out(pictures):
 def test_each_fifth_place_is_for_a_presence_near_a_half(pictures):
     found = [candidate(path, 0.9, presence=0.99) for path in pictures[:6]]
     found += [candidate(pictures[6], 0.01, 0.3), candidate(pictures[7], 0.01, 0.55), candidate(pictures[8], 0.01, 0.2)]
-    selection = choose(found, 5, "diverse", NOTHING_KNOWN)
+    selection = choose(found, Request(5, "diverse"), NOTHING_KNOWN)
     assert names(selection)[4] == "7.png"
     assert [choice.why for choice in selection.choices] == ["the outline is uncertain"] * 4 + ["presence near a half"]
     assert candidate(pictures[0], 0.9, 0.9, is_marked=False).why == "nothing is marked"
@@ -107,14 +107,14 @@ def test_each_fifth_place_is_for_a_presence_near_a_half(pictures):
 
 def test_a_random_choice_is_that_of_its_seed(pictures):
     found = [candidate(path, 0.5) for path in pictures]
-    first, again, other = (names(choose(found, 6, "random", NOTHING_KNOWN, seed)) for seed in (1, 1, 2))
+    first, again, other = (names(choose(found, Request(6, "random", seed), NOTHING_KNOWN)) for seed in (1, 1, 2))
     assert first == again != other
     assert len(set(first)) == 6
 
 
 def test_an_image_that_is_gone_is_named(pictures, tmp_path):
     found = [candidate(pictures[0], 0.5), candidate(tmp_path / "gone.png", 0.9)]
-    selection = choose(found, 2, "diverse", NOTHING_KNOWN)
+    selection = choose(found, Request(2, "diverse"), NOTHING_KNOWN)
     assert names(selection) == ["0.png"]
     (failure,) = selection.failures
     assert "gone.png: cannot be read (No such file or directory), so it was not selected" in str(failure)
