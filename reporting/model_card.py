@@ -48,7 +48,7 @@ AUGMENTATIONS = {
     ),
     "robust": (
         "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "
-        "grey images, lower resolution, blur, strong noise and strong JPEG"
+        "grey images, lower resolution, noise and JPEG; in some blur, motion, strong noise or JPEG, or interlacing"
     ),
 }
 EPOCHS_LISTED = 8  # whose training loss the card states
