@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.scoring.sequences import SequenceScores
     from unet_kvasir_seg.scoring.sources import Source
 
-PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
+PACKAGES_OF_THE_EXTRA = ("matplotlib", "monai", "py_sod_metrics")  # as modules
 PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
 

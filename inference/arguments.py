@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DeviceFlags, ModelsFlags, flag
-from ..common.errors import UserError
+from ..common.errors import UserError, counted
 from ..common.local_paths import HUB_ID
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
 IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty"), ("smoothing", "alert_seconds")
+SELECTION_FLAGS = ("select", "select_by", "select_seed", "select_not", "select_copy")  # of what to label next
+SELECT_BY = ("diverse", "uncertainty", "random")
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
 FIELD_OF_VIEW = (
     "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
@@ -58,6 +60,16 @@ class PredictArguments(DeviceFlags, ModelsFlags):
     report: bool = flag(
         False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
     )
+    select: int | None = flag(None, "Write selected.csv: so many of the images, those worth labelling next.")
+    select_by: str = flag(
+        SELECT_BY[0],
+        "How they are chosen: diverse (uncertain, and unlike each other), uncertainty (the most uncertain) or random.",
+    )
+    select_seed: int = flag(0, "Of --select_by random.")
+    select_not: str | None = flag(
+        None, "A folder, file or glob of images that are labelled already: these are not chosen."
+    )
+    select_copy: bool = flag(False, "Copy the chosen images into selected/, with the folders that they lie in.")
     batch_size: int = flag(8, "Images that go through the network together.")
     compile: bool = flag(False, "Compile the network first: it pays off over thousands of images.")
 
@@ -99,6 +111,19 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
+    _check_selection(arguments)
+
+
+def _check_selection(arguments: PredictArguments) -> None:
+    if arguments.select is None:
+        if useless := changed_flags(arguments, SELECTION_FLAGS):
+            flags = " and ".join(f"--{name}" for name in useless)
+            raise UserError(f"{flags} without --select: say how many images to select, as --select 100.")
+        return
+    if arguments.select < 1:
+        raise UserError(f"--select {arguments.select} is too few: expected 1 or more images.")
+    if arguments.select_by not in SELECT_BY:
+        raise UserError(f"--select_by {arguments.select_by} is not known: expected {', '.join(SELECT_BY)}.")
 
 
 def is_further_model(word: str) -> bool:
@@ -129,6 +154,15 @@ def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[s
         UserError: If flags ask for outputs that none of the inputs has.
     """
     lines = []
+    if arguments.select is not None:
+        if not found.images:
+            raise UserError(
+                "--select chooses among images, and there is none among the inputs. Save a video's frames."
+            )
+        if found.videos:
+            lines.append(
+                f"--select chooses among the images: not among the frames of {counted(len(found.videos), 'video')}."
+            )
     of_images, of_videos = (
         [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
     )

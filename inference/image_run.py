@@ -28,7 +28,7 @@ from ..common.processors import usable_processors
 from ..common.progress import show_progress
 from .frame_statistics import measure_frame, measure_prediction
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, Failure, Source
-from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
+from .output_folder import RECORD, SCORES, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_numbers, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
@@ -141,6 +141,7 @@ class ImageRun:
         batch_size: Images that go through the network together; fewer if they are large.
         overlay, probabilities, uncertainty: Whether to write these too.
         how: Keyword arguments of a call of the predictor: threshold, tta and so on.
+        with_scores: Whether images are done again whose mask an earlier version wrote, without all of the `SCORES`.
     """
 
     predictor: BasePredictor
@@ -150,6 +151,7 @@ class ImageRun:
     probabilities: bool = False
     uncertainty: bool = False
     how: dict[str, Any] = field(default_factory=dict)
+    with_scores: bool = False
 
     def targets(self, source: Source) -> dict[str, Path]:
         """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
@@ -186,7 +188,8 @@ class ImageRun:
             else:
                 if refusal := refuse_mismatch(record, digest, targets[MASKS], source):
                     return refusal
-                if all(target.is_file() for target in targets.values()):
+                is_known = record is not None and (not self.with_scores or record.keys() >= {*SCORES})
+                if is_known and all(target.is_file() for target in targets.values()):
                     return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
         prepared = self.predictor.prepare(image)

@@ -25,7 +25,7 @@ from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
 from .ensemble import Ensemble
 from .frame_statistics import describe_differences
-from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
+from .inputs import MASKS, OUTPUT_FOLDERS, SELECTED, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
 from .tracks import ALERT_SECONDS, track_numbers, track_row
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 RUN_SCHEMA = 1
 RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
+SELECTION = "selected.csv"
+SCORES = ("presence", "uncertainty")  # of an image, in its record; those of earlier versions lack one or both
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
@@ -48,7 +50,7 @@ MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a
 # Errors of the disk, which further files would meet too. Others may be those of one name.
 ERRORS_OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 REMEDY = "What was done is kept: mend that, and run the same command again to go on."
-IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent")
+IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent", "uncertainty")
 # Settings of the image processor that change the predictions.
 PROCESSOR_SETTINGS = (
     *("size", "resample", "do_resize", "do_rescale", "rescale_factor"),
@@ -145,7 +147,11 @@ def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool
     """
     before = _read_settings(output)
     if before is None:
-        taken = [name for name in (*OUTPUT_FOLDERS, *TABLES, INPUTS, REPORT) if _is_taken(output / name)]
+        taken = [
+            name
+            for name in (*OUTPUT_FOLDERS, SELECTED, *TABLES, INPUTS, REPORT, SELECTION)
+            if _is_taken(output / name)
+        ]
         return f"{', '.join(taken)} that no run of this command wrote" if taken else None
     if not any(holds_files(output / name) for name in OUTPUT_FOLDERS):
         return None
@@ -214,7 +220,7 @@ def held_folder(output: Path, program: str) -> Iterator[dict[str, Any]]:
     """
     settings: dict[str, Any] = {}
     try:
-        with output_lock(output, program, OUTPUT_FOLDERS):
+        with output_lock(output, program, [*OUTPUT_FOLDERS, SELECTED]):
             yield settings
     finally:
         restore_settings(output, settings, program)
@@ -303,12 +309,13 @@ def video_targets(output: Path, source: Source) -> list[Path]:
 def make_record(
     source: Source, digest: str, prediction: Prediction, measures: Mapping[str, float] | None = None
 ) -> str:
-    """The text in a mask's file: name and hash of its image, its presence, the lesions, and measures of the frame.
+    """The text in a mask's file: name and hash of its image, its scores, the lesions, and measures of the frame.
 
     In one file mask and lesions are written together or not at all.
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
-    record = {"image": source.name, "digest": digest, "presence": prediction.presence, "lesions": rows}
+    scores = {name: getattr(prediction, name) for name in SCORES}
+    record = {"image": source.name, "digest": digest, **scores, "lesions": rows}
     return json.dumps({**record, "measures": dict(measures)} if measures else record)
 
 
@@ -333,13 +340,14 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what `make_record` writes. Those of earlier versions have no presence, or no measures."""
+    """Whether it is what `make_record` writes, in this version or an earlier one, which had no scores or measures."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
     lesions, measures = record.get("lesions"), record.get("measures", {})
     if not isinstance(measures, dict) or not all(map(_is_number, measures.values())):
         return False
-    if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
+    scores = [record.get(name, 0.0) for name in SCORES]
+    if not isinstance(lesions, list) or not all(map(_is_number, scores)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
     return all(
@@ -449,12 +457,12 @@ def _write_tracks(output: Path) -> str:
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
-    """The row of an image in `images.csv`, from its mask's record. Older records have no presence: an empty cell."""
+    """The row of an image in `images.csv`, from its mask's record. What older records lack is an empty cell."""
     lesions = [dict(zip(COLUMNS[2:], numbers, strict=True)) for numbers in record["lesions"]]
-    presence = f"{record['presence']:.6f}" if "presence" in record else ""
+    presence, uncertainty = (f"{record[name]:.6f}" if name in record else "" for name in SCORES)
     pixels = sum(lesion["area_pixels"] for lesion in lesions)
     percent = sum(lesion["area_percent"] for lesion in lesions)
-    return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}"]
+    return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}", uncertainty]
 
 
 def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

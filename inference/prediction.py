@@ -21,7 +21,7 @@ from ..regions_unet import (
     presence_of,
 )
 from .lesions import Lesion, find_lesions
-from .uncertainty import Spread
+from .uncertainty import Spread, mask_uncertainty
 
 if TYPE_CHECKING:
     from ..image_processing_unet import UNetImageProcessor
@@ -81,6 +81,17 @@ class Prediction:
     def presence(self) -> float:
         """The probability that the image shows a polyp at all; without calibration it is `peak`."""
         return presence_of(self.peak, self.presence_calibration)
+
+    @property
+    def uncertainty(self) -> float:
+        """1 minus the Dice that the network itself expects of its mask, from 0 (sure) to 1.
+
+        The expected Dice is `presence` times the soft Dice of probability map and mask, 2 * sum(p * mask) /
+        (sum(p) + sum(mask)). An empty mask has a Dice of 1 if there is no polyp: 1 - `presence` is expected.
+        """
+        if not self.mask.any():
+            return self.presence
+        return 1 - self.presence * (1 - mask_uncertainty(self.probability, self.mask))
 
     @property
     def is_valid(self) -> bool:

@@ -28,6 +28,7 @@ MODULES = {
     "benchmarks/field_of_view.py": "benchmarks.field_of_view",
     "benchmarks/ensemble.py": "benchmarks.ensemble",
     "benchmarks/frame_statistics.py": "benchmarks.frame_statistics",
+    "benchmarks/labelling.py": "benchmarks.labelling",
     "benchmarks/peer.py": "benchmarks.peer",
     "benchmarks/smoothing.py": "benchmarks.smoothing",
     "benchmarks/speed.py": "benchmarks.speed",
