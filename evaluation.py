@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.scoring.sources import Source
     from unet_kvasir_seg.scoring.test_sets import TestSets
 
-PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
+PACKAGES_OF_THE_EXTRA = ("matplotlib", "monai", "py_sod_metrics")  # as modules
 PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
 
@@ -53,7 +53,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", data: "Data",
 
     predictor = source.predictor if isinstance(source, ModelSource) else None
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
-    known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    is_alone = predictor is not None and len(predictor.members) == 1
+    known = known_results(arguments.model_name, arguments.model_revision) if is_alone else None
     if known and processes.is_main:
         warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
@@ -125,8 +126,8 @@ def evaluate(
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
 
     arguments, inputs = load_inputs(arguments, processes)
-    how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
-    names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
+    how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
+    names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
     results = describe_run(arguments, source, inputs.describe(arguments), processes)
     settings = arguments.settings_with(source)
@@ -162,7 +163,7 @@ def write_outputs(
     from unet_kvasir_seg.common.files import write_atomic
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import peak, sequences, summary, test_sets
+    from unet_kvasir_seg.scoring import peak, sequences, summary, test_sets, training_frames
 
     evaluation, scored, sets = results["evaluation"], outcome.split, inputs.sets
     drawn: list[str] = []
@@ -182,6 +183,9 @@ def write_outputs(
         write_results(folder / "results.json", results)
         if arguments.save_peak and scored is not None and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
+        if arguments.save_statistics:
+            given = (Path(arguments.model_name), source, inputs.splits, str(arguments.split), folder)
+            training_frames.save_statistics(*given)
         if arguments.predictions is None:
             pictures = evaluation["figures"] if evaluation and arguments.push_to_hub else drawn
             write_atomic(folder / "README.md", fill_card(results, pictures).encode())
@@ -210,7 +214,8 @@ def push(folder: Path, results: "Results", arguments: EvaluationArguments) -> st
 
     assert results["evaluation"] is not None
     names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
-    names += ["preprocessor_config.json"] if arguments.save_peak else []  # the peak that the scores are of
+    # The peak that the scores are of, and the frames' statistics.
+    names += ["preprocessor_config.json"] if arguments.save_peak or arguments.save_statistics else []
     files = [folder / name for name in names]
     return push_files(str(arguments.target_repo), folder, files, f"Evaluate on {results['data']['split']}")
 

@@ -37,6 +37,7 @@ from .tables import (
     threshold_text,
 )
 from .test_sets import test_sets_facts, test_sets_table
+from .uncertainty import uncertainty_table
 from .videos import videos_table
 
 # What the values of train.py's `--augmentation` mean.
@@ -126,6 +127,7 @@ def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
         robustness_table=robustness_table(evaluation) if evaluation else "",
         robustness_alarms=alarms_table(evaluation) if evaluation else "",
         robustness_levels=levels_table(evaluation) if evaluation else "",
+        uncertainty_table=uncertainty_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
         cost_facts=_cost_facts(results),
@@ -232,10 +234,12 @@ def _training_environment(results: Results) -> Environment | None:
 
 def _model_facts(results: Results) -> str:
     model: Mapping[str, Any] = results["model"]
-    described = ["name", "repository", "parameters", "image_size", "fingerprint"]
+    described = ["name", "repository", "parameters", "image_size", "fingerprint", "members"]
     described += ["depth", "channels", "encoder", "norm", "upsampling", "dropout", "loss"]
     architecture = "not recorded"  # as of masks from a folder
-    if model.get("encoder"):
+    if model.get("members"):
+        architecture = f"the mean of {len(model['members'])} networks' probabilities; input size of the first"
+    elif model.get("encoder"):
         architecture = (
             f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']}, "
             f"decoder norm {model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"

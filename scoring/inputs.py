@@ -25,6 +25,7 @@ from .sequence_frames import Sequences, find_sequences
 from .sequences import SequenceScores
 from .sources import Source
 from .test_sets import TestSets, load_sets
+from .wrong_pixels import judge_uncertainty, summarise_uncertainty
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,13 @@ class Inputs:
             changed = None
             if arguments.robustness:
                 changed = robustness.score_changes(source, self.splits[split], scored, work)
+            judged = judge_uncertainty(source, self.splits[split], scored, work) if arguments.uncertainty else None
             if work.processes.is_main:
                 sections, videos = self._summarise(arguments, scored)
-                sections["evaluation"] |= {"robustness": changed} if changed else {}
+                if changed is not None:
+                    sections["evaluation"]["robustness"] = changed
+                if judged is not None:
+                    sections["evaluation"]["uncertainty"] = summarise_uncertainty(judged, scored)
         if self.sets is not None:
             sections["test_sets"] = self.sets.score(source, other, protocol, work)
         return Outcome(sections, scored, videos)
@@ -116,11 +121,10 @@ def load_inputs(arguments: EvaluationArguments, processes: Processes) -> tuple[E
     sets, splits, negatives = None, {}, None
     sequences: Sequences = {}
     if arguments.test_sets is not None:
-        columns = {"image_column": arguments.image_column, "mask_column": arguments.mask_column}
+        given = arguments.source
+        how = {name: given[name] for name in ("image_column", "mask_column", "annotation_rules")}
         with processes.main_first():
-            sets = load_sets(
-                Path(arguments.test_sets), arguments.mask_rules, split_rules=arguments.group_rules, **columns
-            )
+            sets = load_sets(Path(arguments.test_sets), arguments.mask_rules, split_rules=arguments.group_rules, **how)
     if arguments.scores_split:
         arguments, splits = _load_data(arguments, processes)
         if arguments.scores_videos:

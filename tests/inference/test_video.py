@@ -636,7 +636,7 @@ class Brightness(BasePredictor):
     def prepare(self, image):
         return PreparedImage(np.asarray(image.convert("L"), np.float32) / 255, image.size[::-1])
 
-    def probability_maps(self, prepared, tta):
+    def flip_maps(self, prepared, axes):
         return [(image.pixels, image.pixels) for image in prepared]
 
 
