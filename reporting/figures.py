@@ -294,12 +294,10 @@ def robustness_curves(robustness: Robustness, path: str | Path, images: int) -> 
     charts[0, 0].yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
     charts[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel("strength of the change (0: none)", **letters(LABEL))
-    lines = charts[0, 0].get_lines()
-    figure.legend(
-        *(lines, [str(line.get_label()) for line in lines]),
-        **{"loc": "outside lower center", "ncols": len(lines), "frameon": False, "labelcolor": INK},
-        prop={"family": FONT, "size": TICK},
-    )
+    lines = list(charts[0, 0].get_lines())
+    labels = [str(line.get_label()) for line in lines]
+    look: dict[str, Any] = {"ncols": len(lines), "frameon": False, "labelcolor": INK}
+    figure.legend(lines, labels, loc="outside lower center", prop={"family": FONT, "size": TICK}, **look)
     return save(figure, path)
 
 

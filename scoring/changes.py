@@ -207,8 +207,8 @@ def _write_text(panel: Image.Image, short: int, generator: np.random.Generator) 
     size = max(6, round(short / 20))
     day, month, hour, minute, second = generator.integers((1, 1, 7, 0, 0), (29, 13, 20, 60, 60)).tolist()
     date, time = f"{day:02d}/{month:02d}/2024", f"{hour:02d}:{minute:02d}:{second:02d}"
-    lines = ("ID No.:", "Name:", "Sex:   Age:", "D.O.Birth:", date, time, "SCV: --", "CVP: A1/4", "D.F: ---")
-    lines += ("Eh:A5 Ce:0", "Physician:", "Comment:")
+    lines = ["ID No.:", "Name:", "Sex:   Age:", "D.O.Birth:", date, time, "SCV: --", "CVP: A1/4", "D.F: ---"]
+    lines += ["Eh:A5 Ce:0", "Physician:", "Comment:"]
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size)
     for number, line in enumerate(lines):
         draw.text((size / 2, size * (1 + 1.5 * number)), line, font=font, fill=TEXT_GREY)

@@ -81,7 +81,8 @@ class Inputs:
         """
         protocol = Protocol(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(Protocol)})
         tuning = Tuning(arguments.tune_threshold_on, arguments.tune_peak_on, arguments.sensitivity)
-        scored, sections, videos = None, {}, {}
+        scored, sections = None, dict[str, Any]()
+        videos: dict[str, SequenceScores] = {}
         split = arguments.split
         if split is not None:
             beside: dict[str, Any] = {"other": other, "negatives": self.negatives, "tuning": tuning}
@@ -118,7 +119,8 @@ def load_inputs(arguments: EvaluationArguments, processes: Processes) -> tuple[E
     Raises:
         UserError: If the data cannot be used, or there is no such split.
     """
-    sets, splits, negatives = None, {}, None
+    sets, negatives = None, None
+    splits: dict[str, Dataset] = {}
     sequences: Sequences = {}
     if arguments.test_sets is not None:
         given = arguments.source

@@ -192,7 +192,7 @@ def _score_set(
     groups = groups_in(rows)
     with value_errors_explained():
         scores = _resampled_scores(images[0], **resampling, groups=groups)
-        differences = compare(*images, **resampling, groups=groups) if len(images) == 2 else {}
+        differences = compare(images[0], images[1], **resampling, groups=groups) if len(images) == 2 else {}
     entry = {
         "images": len(rows),
         "fingerprint": describe_data("a set", None, {"a set": rows})["fingerprint"],
