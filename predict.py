@@ -5,6 +5,7 @@
     python predict.py "archive/**/*.tif" --model me/unet-kvasir-seg --threshold 0.4 --tta
     python predict.py clip.mp4 frames/ --report                    # then open outputs/predictions/report.html
     python predict.py --report --output_dir out                    # the report of an earlier run, made again
+    python predict.py frames/ --annotations cvat                   # polygons, to be corrected in CVAT
     python predict.py --output_dir out -- -odd-name.png            # after --, names may begin with a dash
 
 INPUT is a file, a folder (with all folders in it), a glob in quotes, or several of them, images and videos mixed.
@@ -24,6 +25,7 @@ The output folder holds, with the names and folders of the inputs:
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
                       area, mean and highest probability, its best frame, and its box in pixels there.
     report.html       with --report: a page to look through all that is in the folder; it needs no network.
+    annotations/      with --annotations: all masks in the folder, as files of an annotation tool.
     run.json          model and settings. Outputs of another model, or of other settings of the same kind, get a
                       folder of their own: outputs/predictions-2 and so on, if --output_dir names none.
     inputs.json       the paths of the inputs, for the report.
@@ -55,6 +57,7 @@ from unet_kvasir_seg.inference.arguments import (
     PredictArguments,
     changed_flags,
     check_arguments,
+    check_label,
     flags_without_effect,
 )
 
@@ -114,6 +117,8 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
                 output_folder.write_tables(output)
+                if arguments.annotations:
+                    write_tool_files(output, predictor, arguments)
                 print_report(total, found.ignored, str(output))
                 if arguments.report:
                     write_page(output)
@@ -183,6 +188,20 @@ def write_report_alone(arguments: PredictArguments) -> None:
             output = folder_to_report(named, ignored)
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder
                 write_page(output)
+
+
+def write_tool_files(output: Path, predictor: "BasePredictor", arguments: PredictArguments) -> None:
+    """Write the masks of the folder for an annotation tool, and print what was written.
+
+    Raises:
+        UserError: As `write_annotations`.
+    """
+    from unet_kvasir_seg.inference.annotations.writer import write_annotations
+
+    assert arguments.annotations is not None
+    label = arguments.annotation_label or predictor.label
+    check_label(label)
+    print(write_annotations(output, arguments.annotations, label, arguments.annotation_masks), end="")
 
 
 def write_page(output: Path) -> None:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DeviceFlags, ModelFlags, flag
-from ..common.errors import UserError
+from ..common.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from .inputs import Inputs
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities"), ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "annotations"), ("smoothing", "alert_seconds")
+FORMATS = ("coco", "labelme", "cvat", "label-studio", "via", "yolo")  # of annotations
+POLYGON_FORMATS = ("via", "yolo")  # which have no masks
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
 
 
@@ -26,6 +28,13 @@ class PredictArguments(DeviceFlags, ModelFlags):
     )
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
+    annotations: str | None = flag(
+        None,
+        f"Write the masks of the images for an annotation tool, to be corrected: {', '.join(FORMATS[:-1])} or "
+        f"{FORMATS[-1]}.",
+    )
+    annotation_label: str | None = flag(None, "Name of the label in --annotations; by default the model's.")
+    annotation_masks: bool = flag(False, "Write masks, in place of polygons, with --annotations.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     peak_threshold: float | None = flag(
         None,
@@ -68,6 +77,35 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
+    _check_annotations(arguments)
+
+
+def _check_annotations(arguments: PredictArguments) -> None:
+    format, label = arguments.annotations, arguments.annotation_label
+    if format is None:
+        if given := changed_flags(arguments, ("annotation_label", "annotation_masks")):
+            raise UserError(f"--{next(iter(given))} needs --annotations: name the format, or leave it out.")
+        return
+    if format not in FORMATS:
+        raise UserError(f"--annotations {format} is no format that is written here: expected {', '.join(FORMATS)}.")
+    if arguments.annotation_masks and format in POLYGON_FORMATS:
+        formats = ", ".join(name for name in FORMATS if name not in POLYGON_FORMATS)
+        raise UserError(
+            f"--annotation_masks: {format} has polygons alone. Leave it out, or choose a format with masks: {formats}."
+        )
+    if label is not None:
+        check_label(label)
+    require_extra("annotations", "pycocotools", "shapely")
+
+
+def check_label(label: str) -> None:
+    """Refuse a label without letters, or with line breaks and the like.
+
+    Raises:
+        UserError: If it cannot be a name.
+    """
+    if not (label.strip() and label.isprintable()):
+        raise UserError(f"The label {label!r} is no name: give a word or several as --annotation_label.")
 
 
 def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:

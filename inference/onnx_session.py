@@ -210,6 +210,10 @@ class OnnxPredictor(BasePredictor):
         """Hash of the file."""
         return self.model.digest
 
+    @property
+    def label(self) -> str:
+        return str(json.loads(self.model.metadata.get("id2label", "{}")).get("1", "polyp"))
+
     def prepare(self, image: Any) -> PreparedImage:
         height, width = (self.processor_settings["size"][side] for side in ("height", "width"))
         frame = self._to_frame(image)
@@ -323,6 +327,8 @@ def check_metadata(metadata: dict[str, str]) -> None:
         ValueError, OverflowError, RecursionError: If they cannot be.
     """
     int(metadata["parameters"])
+    if not isinstance(json.loads(metadata.get("id2label", "{}")), dict):
+        raise ValueError("'id2label' is no JSON object.")
     for name in ("config", "preprocessor"):
         if not isinstance(json.loads(metadata[name]), dict):
             raise ValueError(f"{name!r} is no JSON object.")

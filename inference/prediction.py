@@ -246,3 +246,8 @@ class BasePredictor(ABC):
     @abstractmethod
     def identity(self) -> str:
         """Hash of everything that the probabilities depend on, settings and images apart."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The model's name of what it marks, as "polyp"."""

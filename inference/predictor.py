@@ -108,6 +108,10 @@ class Predictor(BasePredictor):
         """Fingerprint of the weights."""
         return fingerprint(self.model)
 
+    @property
+    def label(self) -> str:
+        return self.model.config.id2label[1]
+
     def prepare(self, image: Any) -> PreparedImage:
         upright = self.processor.upright(image)
         layout = {"input_data_format": "channels_first", "return_tensors": "pt"}

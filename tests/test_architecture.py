@@ -55,7 +55,7 @@ def imported_modules(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_a_room_imports_only_what_lies_above_it(room):
-    files = [ROOT / f"{name}.py" for name in HUB] if room == "hub" else sorted((ROOT / room).glob("*.py"))
+    files = [ROOT / f"{name}.py" for name in HUB] if room == "hub" else sorted((ROOT / room).rglob("*.py"))
     assert files
     imports = {(file.name, module) for file in files for module in imported_modules(file)}
     allowed = MAY_IMPORT[room] | {room}
@@ -75,7 +75,7 @@ def test_modules_of_a_room_form_no_circle():
     waiting = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts): imported_modules(file)
         for room in MAY_IMPORT
-        for file in ([ROOT / f"{name}.py" for name in HUB] if room == "hub" else (ROOT / room).glob("*.py"))
+        for file in ([ROOT / f"{name}.py" for name in HUB] if room == "hub" else (ROOT / room).rglob("*.py"))
     }
     waiting = {module: imports & waiting.keys() for module, imports in waiting.items()}
     # modeling_unet names pipeline_unet for the Hub only, which copies files that are named in a relative import.

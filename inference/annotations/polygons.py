@@ -3,8 +3,8 @@
     for row, column, polygon in find_polygons(mask):
         polygon.exterior, polygon.holes
 
-Coordinates are those of the tools: pixel (row, column) is the square from (column, row) to (column + 1, row + 1), and a
-polygon covers the pixels whose centres are inside, as pycocotools has it. An outline goes through the middles of the
+Coordinates are those of the tools: pixel (row, column) is the square from (column, row) to (column + 1, row + 1), and
+a polygon covers the pixels whose centres are inside, as pycocotools has it. An outline goes through the middles of the
 sides between polyp and background, so it passes between their centres; then points are left out.
 """
 
@@ -19,8 +19,8 @@ from scipy import ndimage
 # Sides of a pixel, clockwise from the top: the step (row, column) to the neighbour beyond it, and along it.
 OUTWARD = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
 ALONG = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
-# Pixels that an outline may move when points are left out, tried in this order; then it stays as it is. A corner of the
-# mask lies 0.36 from an outline through the middles of its sides: 0.6 more is below one pixel.
+# Pixels that an outline may move when points are left out, tried in this order; then it stays as it is. A corner of
+# the mask lies 0.36 from an outline through the middles of its sides: 0.6 more is below one pixel.
 TOLERANCES = (0.6, 0.3)
 LEAST_IOU = 0.99  # of the pixels inside an outline before and after; thin lines would fall away
 EXACT_LENGTH = 40  # sides of an outline around less than 100 pixels: one pixel that moved would be more than 1 %
@@ -55,7 +55,7 @@ def find_polygons(mask: np.ndarray) -> list[tuple[int, int, Polygon]]:
 
 
 def _trace(mask: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-    """The closed outlines of a mask, by rows of their first pixels: row and column of that pixel, and (N, 2) x and y."""
+    """The closed outlines of a mask, each with row and column of its first pixel by rows: (N, 2) x and y."""
     padded = np.pad(mask, 1)
     width = padded.shape[1]
     outward, along = OUTWARD @ (width, 1), ALONG @ (width, 1)  # as steps in the flattened mask
@@ -83,9 +83,7 @@ def _trace(mask: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
     return outlines
 
 
-def _next_sides(
-    flat: np.ndarray, pixels: np.ndarray, side: int, outward: np.ndarray, along: np.ndarray
-) -> np.ndarray:
+def _next_sides(flat: np.ndarray, pixels: np.ndarray, side: int, outward: np.ndarray, along: np.ndarray) -> np.ndarray:
     """The sides that follow on one side of these pixels, clockwise; pixels that touch at a corner are kept apart."""
     ahead = pixels + along[side]
     beyond = ahead + outward[side]

@@ -629,7 +629,7 @@ def test_a_video_without_end_of_damaged_packets_is_given_up(tmp_path, monkeypatc
 class Brightness(BasePredictor):
     """Gives the brightness of each pixel as its probability, so that tracks can be worked out by hand."""
 
-    model, processor, identity = None, None, "brightness"
+    model, processor, identity, label = None, None, "brightness", "polyp"
     runtime = SimpleNamespace(dtype="float32")
     processor_settings: ClassVar[dict] = {}
 
