@@ -9,7 +9,7 @@ by LabelMe, which saves corrections in place, is never overwritten.
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,20 @@ def write_annotations(output: Path, format: str, label: str, masks: bool = False
     model = str(read_run(output)["model"]).removeprefix("sha256:")[:MODEL_DIGITS]
     options = Options(folder, label, masks, model=f"unet-kvasir-seg {model}")
     counts = {"images": 0, "regions": 0, "empty": 0}
-    write_files: Callable[..., Iterator[tuple[str, Iterable[str]]]]
-    write_files = importlib.import_module(f".{MODULES[format]}", __package__).files
     try:
         folder.mkdir(exist_ok=True)
-        kept = _write_all(write_files(_counting(output, masks, counts), options), folder)
+        kept = _write_all(files_of(_counting(output, masks, counts), format, options), folder)
     except OSError as error:
         raise cannot_write(error.filename or folder, error) from error
     return _describe(folder, format, kept, counts) + _describe_holes(options, format)
+
+
+def files_of(frames: Iterable[AnnotatedFrame], format: str, options: Options) -> Iterator[tuple[str, Iterable[str]]]:
+    """The files of a format: the names of each, below the folder of annotations, and its content in parts.
+
+    Each content is to be read before the next file is asked for.
+    """
+    return importlib.import_module(f".{MODULES[format]}", __package__).files(frames, options)
 
 
 def _counting(output: Path, masks: bool, counts: dict[str, int]) -> Iterator[AnnotatedFrame]:
