@@ -1,4 +1,4 @@
-"""`predict.py --annotations` from its command line: files of annotation tools, corrections that stay, kills, refusals."""
+"""`predict.py --annotations` from its command line: annotation tools' files, corrections, kills, refusals."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import ROOT, save_tiny_model
-from faults.processes import contents, finish, start, unfinished, wait_until
+from processes import contents, finish, start, unfinished, wait_until
 from PIL import Image
 from scipy import ndimage
 from unet_kvasir_seg import predict
