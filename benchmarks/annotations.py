@@ -43,7 +43,7 @@ class Arguments(DataFlags):
     """Whose validation masks are measured."""
 
 
-def fill(points: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
+def fill(points: Sequence[float] | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) bool in a polygon x, y, x, y and so on."""
     return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects([list(points)], *shape))).astype(bool)
 

@@ -27,7 +27,7 @@ def files(frames: Iterable[AnnotatedFrame], options: Options) -> Iterator[tuple[
     for frame in frames:
         stem = shortened(frame.mask.stem, frame.mask.stem, NAME_BYTES - len(SUFFIX))
         file = PurePath(FOLDER, frame.mask.parent, stem + SUFFIX)
-        content = {
+        content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
             "shapes": list(_shapes(frame, options)),

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import ROOT, save_tiny_model
-from processes import contents, finish, start, unfinished, wait_until
 from PIL import Image
+from processes import contents, finish, start, unfinished, wait_until
 from scipy import ndimage
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.benchmarks.annotations import iou, read_coco, read_cvat
