@@ -19,6 +19,7 @@ from unet_kvasir_seg.common.command_line import DeviceFlags, FlagParser, ModelFl
 from unet_kvasir_seg.common.errors import UserError, first_line, printable, require_extra, user_errors
 from unet_kvasir_seg.common.interruptions import Interrupted, interruptions
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
+from unet_kvasir_seg.inference.arguments import FIELD_OF_VIEW, known_field_of_view
 
 # What imports torch, transformers or gradio is imported in the functions that run after the arguments are parsed, so
 # that --help and a mistyped flag are answered at once.
@@ -42,7 +43,11 @@ class AppArguments(DeviceFlags, ModelFlags):
         "Upload the page as this Space on the Hub, and do not show it here. It carries the weights of a --model that "
         "is a folder, and loads one that is on the Hub from there.",
     )
+    field_of_view: str | None = flag(None, FIELD_OF_VIEW)
     private: bool = flag(False, "With --push_to_space: only you, or your organisation, can open the Space.")
+
+    def __post_init__(self) -> None:
+        self.field_of_view = known_field_of_view(self.field_of_view)
 
 
 def find_results(model: str, revision: str | None, fingerprint: str) -> "Results | None":
@@ -116,7 +121,8 @@ def push(arguments: AppArguments) -> None:
         predictor, results = load(arguments)
         model, space = arguments.model or str(TRAINED_MODEL), str(arguments.push_to_space)
         encoder, revision = predictor.model.config.encoder, arguments.model_revision
-        print(f"Pushed: {push_space(space, model, revision, results, encoder, arguments.private)}")
+        shown = arguments.private, arguments.field_of_view
+        print(f"Pushed: {push_space(space, model, revision, results, encoder, *shown)}")
 
 
 def load(arguments: AppArguments) -> "tuple[BasePredictor, Results | None]":
@@ -134,6 +140,7 @@ def load(arguments: AppArguments) -> "tuple[BasePredictor, Results | None]":
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused anyway
     model = arguments.model or str(TRAINED_MODEL)
     predictor = load_predictor(model, arguments.model_revision, arguments.device, arguments.dtype)
+    predictor.field_of_view = arguments.field_of_view
     return predictor, find_results(model, arguments.model_revision, fingerprint(predictor.model))
 
 

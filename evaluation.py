@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from unet_kvasir_seg.scoring.sequences import SequenceScores
     from unet_kvasir_seg.scoring.sources import Source
 
-PACKAGES_OF_THE_EXTRA = ("imagehash", "matplotlib", "monai", "py_sod_metrics")  # as modules
+PACKAGES_OF_THE_EXTRA = ("matplotlib", "monai", "py_sod_metrics")  # as modules
 PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
 
@@ -55,7 +55,8 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     predictor = source.predictor if isinstance(source, ModelSource) else None
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
     data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
-    known = known_results(arguments.model_name, arguments.model_revision) if predictor else None
+    is_alone = predictor is not None and len(predictor.members) == 1
+    known = known_results(arguments.model_name, arguments.model_revision) if is_alone else None
     if known and processes.is_main:
         warn_of_other_division(known["training"], data)
     repo = arguments.target_repo if arguments.push_to_hub else None
@@ -148,6 +149,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
     from unet_kvasir_seg.scoring.negatives import Negatives
+    from unet_kvasir_seg.scoring.wrong_pixels import judge_uncertainty, summarise_uncertainty
 
     arguments, splits = load_data(arguments, processes)
     assert arguments.split is not None
@@ -156,8 +158,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     if arguments.scores_videos:
         rows, pattern = splits[arguments.split], arguments.sequence_pattern
         sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
-    how = {"device": arguments.device, "dtype": arguments.dtype, "tta": arguments.tta}
-    names = (arguments.model_name, arguments.model_revision, arguments.predictions, arguments.compare_with)
+    how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
+    names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
     results = describe_run(arguments, source, splits[arguments.split], processes)
     settings = arguments.settings_with(source)
@@ -174,6 +176,7 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
         scored = run.score_split(
             *(source, splits, arguments.split, protocol, work), other=other, negatives=negatives, tuning=tuning
         )
+        judged = judge_uncertainty(source, splits[arguments.split], scored, work) if arguments.uncertainty else None
     except sources.InvalidRunError as error:
         if processes.is_main:
             write_results(folder / "results.json", {**results, "invalid": str(error)})
@@ -181,6 +184,8 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     if processes.is_main:
         results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
         videos = sections.score_videos(sequences, scored, *timing)
+        if judged is not None:
+            evaluation["uncertainty"] = summarise_uncertainty(judged, scored)
         if videos:
             evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
         results["evaluation"] = evaluation
@@ -207,7 +212,7 @@ def write_outputs(
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
     from unet_kvasir_seg.reporting.tables import results_as_text
-    from unet_kvasir_seg.scoring import peak, sequences, summary
+    from unet_kvasir_seg.scoring import peak, sequences, summary, training_frames
 
     evaluation = results["evaluation"]
     assert evaluation is not None
@@ -224,6 +229,8 @@ def write_outputs(
         write_results(folder / "results.json", results)
         if arguments.save_peak and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
+        if arguments.save_statistics:
+            training_frames.save_statistics(Path(arguments.model_name), source, splits, arguments.split, folder)
         if arguments.predictions is None:
             pictures = evaluation["figures"] if arguments.push_to_hub else drawn
             write_atomic(folder / "README.md", fill_card(results, pictures).encode())
@@ -241,7 +248,8 @@ def push(folder: Path, results: "Results", arguments: EvaluationArguments) -> st
 
     assert results["evaluation"] is not None
     names = ["results.json", "README.md", *(f"figures/{name}" for name in results["evaluation"]["figures"])]
-    names += ["preprocessor_config.json"] if arguments.save_peak else []  # the peak that the scores are of
+    # The peak that the scores are of, and the frames' statistics.
+    names += ["preprocessor_config.json"] if arguments.save_peak or arguments.save_statistics else []
     files = [folder / name for name in names]
     return push_files(str(arguments.target_repo), folder, files, f"Evaluate on {results['data']['split']}")
 

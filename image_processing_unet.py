@@ -4,7 +4,7 @@
     batch = processor(images, segmentation_maps=masks, return_tensors="pt")  # pixel_values, labels
     masks = processor.post_process_semantic_segmentation(model(batch.pixel_values), target_sizes=[(288, 384)])
 
-The Hub runs this file, with regions_unet.py, without the rest of the project.
+The Hub runs this file, with regions_unet.py and field_of_view_unet.py, without the rest of the project.
 """
 
 import base64
@@ -29,6 +29,7 @@ from transformers.image_utils import (
 )
 from transformers.utils import logging
 
+from .field_of_view_unet import Box, box_within, choose_box, read_field_of_view
 from .regions_unet import (
     check_calibration,
     check_input_size,
@@ -94,6 +95,12 @@ class UNetImageProcessor(TorchvisionBackend):
         peak_threshold (`float`, *optional*): a region of a mask counts only if its highest probability is at least
             this; see `post_process_semantic_segmentation`. By default every region counts.
         presence_calibration (`list[float]`, *optional*): scale and offset of `presence`.
+        field_of_view (`str` or `list[int]`, *optional*): the rectangle of a frame that the network sees; masks are of
+            the frame, 0 outside. `None` or `"none"`: all of it. `"auto"`: the picture, without a black border and the
+            text in it, where `find_field_of_view` is sure of it. Or left, top, right and bottom in pixels, right and
+            bottom the first outside.
+        frame_statistics (`dict`, *optional*): quantiles of colour and sharpness of the frames that the network was
+            trained on, for the project's `predict.py`; nothing here depends on them.
     """
 
     do_convert_rgb = True
@@ -105,25 +112,28 @@ class UNetImageProcessor(TorchvisionBackend):
     do_normalize = False
     peak_threshold: float | None = None
     presence_calibration: list[float] | None = None
+    field_of_view: str | Sequence[int] | None = None
+    frame_statistics: dict[str, Any] | None = None
 
     def __init__(self, **kwargs: Any):
         """
         Take the settings of the class.
 
         Raises:
-            ValueError: `peak_threshold` is no probability, `presence_calibration` is not two finite numbers, or `size`
-                is not a height and a width, or too large.
+            ValueError: `peak_threshold` is no probability, `presence_calibration` is not two finite numbers,
+                `field_of_view` is no such setting, or `size` is not a height and a width, or too large.
         """
         super().__init__(**kwargs)
         check_input_size(dict(self.size or {}))
         check_thresholds(0.0, self.peak_threshold)
         check_calibration(self.presence_calibration)
+        read_field_of_view(self.field_of_view)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make the processor of saved settings; those given beside them take precedence."""
         # transformers does not know these settings, and would warn of them.
-        own = ("peak_threshold", "presence_calibration")
+        own = ("peak_threshold", "presence_calibration", "field_of_view")
         given: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
         return super().from_dict({**image_processor_dict, **given}, **kwargs)
 
@@ -135,6 +145,7 @@ class UNetImageProcessor(TorchvisionBackend):
         *,
         foreground_values: Sequence[int] | None = None,
         mask_threshold: float | None = None,
+        field_of_view: str | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -148,6 +159,7 @@ class UNetImageProcessor(TorchvisionBackend):
             return_tensors: `"pt"` stacks the results into batches; `None` returns lists of tensors.
             foreground_values: mask values that mean polyp. It describes a data set, so it is never saved.
             mask_threshold: mask values above this mean polyp, as in `binarize_mask`; never saved either.
+            field_of_view: in place of the processor's own, which `None` takes. Images and masks are cropped alike.
             **kwargs: any setting of the class, `input_data_format` (`"channels_first"` or `"channels_last"`,
                 for array images whose shape is ambiguous), or `device`.
 
@@ -158,11 +170,36 @@ class UNetImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: no image; an image of unknown layout or value range; not one mask per image; a mask of
                 another size than its image, or with another EXIF tag, so that nobody knows whether they fit; a mask
-                that `binarize_mask` refuses; images of different sizes stacked without resizing.
+                that `binarize_mask` refuses; images of different sizes stacked without resizing; a field of view that
+                does not lie within an image.
         """
         if return_tensors is not None:
             kwargs["return_tensors"] = return_tensors
-        return super().preprocess(images, segmentation_maps, foreground_values, mask_threshold, **kwargs)
+        setting = self.field_of_view if field_of_view is None else field_of_view
+        return super().preprocess(images, segmentation_maps, foreground_values, mask_threshold, setting, **kwargs)
+
+    def fields_of_view(
+        self,
+        images: ImageInput,
+        field_of_view: str | Sequence[int] | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+    ) -> list[Box | None]:
+        """
+        The rectangle of each image that `preprocess` crops it to, for `post_process_semantic_segmentation`.
+
+        Args:
+            images, field_of_view, input_data_format: as for `preprocess`.
+
+        Returns:
+            For each image left, top, right and bottom in pixels, right and bottom the first outside; `None` where all
+            of the image is seen.
+
+        Raises:
+            ValueError: as `preprocess`.
+        """
+        setting = self.field_of_view if field_of_view is None else field_of_view
+        fetched = [self.fetch_images(image) for image in _flatten(images)]
+        return _boxes_of([_image_to_tensor(image, True, input_data_format, None) for image in fetched], setting)
 
     def upright(self, image: Any) -> torch.Tensor:
         """
@@ -176,7 +213,8 @@ class UNetImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: as `preprocess`; or the floats are in another range.
         """
-        pixels = self.preprocess(image, do_resize=False, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        unchanged: dict[str, Any] = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+        pixels = self.preprocess(image, field_of_view="none", **unchanged)["pixel_values"][0]
         return _floats_to_grey_levels(pixels) if pixels.is_floating_point() else pixels
 
     def resize_mask(self, mask: np.ndarray) -> torch.Tensor:
@@ -184,7 +222,7 @@ class UNetImageProcessor(TorchvisionBackend):
         Resize a mask alone, as `preprocess` resizes it together with its image.
 
         Args:
-            mask: (H, W), boolean or {0, 1}.
+            mask: (H, W), boolean or {0, 1}; of the field of view, if the image is cropped to one.
 
         Returns:
             (h, w) uint8 in {0, 1}.
@@ -196,6 +234,7 @@ class UNetImageProcessor(TorchvisionBackend):
             do_normalize=False,
             resample=InterpolationMode.NEAREST_EXACT,
             return_tensors="pt",
+            field_of_view="none",
         )
         return resized["pixel_values"][0, 0]
 
@@ -222,6 +261,7 @@ class UNetImageProcessor(TorchvisionBackend):
         segmentation_maps: ImageInput | None = None,
         foreground_values: Sequence[int] | None = None,
         mask_threshold: float | None = None,
+        field_of_view: str | Sequence[int] | None = None,
         *,
         do_convert_rgb: bool,
         input_data_format: str | ChannelDimension | None,
@@ -236,7 +276,9 @@ class UNetImageProcessor(TorchvisionBackend):
         tensors = [_image_to_tensor(image, do_convert_rgb, input_data_format, device) for image in fetched]
         if kwargs["do_rescale"]:
             _warn_if_already_rescaled(tensors)
-        data = {"pixel_values": self._preprocess(tensors, return_tensors=None, **kwargs)["pixel_values"]}
+        boxes = _boxes_of(tensors, field_of_view)
+        seen = [_cropped(tensor, box) for tensor, box in zip(tensors, boxes, strict=True)]
+        data = {"pixel_values": self._preprocess(seen, return_tensors=None, **kwargs)["pixel_values"]}
 
         if segmentation_maps is not None:
             maps = [self.fetch_images(one) for one in _split_maps(segmentation_maps, len(tensors))]
@@ -246,6 +288,7 @@ class UNetImageProcessor(TorchvisionBackend):
             ]
             _check_tags(tensors, tags, masks, map_tags)
             _check_sizes(tensors, masks)
+            masks = [_cropped(mask, box) for mask, box in zip(masks, boxes, strict=True)]
             data["labels"] = self._preprocess_masks(masks, **kwargs)
 
         if return_tensors is not None:
@@ -261,31 +304,63 @@ class UNetImageProcessor(TorchvisionBackend):
         return [mask[0].to(torch.int64) for mask in resized]
 
     def polyp_probabilities(
-        self, logits: torch.Tensor, target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None
+        self,
+        logits: torch.Tensor,
+        target_sizes: Iterable[Sequence[int]] | torch.Tensor | None = None,
+        fields_of_view: Sequence[Box | None] | None = None,
     ) -> list[torch.Tensor]:
         """
         Turn the model's logits into probabilities of polyp at the original sizes.
 
-        Logits are resized in float32 (bilinear, `align_corners=False`), then the sigmoid is taken.
+        Logits are resized in float32 (bilinear, `align_corners=False`), then the sigmoid is taken. Outside of an
+        image's field of view, the probability is 0.
 
         Args:
             logits: (B, 1, h, w).
-            target_sizes: B pairs (height, width) in pixels, a list or a (B, 2) tensor; `None` keeps (h, w).
+            target_sizes: B pairs (height, width) in pixels, a list or a (B, 2) tensor; `None` keeps (h, w), of the
+                field of view alone.
+            fields_of_view: of the B images, as the method of this name gives them. `None` takes the rectangle of the
+                processor's `field_of_view`, if that is one.
 
         Returns:
             B maps (H, W), float32.
 
         Raises:
-            ValueError: logits of another shape, or a wrong number of target sizes.
+            ValueError: logits of another shape; a wrong number of target sizes or fields of view; one of these that
+                does not lie within its image, or none while the processor's `field_of_view` is "auto".
         """
         if logits.ndim != 4 or logits.shape[1] != 1:
             raise ValueError(
                 f"Got logits of shape {tuple(logits.shape)}; expected (batch, 1, height, width): "
                 "this processor serves models with one foreground class."
             )
+        if target_sizes is None:
+            return list(logits.float()[:, 0].sigmoid())
+        sizes = _target_sizes(target_sizes, logits)
+        maps = []
+        for logit, size, box in zip(logits.float(), sizes, self._boxes_within(fields_of_view, sizes), strict=True):
+            seen = size if box is None else (box[3] - box[1], box[2] - box[0])
+            resized = F.interpolate(logit[None], size=seen, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+            maps.append(resized if box is None else _in_whole_frame(resized, box, size))
+        return maps
+
+    def _boxes_within(
+        self, fields_of_view: Sequence[Box | None] | None, sizes: Sequence[tuple[int, ...]]
+    ) -> list[Box | None]:
+        """The fields of view of images of these sizes (height, width): those given, or the processor's rectangle."""
+        if fields_of_view is None:
+            setting = read_field_of_view(self.field_of_view)
+            if isinstance(setting, str):
+                raise ValueError(
+                    'The setting field_of_view="auto" needs the rectangle of each image, to bring its mask back into '
+                    "the frame: pass fields_of_view=processor.fields_of_view(images)."
+                )
+            fields_of_view = [setting] * len(sizes)
+        if len(fields_of_view) != len(sizes):
+            raise ValueError(f"Got {len(fields_of_view)} fields of view; expected {len(sizes)}, one for each image.")
+        boxes = [read_field_of_view(box) for box in fields_of_view]
         return [
-            F.interpolate(logit[None], size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
-            for logit, size in zip(logits.float(), _target_sizes(target_sizes, logits), strict=True)
+            box_within(box, *size) if isinstance(box, tuple) else None for box, size in zip(boxes, sizes, strict=True)
         ]
 
     def post_process_semantic_segmentation(
@@ -297,6 +372,7 @@ class UNetImageProcessor(TorchvisionBackend):
         peak_threshold: float | None = None,
         min_area: int = 0,
         largest_lesion: bool = False,
+        fields_of_view: Sequence[Box | None] | None = None,
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """
         Turn the model's logits into masks at the original sizes.
@@ -316,6 +392,7 @@ class UNetImageProcessor(TorchvisionBackend):
                 takes the processor's own, which may be `None` too: then every region is kept.
             min_area: pixels of the mask that a region must have to be polyp; by default one is enough.
             largest_lesion: whether, of the regions that are left, only the largest is polyp.
+            fields_of_view: as for `polyp_probabilities`; needed if the processor's `field_of_view` is "auto".
 
         Returns:
             B masks (H, W), int64 in {0, 1}; with scores B `SemanticSegmentationPostProcessorOutput`, each
@@ -323,10 +400,10 @@ class UNetImageProcessor(TorchvisionBackend):
             background and polyp.
 
         Raises:
-            ValueError: logits of another shape, a wrong number of target sizes, a threshold outside [0, 1], a peak
-                threshold below `threshold`, or a `min_area` that is no whole number of pixels.
+            ValueError: as `polyp_probabilities`; a threshold outside [0, 1], a peak threshold below `threshold`, or a
+                `min_area` that is no whole number of pixels.
         """
-        probabilities = self.polyp_probabilities(outputs.logits, target_sizes)
+        probabilities = self.polyp_probabilities(outputs.logits, target_sizes, fields_of_view)
         how = (threshold, peak_threshold, min_area, largest_lesion)
         masks = [self.polyp_mask(probability, *how) for probability in probabilities]
         if not return_segmentation_scores:
@@ -755,6 +832,34 @@ def _to_rgb(image: torch.Tensor) -> torch.Tensor:
             "4 (RGBA). Check input_data_format."
         )
     return image[:3] if channels >= 3 else image[:1].expand(3, -1, -1)
+
+
+def _boxes_of(images: list[torch.Tensor], setting: Any) -> list[Box | None]:
+    """The field of view of each image (C, H, W) by the setting `field_of_view`; an error names the image."""
+    if read_field_of_view(setting) is None:
+        return [None] * len(images)
+    boxes = []
+    for index, image in enumerate(images):
+        pixels = image.expand(3, -1, -1) if image.shape[0] < 3 else image
+        if pixels.is_floating_point() and 0 < pixels.max() <= 1:
+            pixels = pixels * 255
+        try:
+            boxes.append(choose_box(setting, pixels.permute(1, 2, 0).cpu().numpy()))
+        except ValueError as error:
+            raise ValueError(f"Image {index}: {error}" if len(images) > 1 else str(error)) from error
+    return boxes
+
+
+def _cropped(image: torch.Tensor, box: Box | None) -> torch.Tensor:
+    """What an image (C, H, W) shows in a rectangle."""
+    return image if box is None else image[:, box[1] : box[3], box[0] : box[2]]
+
+
+def _in_whole_frame(values: torch.Tensor, box: Box, size: Sequence[int]) -> torch.Tensor:
+    """A map of a rectangle as one of the frame of the size (height, width), 0 outside."""
+    whole = values.new_zeros(tuple(size))
+    whole[box[1] : box[3], box[0] : box[2]] = values
+    return whole
 
 
 def _warn_if_already_rescaled(images: list[torch.Tensor]) -> None:

@@ -41,13 +41,16 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     - `largest_lesion`: True keeps only the largest of those regions; by default False.
     - `tta`: test-time augmentation: the mean of the probabilities of the image and its three flips, for four times the
       work; by default False.
+    - `field_of_view`: the rectangle that the network sees, as the image processor takes it: "none", "auto", or left,
+      top, right and bottom in pixels. By default the image processor's own. Masks are of the whole image.
     - `subtask`: None or "semantic", which mean the same.
     - `timeout`: seconds to wait for an image from the web.
     - `batch_size`: images that the network takes at once, of any sizes.
 
     Raises:
         ValueError: Another `subtask`, an argument of other kinds of segmentation, a threshold outside [0, 1], a
-            peak threshold below the threshold, a `min_area` that is no whole number, or no image to be found.
+            peak threshold below the threshold, a `min_area` that is no whole number, a `field_of_view` that does not
+            lie within an image, or no image to be found.
         TypeError: An unknown argument, or an image of another type, such as an array, whose order of channels nobody
             knows.
     """
@@ -81,6 +84,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         tta: bool | None = None,
         min_area: int | None = None,
         largest_lesion: bool | None = None,
+        field_of_view: Any = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if subtask not in (None, "semantic"):
@@ -96,9 +100,10 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         if kwargs:
             raise TypeError(
                 f"Got {', '.join(kwargs)}, which this pipeline does not know; it takes threshold, peak_threshold, "
-                "min_area, largest_lesion, tta, subtask, timeout and batch_size."
+                "min_area, largest_lesion, field_of_view, tta, subtask, timeout and batch_size."
             )
-        preprocess = {} if timeout is None else {"timeout": timeout}
+        reading = {"timeout": timeout, "field_of_view": field_of_view}
+        preprocess = {name: value for name, value in reading.items() if value is not None}
         forward = {} if tta is None else {"tta": tta}
         options = {"threshold": threshold, "peak_threshold": peak_threshold}
         options |= {"min_area": min_area, "largest_lesion": largest_lesion}
@@ -106,9 +111,12 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         return preprocess, forward, postprocess
 
     def preprocess(  # type: ignore[override]
-        self, image: "str | os.PathLike[str] | Image.Image", timeout: float | None = None
+        self,
+        image: "str | os.PathLike[str] | Image.Image",
+        timeout: float | None = None,
+        field_of_view: Any = None,
     ) -> BatchFeature:
-        """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, and its own height and width."""
+        """One image -> `pixel_values` (1, 3, h, w) in the model's dtype, its own height and width, and its field."""
         if isinstance(image, str | os.PathLike):
             # Not an import: of a folder, transformers 4.57 copies only what the model's and the pipeline's files name.
             image = self.image_processor.open_image(image, timeout)
@@ -121,15 +129,17 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         size = image.height, image.width
         if image.mode == "F":
             image = self.image_processor.upright(image)  # brings floats from 0..1 to grey levels
-        inputs = self.image_processor(image, return_tensors="pt").to(self.dtype)
-        inputs["target_size"] = [size]
+        (box,) = self.image_processor.fields_of_view(image, field_of_view)
+        inputs = self.image_processor(image, return_tensors="pt", field_of_view=box or "none").to(self.dtype)
+        inputs["target_size"], inputs["field_of_view"] = [size], [box]
         return inputs
 
     def _forward(self, model_inputs: Any, tta: bool = False) -> Any:  # type: ignore[override]
         """`pixel_values` (B, 3, h, w) -> `logits` (B, F, h, w) of the image and, with `tta`, its flips turned back."""
         pixel_values = model_inputs["pixel_values"]
         logits = [self.model(pixel_values.flip(axes)).logits.flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
-        return {"logits": torch.cat(logits, dim=1), "target_size": model_inputs["target_size"]}
+        unchanged = {name: model_inputs[name] for name in ("target_size", "field_of_view")}
+        return {"logits": torch.cat(logits, dim=1), **unchanged}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -141,8 +151,8 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     ) -> list[dict[str, Any]]:
         """Logits (1, F, h, w) of one image -> an entry for each label, at the image's own size."""
         flips = model_outputs["logits"].split(1, dim=1)
-        sizes = model_outputs["target_size"]
-        maps = [self.image_processor.polyp_probabilities(logits, sizes)[0] for logits in flips]
+        places = model_outputs["target_size"], model_outputs["field_of_view"]
+        maps = [self.image_processor.polyp_probabilities(logits, *places)[0] for logits in flips]
         probability = sum(maps) / len(maps)
         mask = self.image_processor.polyp_mask(probability, threshold, peak_threshold, min_area, largest_lesion)
         presence = self.image_processor.presence(probability)

@@ -3,6 +3,7 @@
     python predict.py frame.jpg                                    # with the model of this clone
     python predict.py frames/ more/*.png --output_dir out --overlay
     python predict.py "archive/**/*.tif" --model me/unet-kvasir-seg --threshold 0.4 --tta
+    python predict.py frames/ --model outputs/a outputs/b me/unet --uncertainty    # the mean of three models
     python predict.py clip.mp4 frames/ --report                    # then open outputs/predictions/report.html
     python predict.py --report --output_dir out                    # the report of an earlier run, made again
     python predict.py frames/ --annotations cvat                   # polygons, to be corrected in CVAT
@@ -17,15 +18,20 @@ The output folder holds, with the names and folders of the inputs:
                       pixels (right and bottom are the first outside), centroid, area in pixels and in per cent of the
                       image, mean probability. An image without polyp has no row, but a mask.
     images.csv        a row per image, those without polyp included: image, presence (the probability that it shows a
-                      polyp at all), number of regions marked, their area in pixels and in per cent of the image.
+                      polyp at all), number of regions marked, their area in pixels and in per cent of the image,
+                      uncertainty.
     overlays/         with --overlay: the images with the polyps drawn in.
     probabilities/    with --probabilities: 16-bit PNG, where 65535 is the probability 1.
+    uncertainties/    with --uncertainty: the same for the standard deviation of the maps that were averaged, those of
+                      several models or, with --tta, of the flips.
     videos/           for each video: an mp4 with the polyps drawn in, without audio, and a CSV with a row per frame.
     tracks.csv        a row per lesion of a video, followed through its frames: whether it is an alert (seen for
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
                       area, mean and highest probability, its best frame, and its box in pixels there.
     report.html       with --report: a page to look through all that is in the folder; it needs no network.
     annotations/      with --annotations: all masks in the folder, as files of an annotation tool.
+    selected.csv      with --select 100: so many images worth labelling next, the best first; docs/annotate.md.
+    selected/         with --select_copy: these images.
     run.json          model and settings. Outputs of another model, or of other settings of the same kind, get a
                       folder of their own: outputs/predictions-2 and so on, if --output_dir names none.
     inputs.json       the paths of the inputs, for the report.
@@ -47,11 +53,11 @@ from typing import TYPE_CHECKING, Any
 
 from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
-from unet_kvasir_seg.common.paths import TRAINED_MODEL
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 from unet_kvasir_seg.inference.arguments import (
     IMAGE_FLAGS,
     PREDICTION_FLAGS,
+    SELECTION_FLAGS,
     SETTINGS,
     VIDEO_FLAGS,
     PredictArguments,
@@ -59,13 +65,14 @@ from unet_kvasir_seg.inference.arguments import (
     check_arguments,
     check_label,
     flags_without_effect,
+    is_further_model,
 )
 
 # All else is imported by the functions that need it, after the arguments were parsed: --help, a wrong flag and Ctrl-C
 # are answered at once, and with an ONNX file neither torch nor transformers is imported at all.
 if TYPE_CHECKING:
     from unet_kvasir_seg.inference.image_run import Report
-    from unet_kvasir_seg.inference.inputs import Inputs
+    from unet_kvasir_seg.inference.inputs import Inputs, Source
     from unet_kvasir_seg.inference.prediction import BasePredictor
 
 PROGRAM, KEPT = program_name("predict.py"), "What was done is kept. Run the same command again to go on."
@@ -83,28 +90,35 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             written before are kept.
     """
     from PIL import Image
+    from unet_kvasir_seg.field_of_view_unet import field_of_view_text
     from unet_kvasir_seg.inference import output_folder
+    from unet_kvasir_seg.inference.ensemble import describe_choices
     from unet_kvasir_seg.inference.folder_choice import possible_folders, run_folder
     from unet_kvasir_seg.inference.image_run import print_report
     from unet_kvasir_seg.inference.inputs import find_inputs
     from unet_kvasir_seg.inference.opening import computes_on_cpu, open_predictor
+    from unet_kvasir_seg.inference.selection import find_labelled
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
     check_arguments(arguments)
     named = None if arguments.output_dir is None else Path(arguments.output_dir)
     found = find_inputs(inputs, *possible_folders(named))
+    labelled = find_labelled(arguments.select_not, possible_folders(named))
     notes = flags_without_effect(found, arguments)
     if found.videos:
         require_extra("video", "av")
-    model = arguments.model or str(TRAINED_MODEL)
     computing = (arguments.device, arguments.dtype, arguments.compile)
-    with share_work(computes_on_cpu(model, *computing), LONGEST_WAIT) as processes, ExitStack() as held:
+    with share_work(computes_on_cpu(arguments.models, *computing), LONGEST_WAIT) as processes, ExitStack() as held:
         with ending_alike(processes):
             if processes.is_main:
                 print("".join(f"{note}\n" for note in notes), end="")
                 open_folder = held.enter_context(run_folder(named, PROGRAM))
-        predictor = open_predictor(model, arguments.model_revision, *computing)
+        predictor = open_predictor(arguments.models, arguments.model_revision, *computing)
+        if processes.is_main and arguments.peak_threshold is None and (line := describe_choices(predictor)):
+            print(line)
         arguments = replace(arguments, peak_threshold=choose_peak_threshold(predictor, arguments))
+        predictor.field_of_view = arguments.field_of_view
+        arguments = replace(arguments, field_of_view=field_of_view_text(predictor.field_of_view))
         # No process writes before this: the main one would take the masks for those of another program.
         with ending_alike(processes):
             if processes.is_main:
@@ -116,9 +130,11 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
         with ending_alike(processes):
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
-                output_folder.write_tables(output)
+                output_folder.write_tables(output, predictor.processor_settings)
                 if arguments.annotations:
                     write_tool_files(output, predictor, arguments)
+                if arguments.select is not None:
+                    select(total, output, labelled, arguments)
                 print_report(total, found.ignored, str(output))
                 if arguments.report:
                     write_page(output)
@@ -154,7 +170,9 @@ def segment_all(
 
     output = OutputFolder(folder)
     how: dict[str, Any] = {name: getattr(arguments, name) for name in PREDICTION_FLAGS}
-    run = ImageRun(predictor, output, arguments.batch_size, arguments.overlay, arguments.probabilities, how)
+    wanted = {name: getattr(arguments, name) for name in IMAGE_FLAGS}
+    wanted["with_scores"] = arguments.select is not None
+    run = ImageRun(predictor, output, arguments.batch_size, how=how, **wanted)
     share = slice(processes.index, None, processes.count)
     report = Report(failures=found.failures if processes.is_main else [])
     with ending_alike(processes):
@@ -175,6 +193,21 @@ def segment_all(
     return total
 
 
+def select(total: "Report", folder: Path, labelled: Sequence["Source"], arguments: PredictArguments) -> None:
+    """Choose the images to label next among those that are done, and add what failed to the report.
+
+    Raises:
+        UserError: If what was chosen cannot be written, or a labelled image cannot be read.
+    """
+    from unet_kvasir_seg.inference.output_folder import OutputFolder
+    from unet_kvasir_seg.inference.selection import Request, select_images
+
+    done = [each.source for each in total.done]
+    assert arguments.select is not None
+    request = Request(arguments.select, arguments.select_by, arguments.select_seed, arguments.select_copy)
+    total.failures += select_images(OutputFolder(folder), done, request, labelled)
+
+
 def write_report_alone(arguments: PredictArguments) -> None:
     """Write the report of an output folder, of what is there."""
     from unet_kvasir_seg.common.output_lock import output_lock
@@ -184,7 +217,8 @@ def write_report_alone(arguments: PredictArguments) -> None:
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
             named = None if arguments.output_dir is None else Path(arguments.output_dir)
-            ignored = changed_flags(arguments, (*SETTINGS, *IMAGE_FLAGS, "model", "model_revision", "dtype"))
+            of_inputs = (*SETTINGS, *IMAGE_FLAGS, *SELECTION_FLAGS, "model", "model_revision", "dtype")
+            ignored = changed_flags(arguments, of_inputs)
             output = folder_to_report(named, ignored)
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder
                 write_page(output)
@@ -197,9 +231,10 @@ def write_tool_files(output: Path, predictor: "BasePredictor", arguments: Predic
         UserError: As `write_annotations`.
     """
     from unet_kvasir_seg.inference.annotations.writer import write_annotations
+    from unet_kvasir_seg.inference.ensemble import labels_of
 
     assert arguments.annotations is not None
-    label = arguments.annotation_label or predictor.label
+    label = arguments.annotation_label or labels_of(predictor.members[0]).get("1", "polyp")
     check_label(label)
     print(write_annotations(output, arguments.annotations, label, arguments.annotation_masks), end="")
 
@@ -225,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
         parser = FlagParser(
             [PredictArguments], program=PROGRAM, description=__doc__, usage="%(prog)s [INPUT...] [flags]"
         )
-        flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv)
+        flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv, is_further_model)
         (arguments,) = parser.parse(flags)
         if not inputs and not arguments.report:
             raise UserError("No input: name images, folders, globs or videos; see --help.")

@@ -161,10 +161,10 @@ def _box(mask: np.ndarray) -> tuple[slice, slice]:
 
 def _drop_faint_regions(mask: np.ndarray, probability: np.ndarray, peak_threshold: float) -> None:
     """Set those regions of a mask (H, W) bool to False, in place, whose probabilities all lie below the peak."""
-    line, changes = _runs(probability, mask)
+    line, changes = runs_of(probability, mask)
     starts, ends = changes[::2], changes[1::2]
     peaks = np.maximum.reduceat(line[1:], changes)[::2]  # of the runs; in between are those of the gaps
-    regions = _number_regions(starts, ends, row_length=mask.shape[1] + 1)
+    regions = number_regions(starts, ends, row_length=mask.shape[1] + 1)
     is_kept = np.zeros(len(starts), bool)
     is_kept[regions[peaks >= peak_threshold]] = True
     _clear(mask, starts, ends, ~is_kept[regions])
@@ -172,9 +172,9 @@ def _drop_faint_regions(mask: np.ndarray, probability: np.ndarray, peak_threshol
 
 def _drop_small_regions(mask: np.ndarray, min_area: int, largest_lesion: bool) -> None:
     """Set the other regions of a mask (H, W) bool to False, in place; arguments as for `keep_large`."""
-    _, changes = _runs(mask, mask)
+    _, changes = runs_of(mask, mask)
     starts, ends = changes[::2], changes[1::2]
-    regions = _number_regions(starts, ends, row_length=mask.shape[1] + 1)
+    regions = number_regions(starts, ends, row_length=mask.shape[1] + 1)
     areas = np.zeros(len(starts), np.int64)  # at the first run of each region
     np.add.at(areas, regions, ends - starts)
     is_kept = areas >= min_area
@@ -183,7 +183,7 @@ def _drop_small_regions(mask: np.ndarray, min_area: int, largest_lesion: bool) -
     _clear(mask, starts, ends, ~is_kept[regions])
 
 
-def _runs(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def runs_of(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     The runs of neighbouring pixels in the rows of a mask.
 
@@ -211,7 +211,7 @@ def _clear(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray, is_dropped: n
         mask[row, left:right] = False
 
 
-def _number_regions(starts: np.ndarray, ends: np.ndarray, row_length: int) -> np.ndarray:
+def number_regions(starts: np.ndarray, ends: np.ndarray, row_length: int) -> np.ndarray:
     """
     For each run the index of the first run of its region.
 

@@ -137,6 +137,8 @@ def _train(
     if is_main:
         print("\nThe last validation, of the weights that are kept:")
     outcome.record_outcome(trainer.results, trainer, trainer.evaluate())
+    if is_main:
+        outcome.record_frame_statistics(trainer, splits)
     trainer.save_outcome()
     if is_main:
         outcome.print_scores(trainer.results)

@@ -11,13 +11,15 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .annotation_rules import AnnotationRules
 from .errors import UserError
 from .mask_rules import MaskRules
+from .paths import TRAINED_MODEL
 from .split_rules import SplitRules
 
 # The console scripts that an installed package has in place of the files of a clone.
@@ -45,6 +47,22 @@ class ModelFlags:
         None, "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone."
     )
     model_revision: str | None = flag(None, "Branch, tag or commit of --model on the Hub.")
+
+
+@dataclass
+class ModelsFlags(ModelFlags):
+    """Which trained model, or which of them together, a command works with."""
+
+    model: list[str] | None = flag(  # type: ignore[assignment]
+        None,
+        "A folder, an id on the Hub, or an .onnx file of export.py; by default the model of this clone. Of several, "
+        "the probabilities are averaged; an id may end in its revision then, as me/unet@v2.",
+    )
+
+    @property
+    def models(self) -> list[str]:
+        """The models; that of this clone if none was named."""
+        return self.model or [str(TRAINED_MODEL)]
 
 
 @dataclass
@@ -80,7 +98,8 @@ class DataFlags(MaskFlags):
 
     dataset_name: str = flag(
         "Angelou0516/kvasir-seg",
-        'An id on the Hub, a local data set, a folder with images/ and masks/, "synthetic" or "synthetic-clips".',
+        "An id on the Hub, a local data set, a folder with images/ and masks/, a file or folder of annotations, "
+        '"synthetic" or "synthetic-clips".',
     )
     dataset_config: str | None = flag(None, "Configuration of a data set that has several.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the data set on the Hub.")
@@ -90,6 +109,12 @@ class DataFlags(MaskFlags):
     )
     image_column: str | None = flag(None, "Column of images; found if not given.")
     mask_column: str | None = flag(None, "Column of masks; found if not given.")
+    labels: list[str] | None = flag(
+        None, "Of annotations, the labels whose regions are polyp; the only one if not given."
+    )
+    unlabelled: str = flag(
+        "skip", "Of annotations, what images without any are: skip, to leave them out, or negative, without polyp."
+    )
     negatives: str | None = flag(
         None, "Frames known to show no polyp: a folder of images, or the id of a data set on the Hub."
     )
@@ -114,6 +139,7 @@ class DataFlags(MaskFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         rules = self.split_rules
+        _ = self.annotation_rules
         if self.split_seed < 0:
             raise ValueError(f"--split_seed {self.split_seed} is no seed: expected 0 or more.")
         if self.validation_split is not None and rules.divides_anew:
@@ -126,6 +152,11 @@ class DataFlags(MaskFlags):
     def split_rules(self) -> SplitRules:
         """The flags, as the rooms take them."""
         return SplitRules(self.validation_fraction, self.fold, self.folds, self.group_column, self.group_pattern)
+
+    @property
+    def annotation_rules(self) -> AnnotationRules:
+        """The flags, as the rooms take them."""
+        return AnnotationRules(self.labels, self.unlabelled)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -141,6 +172,7 @@ class DataFlags(MaskFlags):
             "synthetic_rows": self.synthetic_rows,
             "seed": self.split_seed,
             "split_rules": self.split_rules,
+            "annotation_rules": self.annotation_rules,
         }
 
     @property
@@ -153,6 +185,7 @@ class DataFlags(MaskFlags):
             "mask_rules": self.mask_rules,
             "seed": self.split_seed,
             "split_rules": self.split_rules,
+            "annotation_rules": self.annotation_rules,
         }
 
 
@@ -262,11 +295,18 @@ class FlagParser(argparse.ArgumentParser):
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def separate(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    def separate(
+        self, argv: Sequence[str], is_further: Callable[[str], bool] = lambda word: False
+    ) -> tuple[list[str], list[str]]:
         """Tell flags with their values from the arguments that may stand before, between and after them.
 
         After "--" there are only arguments, so that they may begin with a dash. A bool flag takes the word that
-        follows it only if that is a yes or a no.
+        follows it only if that is a yes or a no; a flag of several values one word, and further ones as long as they
+        can be no arguments.
+
+        Args:
+            argv: The words.
+            is_further: Whether a word is a further value of a flag that takes several, and no argument.
 
         Raises:
             UserError: For unknown flags: nobody knows whether a value follows.
@@ -286,7 +326,10 @@ class FlagParser(argparse.ArgumentParser):
             if action is None:
                 raise self._unknown_flag(word)
             may_follow = action.nargs == "?" and words[:1] and words[0].lower() in (*YES, *NO)
-            if (action.nargs is None or may_follow) and "=" not in word and words:
+            takes_several = action.nargs == "+"
+            if (action.nargs is None or may_follow or takes_several) and "=" not in word and words:
+                flags.append(words.pop(0))
+            while takes_several and words and not words[0].startswith("-") and is_further(words[0]):
                 flags.append(words.pop(0))
         return flags, arguments
 

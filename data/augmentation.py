@@ -126,6 +126,9 @@ class StrongParameters(AugmentationParameters):
         noise_seed: Seed of the noise.
         reduction: Share of the side that the image is reduced to, and enlarged again; 1 for neither.
         jpeg_quality: Quality that the image is saved with as JPEG, and read again; None for neither.
+        motion: Length in pixels and angle in radians of the line that motion smears each point to; length 0 for none.
+        interlacing: Pixels that the odd rows lie to the right, as the second field of an interlaced frame does when
+            the camera moves; 0 for none.
     """
 
     brightness: float
@@ -138,6 +141,8 @@ class StrongParameters(AugmentationParameters):
     noise_seed: int
     reduction: float = 1.0
     jpeg_quality: int | None = None
+    motion: tuple[float, float] = (0.0, 0.0)
+    interlacing: int = 0
 
 
 class StrongAugmentation:
@@ -219,6 +224,10 @@ class StrongAugmentation:
             if each.blur > 0:
                 side = 2 * max(3, math.ceil(2 * each.blur)) + 1
                 image.copy_(v2.functional.gaussian_blur(image, [side, side], [each.blur]))
+            if each.motion[0] > 0:
+                image.copy_(_smear(image, *each.motion))
+            if each.interlacing != 0:
+                image[:, 1::2] = image[:, 1::2].roll(each.interlacing, dims=2)
             if each.noise > 0:
                 generator = torch.Generator(image.device).manual_seed(each.noise_seed)
                 noise = torch.randn(image.shape, generator=generator, device=image.device)
@@ -257,22 +266,30 @@ class StrongColourAugmentation(StrongAugmentation):
 
 
 class RobustAugmentation(StrongColourAugmentation):
-    """`StrongColourAugmentation` with what else goes wrong in recordings: defocus, darkness, more noise, hard JPEG.
+    """`StrongColourAugmentation`, and in some images one of the faults that recordings have.
 
-    In place of that class's ranges, brightness changes by a factor of 0.35 to 1.4, and the image has Gaussian blur
-    (p 0.25, sigma 0.5 to 4 pixels), Gaussian noise (p 0.25, standard deviation 0.01 to 0.15 of the range) and is saved
-    as JPEG of quality 8 to 70 (p 0.15).
+    With probability `fault_share` an image gets one of these, each as often as the others: Gaussian blur (sigma 0.75
+    to 5 pixels), the smear of a motion (3 to 25 pixels, any direction), a reduction to 10 to 25 % of its sides,
+    Gaussian noise (standard deviation 0.06 to 0.16 of the range), JPEG of quality 5 to 20, or odd rows that lie 2 to
+    12 pixels beside the even ones, as in interlaced video.
     """
+
+    fault_share = 0.2
 
     def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
         """As `StrongAugmentation.sample_parameters`."""
-        return replace(
-            super().sample_parameters(size, aspect_ratio),
-            brightness=_uniform(0.35, 1.4),
-            blur=math.exp(_uniform(math.log(0.5), math.log(4))) if _uniform(0, 1) < 0.25 else 0.0,
-            noise=_uniform(0.01, 0.15) if _uniform(0, 1) < 0.25 else 0.0,
-            jpeg_quality=int(torch.randint(8, 71, ())) if _uniform(0, 1) < 0.15 else None,
-        )
+        parameters = super().sample_parameters(size, aspect_ratio)
+        faults: list[dict[str, Any]] = [
+            {"blur": _log_uniform(0.75, 5)},
+            {"motion": (_log_uniform(3, 25), _uniform(0, math.pi))},
+            {"reduction": _log_uniform(0.1, 0.25)},
+            {"noise": _uniform(0.06, 0.16)},
+            {"jpeg_quality": int(torch.randint(5, 21, ()))},
+            {"interlacing": int(torch.randint(2, 13, ())) * (1 if _uniform(0, 1) < 0.5 else -1)},
+        ]
+        if _uniform(0, 1) >= self.fault_share:
+            return parameters
+        return replace(parameters, **faults[int(torch.randint(len(faults), ()))])
 
 
 AUGMENTATIONS: dict[str, type[BaselineAugmentation] | type[StrongAugmentation]] = {
@@ -318,6 +335,18 @@ def _through_jpeg(image: Tensor, quality: int) -> Tensor:
     return decode_jpeg(encoded).to(image.device) / 255
 
 
+def _smear(image: Tensor, length: float, angle: float) -> Tensor:
+    """An image (3, H, W) whose points are lines of that length in pixels, as of a camera that moves."""
+    reach = math.ceil(length / 2)
+    steps = torch.linspace(-length / 2, length / 2, 32 * reach)  # many in each pixel, so that all get their share
+    rows = (reach + steps * math.sin(angle)).round().long()
+    columns = (reach + steps * math.cos(angle)).round().long()
+    side = 2 * reach + 1
+    weights = torch.zeros(side, side).index_put_((rows, columns), torch.tensor(1 / len(steps)), accumulate=True)
+    padded = F.pad(image[:, None], [reach] * 4, mode="replicate")
+    return F.conv2d(padded, weights.to(image)[None, None])[:, 0]
+
+
 @lru_cache(maxsize=8)
 def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
     """(3, H * W): x, y and 1 of every pixel.
@@ -336,3 +365,7 @@ def _as_tensor(numbers: Sequence[Any], images: Tensor) -> Tensor:
 
 def _uniform(low: float, high: float) -> float:
     return float(torch.empty(()).uniform_(low, high))
+
+
+def _log_uniform(low: float, high: float) -> float:
+    return math.exp(_uniform(math.log(low), math.log(high)))

@@ -31,11 +31,14 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi, metadata_load, snapshot_download
 from PIL import Image as PILImage
 
+from ..common.annotation_rules import USUAL_ANNOTATIONS, AnnotationRules
 from ..common.errors import describe_error, some
 from ..common.files import IMAGE_SUFFIXES
 from ..common.local_paths import is_hub_id, near_paths
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.split_rules import OWN_SPLITS, SplitRules
+from .annotations.exports import mask_folders
+from .annotations.source import annotation_splits
 from .cache import datasets_cache
 from .clips import clip_samples
 from .columns import PAIR_FEATURES, NoPairsError, Split, names_masks, no_progress_bars, with_pair_columns
@@ -78,6 +81,7 @@ def load_splits(
     streaming: bool = False,
     seed: int = 42,
     split_rules: SplitRules = OWN_SPLITS,
+    annotation_rules: AnnotationRules = USUAL_ANNOTATIONS,
     synthetic_rows: int = 400,
     synthetic_size: int = 256,
     further_columns: Mapping[str, str] | None = None,
@@ -93,10 +97,10 @@ def load_splits(
 
     Args:
         name: "synthetic"; "synthetic-clips", frames of clips, with columns `sequence` and `frame` to keep; a folder of
-            images and masks in one of the layouts of `layouts.py`; another local data set (parquet files,
-            `save_to_disk`, ...); or an id on the Hub. If `train.txt`, `val.txt` and `test.txt` lie
-            beside `images/`, with one stem a line, they define the splits; otherwise a folder without splits is split
-            80/10/10 by `seed`.
+            images and masks in one of the layouts of `layouts.py`; a file or a folder of annotations in one of the
+            formats of annotations/; another local data set (parquet files, `save_to_disk`, ...); or an id on the Hub.
+            If `train.txt`, `val.txt` and `test.txt` lie beside `images/`, with one stem a line, they define the
+            splits; otherwise a folder without splits is split 80/10/10 by `seed`.
         config: The configuration of a data set that has several.
         revision: Branch, tag or commit of the data set on the Hub.
         image_column, mask_column: Names of the columns; found by name if not given.
@@ -110,6 +114,7 @@ def load_splits(
         seed: Seed of random splits and of the synthetic frames.
         split_rules: How samples are divided, where the data set's own splits are not to be taken as they are. If they
             are divided anew, then those of train and validation together, or of `train_split` alone if it is given.
+        annotation_rules: How annotations are read.
         synthetic_rows: Training samples of "synthetic"; validation and test have a quarter as many each. Of clips,
             each split has at least so many, in complete clips.
         synthetic_size: Side of the synthetic frames in pixels, of clips the height.
@@ -123,7 +128,12 @@ def load_splits(
     if name in (SYNTHETIC, SYNTHETIC_CLIPS):
         source = Source(_synthetic_splits(name, synthetic_rows, synthetic_size, seed))
     else:
-        source = open_source(name, config, revision, mask_column, streaming)
+        source = open_source(name, config, revision, mask_column, streaming, annotation_rules)
+    if annotation_rules.is_given and not source.is_annotated:
+        raise DatasetError(
+            f"--labels and --unlabelled are for the files of annotation programs, and {name} holds images and masks: "
+            "leave them out. Values of masks are chosen with --foreground_values."
+        )
     if config is not None and not source.has_configs:
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
 
@@ -254,6 +264,7 @@ def describe_data(
     mask_rules: MaskRules = USUAL_MASKS,
     seed: int = 42,
     split_rules: SplitRules = OWN_SPLITS,
+    annotation_rules: AnnotationRules = USUAL_ANNOTATIONS,
 ) -> dict[str, Any]:
     """The section "data" of `results.json`. It contains no paths and no groups: a local data set has no name there.
 
@@ -263,7 +274,7 @@ def describe_data(
         split: The split that was scored, if one was.
         config: As given to `load_splits`.
         mask_rules: How its masks are read.
-        seed, split_rules: As given to `load_splits`.
+        seed, split_rules, annotation_rules: As given to `load_splits`.
 
     Returns:
         "fingerprint" is a hash of all encoded images and masks in order, or None if a split is a stream.
@@ -284,6 +295,8 @@ def describe_data(
             "foreground_values": sorted(set(mask_rules.foreground_values)) if mask_rules.foreground_values else None,
             "threshold": mask_rules.threshold,
             "ignore_exif": bool(mask_rules.ignore_exif),
+            "labels": sorted(set(annotation_rules.labels)) if annotation_rules.labels else None,
+            "unlabelled": annotation_rules.unlabelled,
         },
         "splitting": {
             "seed": seed,
@@ -357,6 +370,7 @@ class Source:
         folder: The folder or, as far as it was downloaded, the copy of the data set on the Hub that may have masks in
             a layout that is not known; None: it is a table, which says itself what there is.
         archives: Names of its archives, which may hold masks in any layout.
+        is_annotated: Whether its masks are drawn from the files of an annotation program.
     """
 
     splits: dict[str, Split]
@@ -364,6 +378,7 @@ class Source:
     locator: Callable[[], Locator] | None = None
     folder: Path | None = None
     archives: Sequence[str] = ()
+    is_annotated: bool = False
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -402,32 +417,50 @@ def _archives(names: Iterable[str]) -> list[str]:
 
 
 def open_source(
-    name: str, config: str | None, revision: str | None, mask_column: str | None, streaming: bool
+    name: str,
+    config: str | None,
+    revision: str | None,
+    mask_column: str | None,
+    streaming: bool,
+    annotation_rules: AnnotationRules,
 ) -> Source:
-    """A folder or a data set on the Hub; arguments as for `load_splits`.
+    """A folder, an annotations file or a data set on the Hub; arguments as for `load_splits`.
 
     Raises:
         DatasetError: If there is none, or it cannot be loaded.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _open_folder(path, config, mask_column, streaming)
+        return _open_folder(path, config, mask_column, streaming, annotation_rules)
     if is_hub_id(name, "dataset"):
         return _open_on_hub(name, config, revision, streaming)
-    if path.is_file():
+    if path.name.lower().endswith((*TABLES, *ARCHIVES)) and path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
+    if path.is_file():
+        return Source(annotation_splits(path, annotation_rules) or {}, is_annotated=True)
     raise DatasetError(
-        f"No data set at {name}{near_paths(name)}: expected a folder, an id on the Hub such as "
+        f"No data set at {name}{near_paths(name)}: expected a folder, an annotations file, an id on the Hub such as "
         f'Angelou0516/kvasir-seg, "{SYNTHETIC}" or "{SYNTHETIC_CLIPS}".'
     )
 
 
-def _open_folder(path: Path, config: str | None, mask_column: str | None, streaming: bool) -> Source:
+def _open_folder(
+    path: Path, config: str | None, mask_column: str | None, streaming: bool, annotation_rules: AnnotationRules
+) -> Source:
     is_saved = is_saved_to_disk(path)
     metadata = [] if is_saved else sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")})
     if not is_saved and not any(names_masks(file, mask_column) for file in metadata):
-        splits = folder_splits(path)
-        if splits:
+        # Labels are those of annotations, also where masks lie beside these.
+        wants_annotations = annotation_rules.is_given or bool(mask_folders(path))
+        if not wants_annotations and (splits := folder_splits(path)):
+            return Source(splits)
+        # Beside tables, annotations may be what these were made of.
+        has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
+        if wants_annotations or not has_table:
+            annotated = annotation_splits(path, annotation_rules)
+            if annotated is not None:
+                return Source(annotated, is_annotated=True)
+        if wants_annotations and (splits := folder_splits(path)):
             return Source(splits)
     refuse_special_files(path)
     names = [file.relative_to(path).as_posix() for file in path.rglob("*")]

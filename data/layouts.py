@@ -218,7 +218,7 @@ def holds_images(folder: Path) -> bool:
     Raises:
         DatasetError: As `image_files` does.
     """
-    return any(map(is_image, _files(folder)))
+    return any(map(is_image, files_below(folder)))
 
 
 def image_files(folder: Path, nested: bool = True) -> dict[str, Path]:
@@ -229,7 +229,7 @@ def image_files(folder: Path, nested: bool = True) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     ignored = []
-    for file in _files(folder) if nested else entries(folder):
+    for file in files_below(folder) if nested else entries(folder):
         if not is_image(file):
             ignored += [] if file.is_dir() else [file.name]
             continue
@@ -259,14 +259,14 @@ def describe_folder(folder: Path) -> str:
     return some(described, most=8) or "nothing"
 
 
-def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     """All files below a folder; `above` holds the real paths of the folders that it was reached through."""
     real = os.path.realpath(folder)
     if real in above:
         raise DatasetError(f"{folder} is a link to a folder above it: remove the link.")
     for entry in entries(folder):
         if entry.is_dir():
-            yield from _files(entry, above | {real})
+            yield from files_below(entry, above | {real})
         else:
             yield entry
 

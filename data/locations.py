@@ -62,9 +62,11 @@ def names_below(cells: Iterable[Mapping[str, Any] | None], folder: str) -> list[
 
     Args:
         cells: The encoded images; None is an empty cell.
-        folder: Of the data set, or its id.
+        folder: Of the data set, or its id; or its annotations file, whose images may lie in the folder above its own.
     """
-    roots = {Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)}
+    paths = [Path(make(os.path.expanduser(folder))) for make in (os.path.abspath, os.path.realpath)]
+    below = [path.parent if path.is_file() else path for path in paths]
+    roots = list(dict.fromkeys([*below, *(path.parent for path in below)]))
     return [_name_below(cell, roots) if cell and cell["path"] else None for cell in cells]
 
 

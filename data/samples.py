@@ -19,6 +19,7 @@ from ..common.files import open_image, to_rgb
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..image_processing_unet import binarize_mask, may_misalign, orientation_of
 from .locations import file_of, read_location
+from .mask_runs import decode_runs, holds_runs, size_of_runs
 
 Cell: TypeAlias = dict[str, Any]
 Result = TypeVar("Result")
@@ -103,7 +104,7 @@ def load_sample(
         width, height = image.size
         return Sample(name, image.pixels, np.zeros((height, width), dtype=bool))
     mask = decode_mask(row, mask_rules)
-    _check_pair(cell_name(row["image"], row["index"]), image, mask, mask_rules)
+    _check_pair(row, image, mask, mask_rules)
     return Sample(name, image.pixels, _binarized(mask, row, mask_rules))
 
 
@@ -166,15 +167,15 @@ def find_faults(row: Mapping[str, Any], mask_rules: MaskRules, *, in_pixels: boo
     image = read("image")
     mask = None if is_empty(row["mask"]) else read("mask")
     if image and mask:
-        name = cell_name(row["image"], row["index"])
-        attempt(row["mask"], lambda: _check_pair(name, image, mask, mask_rules))
+        attempt(row["mask"], lambda: _check_pair(row, image, mask, mask_rules))
     if isinstance(mask, Picture):
         attempt(row["mask"], lambda: _binarized(mask, row, mask_rules))
     return faults
 
 
-def _check_pair(name: str, image: Header, mask: Header, mask_rules: MaskRules) -> None:
+def _check_pair(row: Mapping[str, Any], image: Header, mask: Header, mask_rules: MaskRules) -> None:
     """Refuse a mask that does not fit its image, or of which that is not known."""
+    name = cell_name(row["image"], row["index"])
     image_size, mask_size = (f"{one.size[0]}x{one.size[1]}" for one in (image, mask))
     if mask_rules.ignore_exif is None and may_misalign(image.tag, image.size, mask.tag, mask.size):
         raise DatasetError(
@@ -183,6 +184,11 @@ def _check_pair(name: str, image: Header, mask: Header, mask_rules: MaskRules) -
             f"image as shown, {'turn the mask' if image.size != mask.size else 'give --ignore_exif false'}."
         )
     if image.size != mask.size:
+        if is_drawn(row["mask"]):
+            raise DatasetError(
+                f"{cell_name(row['mask'], row['index'])} is of an image of {mask_size} pixels, and {name} measures "
+                f"{image_size}. Restore the image that was annotated, or export the annotations anew."
+            )
         turned = " once they are turned as their EXIF tags say" if (image.tag, mask.tag) != (1, 1) else ""
         raise DatasetError(
             f"{name}: the image measures {image_size} pixels and its mask {mask_size}{turned}. A mask must have its "
@@ -193,6 +199,11 @@ def _check_pair(name: str, image: Header, mask: Header, mask_rules: MaskRules) -
 def is_empty(cell: Cell | None) -> bool:
     """Whether a cell holds nothing: of a frame without polyp, the mask may be left out."""
     return cell is None or (cell["bytes"] is None and not cell["path"])
+
+
+def is_drawn(cell: Cell | None) -> bool:
+    """Whether a mask is the regions of an annotation program."""
+    return cell is not None and cell["bytes"] is not None and holds_runs(cell["bytes"])
 
 
 def cell_name(cell: Cell, index: int) -> str:
@@ -214,6 +225,10 @@ def _decode(
     as_rgb: bool = False,
 ) -> Picture:
     """A picture, reduced as `load_sample` describes."""
+    if kind == "mask" and is_drawn(cell):
+        with _errors_name_the_cell(cell, kind, index):
+            drawn = PILImage.fromarray(decode_runs(cell["bytes"]).astype(np.uint8))
+        return Picture(drawn.size, 1, drawn)
     with _errors_name_the_cell(cell, kind, index):
         with open_image(encoded_bytes(cell)) as image:
             tag = orientation_of(image)  # first: Pillow drops that of a TIFF when it decodes the pixels
@@ -229,6 +244,9 @@ def _decode(
 
 
 def _read_header(cell: Cell, kind: str, index: int, mask_rules: MaskRules) -> Header:
+    if kind == "mask" and is_drawn(cell):
+        with _errors_name_the_cell(cell, kind, index):
+            return Header(size_of_runs(cell["bytes"]), 1)
     with _errors_name_the_cell(cell, kind, index), open_image(encoded_bytes(cell)) as image:
         tag, size = orientation_of(image), image.size
     if mask_rules.ignore_exif:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -12,15 +13,41 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..common.mask_rules import USUAL_MASKS, MaskRules
+from ..field_of_view_unet import crop_to, read_field_of_view
 from ..image_processing_unet import UNetImageProcessor
 from .augmentation import AUGMENTATIONS, AugmentationParameters
-from .samples import DatasetError, cell_name, load_sample
+from .samples import DatasetError, Sample, cell_name, load_sample
 from .windows import NegativeWindow, draw_window
 
 Row = Mapping[str, Any]
 Rows = dict[str, list[Any]]
 SHUFFLE_BUFFER = 1000
 WINDOWS = 1  # distinguishes the seeds of the windows from those of the augmentation parameters
+
+
+def load_seen_sample(
+    row: Row,
+    processor: UNetImageProcessor,
+    mask_rules: MaskRules = USUAL_MASKS,
+    smallest_side: int | None = None,
+) -> Sample:
+    """Read a sample, and crop image and mask to what the network sees: the processor's field of view.
+
+    Args:
+        row, mask_rules, smallest_side: As for `load_sample`. With a field of view, the image is read at full size.
+        processor: Its setting `field_of_view` says how.
+
+    Raises:
+        DatasetError: As `load_sample`, or if the field of view does not lie within the image.
+    """
+    if read_field_of_view(processor.field_of_view) is None:
+        return load_sample(row, mask_rules, smallest_side)
+    sample = load_sample(row, mask_rules)
+    with _errors_name_the_image(row):
+        (box,) = processor.fields_of_view(sample.image)
+    if box is None:
+        return sample
+    return replace(sample, image=sample.image.crop(box), ground_truth=crop_to(sample.ground_truth, box))
 
 
 class EvalTransform:
@@ -47,10 +74,10 @@ class EvalTransform:
         return {name: [example[name] for example in examples] for name in examples[0]}
 
     def _example(self, row: Row) -> dict[str, Any]:
-        sample = load_sample(row, self.mask_rules)
+        sample = load_seen_sample(row, self.processor, self.mask_rules)
         with _errors_name_the_image(row):
             inputs = self.processor.preprocess(
-                sample.image, segmentation_maps=sample.ground_truth, return_tensors="pt"
+                sample.image, segmentation_maps=sample.ground_truth, return_tensors="pt", field_of_view="none"
             )
         return {"pixel_values": inputs["pixel_values"][0], "labels": inputs["labels"][0]}
 
@@ -170,7 +197,7 @@ class TrainTransform(EvalTransform):
         # Twice the result's size leaves the resizing its antialiasing.
         size = self.processor.size
         needed = 2 * max(size["height"], size["width"]) if self.processor.do_resize else None
-        sample = load_sample(row, self.mask_rules, smallest_side=needed)
+        sample = load_seen_sample(row, self.processor, self.mask_rules, smallest_side=needed)
         image = self._resize_image(sample.image, row)
         labels = self.processor.resize_mask(sample.ground_truth)  # alone, since the image may be smaller by now
         height, width = sample.ground_truth.shape
@@ -189,7 +216,7 @@ class TrainTransform(EvalTransform):
         if generator.random() >= self.negative_window_share:
             return None
         # Not from the cache: a window of a resized frame would be less sharp than frames are, which can be learned.
-        sample = load_sample(row, self.mask_rules)
+        sample = load_seen_sample(row, self.processor, self.mask_rules)
         place = draw_window(sample.ground_truth, generator)
         if place is None:
             return None
@@ -199,9 +226,9 @@ class TrainTransform(EvalTransform):
 
     def _resize_image(self, image: Image, row: Row) -> Tensor:
         """(3, H, W) uint8 at the processor's size."""
-        unscaled = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        unscaled: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "field_of_view": "none"}
         with _errors_name_the_image(row):
-            return self.processor.preprocess(image, **unscaled)["pixel_values"][0]
+            return self.processor.preprocess(image, return_tensors="pt", **unscaled)["pixel_values"][0]
 
     def _sample_parameters(self, size: tuple[int, int], aspect_ratio: float, index: int) -> AugmentationParameters:
         # The augmentations use torch's global generator: seed it for this sample, and restore it afterwards.

@@ -120,6 +120,7 @@ def push_space(
     results: Results | None,
     encoder: str | None = None,
     private: bool = False,
+    field_of_view: str | None = None,
 ) -> str:
     """Upload a Space; returns the URL of the commit.
 
@@ -130,6 +131,7 @@ def push_space(
         results: Of the model, if there are any. The name of its folder is not published.
         encoder: Of the model, as in `UNetConfig`; the Space installs timm for those of timm.
         private: Whether others than its owner are kept out of the Space.
+        field_of_view: What the network sees of a frame, as app.py takes it; None: the model's own setting.
 
     Raises:
         UserError: If the model is an ONNX file, one of its files is missing, the Hub refuses or cannot be reached, or
@@ -138,7 +140,7 @@ def push_space(
     made = LockedFolder(FOLDER_PREFIX)
     with ExitStack() as stack:
         stack.callback(made.delete)
-        files = write_space(made.path, model, revision, results, encoder)
+        files = write_space(made.path, model, revision, results, encoder, field_of_view)
         repo = make_space(space, private)
         try:
             return push_files(repo, made.path, files, f"Show {public_name(model, results)}", repo_type="space")
@@ -172,13 +174,18 @@ def make_space(space: str, private: bool) -> str:
 
 
 def write_space(
-    folder: Path, model: str, revision: str | None, results: Results | None, encoder: str | None = None
+    folder: Path,
+    model: str,
+    revision: str | None,
+    results: Results | None,
+    encoder: str | None = None,
+    field_of_view: str | None = None,
 ) -> list[Path]:
     """Write the files of a Space into a folder; returns their paths.
 
     Args:
         folder: An empty folder.
-        model, revision, results, encoder: As for `push_space`.
+        model, revision, results, encoder, field_of_view: As for `push_space`.
 
     Raises:
         UserError: If the model is an ONNX file, one of its files is missing, or `folder` cannot be written to.
@@ -209,6 +216,8 @@ def write_space(
     else:
         metadata.models = [model]
         arguments = f'"--model", {model!r}' + (f', "--model_revision", {revision!r}' if revision else "")
+    if field_of_view is not None:
+        arguments += f', "--field_of_view", {field_of_view!r}'
     files["README.md"] = README.format(notice=NOTICE, metadata=metadata.to_yaml(), model=name).encode()
     files["app.py"] = LAUNCHER.format(arguments=arguments).encode()
     packages = PACKAGES if encoder is None or encoder in LITE_SCALES else (*PACKAGES, "timm")

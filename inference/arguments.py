@@ -2,23 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.command_line import DeviceFlags, ModelFlags, flag
-from ..common.errors import UserError, require_extra
+from ..common.command_line import DeviceFlags, ModelsFlags, flag
+from ..common.errors import UserError, counted, require_extra
+from ..common.local_paths import HUB_ID
 
 if TYPE_CHECKING:
     from .inputs import Inputs
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "annotations"), ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty", "annotations"), ("smoothing", "alert_seconds")
 FORMATS = ("coco", "labelme", "cvat", "label-studio", "via", "yolo")  # of annotations
 POLYGON_FORMATS = ("via", "yolo")  # which have no masks
-SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS)  # that the outputs depend on
+SELECTION_FLAGS = ("select", "select_by", "select_seed", "select_not", "select_copy")  # of what to label next
+SELECT_BY = ("diverse", "uncertainty", "random")
+SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
+FIELD_OF_VIEW = (
+    "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
+    "left,top,right,bottom in pixels, as 80,0,1360,1024. By default the model's own."
+)
 
 
 @dataclass
-class PredictArguments(DeviceFlags, ModelFlags):
+class PredictArguments(DeviceFlags, ModelsFlags):
     """How to segment, and what to write."""
 
     output_dir: str | None = flag(
@@ -28,6 +36,11 @@ class PredictArguments(DeviceFlags, ModelFlags):
     )
     overlay: bool = flag(False, "Write pictures of the images with the polyps drawn in.")
     probabilities: bool = flag(False, "Write the probability maps of the images.")
+    uncertainty: bool = flag(
+        False,
+        "Write a map for each image of how far the averaged probabilities spread: those of several models, or with "
+        "--tta of the flips.",
+    )
     annotations: str | None = flag(
         None,
         f"Write the masks of the images for an annotation tool, to be corrected: {', '.join(FORMATS[:-1])} or "
@@ -46,6 +59,7 @@ class PredictArguments(DeviceFlags, ModelFlags):
     tta: bool = flag(
         False, "Average the probabilities of the image and its three flips: better, for four times the work."
     )
+    field_of_view: str | None = flag(None, FIELD_OF_VIEW)
     smoothing: float = flag(
         0.0,
         "For videos, against flicker: s in S = s * (S of the previous frame) + (1 - s) * probability, the map that "
@@ -55,8 +69,32 @@ class PredictArguments(DeviceFlags, ModelFlags):
     report: bool = flag(
         False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
     )
+    select: int | None = flag(None, "Write selected.csv: so many of the images, those worth labelling next.")
+    select_by: str = flag(
+        SELECT_BY[0],
+        "How they are chosen: diverse (uncertain, and unlike each other), uncertainty (the most uncertain) or random.",
+    )
+    select_seed: int = flag(0, "Of --select_by random.")
+    select_not: str | None = flag(
+        None, "A folder, file or glob of images that are labelled already: these are not chosen."
+    )
+    select_copy: bool = flag(False, "Copy the chosen images into selected/, with the folders that they lie in.")
     batch_size: int = flag(8, "Images that go through the network together.")
     compile: bool = flag(False, "Compile the network first: it pays off over thousands of images.")
+
+    def __post_init__(self) -> None:
+        self.field_of_view = known_field_of_view(self.field_of_view)
+
+
+def known_field_of_view(value: str | None) -> str | None:
+    """--field_of_view in one form, such as "80,0,1360,1024".
+
+    Raises:
+        ValueError: If it is no such setting.
+    """
+    from ..field_of_view_unet import field_of_view_text  # needs numpy, and --help nothing
+
+    return None if value is None else field_of_view_text(value)
 
 
 def check_arguments(arguments: PredictArguments) -> None:
@@ -73,10 +111,16 @@ def check_arguments(arguments: PredictArguments) -> None:
         raise UserError(f"--smoothing {arguments.smoothing} cannot be: expected 0, for none, to below 1.")
     if not 0 <= arguments.alert_seconds < float("inf"):
         raise UserError(f"--alert_seconds {arguments.alert_seconds} cannot be: expected 0 or more.")
+    if arguments.uncertainty and not arguments.tta and len(arguments.models) == 1:
+        raise UserError(
+            "--uncertainty is the spread of several maps, and one model gives one map: add --tta, for its flips, or "
+            "give --model several models."
+        )
     if arguments.min_area < 0:
         raise UserError(f"--min_area {arguments.min_area} cannot be: expected a number of pixels, 0 or more.")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
+    _check_selection(arguments)
     _check_annotations(arguments)
 
 
@@ -108,10 +152,36 @@ def check_label(label: str) -> None:
         raise UserError(f"The label {label!r} is no name: give a word or several as --annotation_label.")
 
 
+def _check_selection(arguments: PredictArguments) -> None:
+    if arguments.select is None:
+        if useless := changed_flags(arguments, SELECTION_FLAGS):
+            flags = " and ".join(f"--{name}" for name in useless)
+            raise UserError(f"{flags} without --select: say how many images to select, as --select 100.")
+        return
+    if arguments.select < 1:
+        raise UserError(f"--select {arguments.select} is too few: expected 1 or more images.")
+    if arguments.select_by not in SELECT_BY:
+        raise UserError(f"--select_by {arguments.select_by} is not known: expected {', '.join(SELECT_BY)}.")
+
+
+def is_further_model(word: str) -> bool:
+    """Whether a word after `--model A` is another model, and no image, folder or video to segment.
+
+    It is if it is an ONNX file, a folder with a config.json, or an id on the Hub with its owner's name, perhaps with
+    a revision behind an @, where there is no such path.
+    """
+    path = Path(word)
+    if word.endswith(".onnx") or (path / "config.json").is_file():
+        return True
+    return not path.exists() and "/" in word and bool(HUB_ID.fullmatch(word.partition("@")[0])) and not path.suffix
+
+
 def changed_flags(arguments: PredictArguments, names: Sequence[str]) -> dict[str, Any]:
     """The flags of these names that have another value than by default."""
     defaults = PredictArguments()
     values = {name: getattr(arguments, name) for name in names}
+    if values.get("model"):
+        values["model"] = " ".join(values["model"])  # as it was typed
     return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 
@@ -122,6 +192,15 @@ def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[s
         UserError: If flags ask for outputs that none of the inputs has.
     """
     lines = []
+    if arguments.select is not None:
+        if not found.images:
+            raise UserError(
+                "--select chooses among images, and there is none among the inputs. Save a video's frames."
+            )
+        if found.videos:
+            lines.append(
+                f"--select chooses among the images: not among the frames of {counted(len(found.videos), 'video')}."
+            )
     of_images, of_videos = (
         [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
     )

@@ -26,8 +26,9 @@ from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_f
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
 from ..common.progress import show_progress
-from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, Failure, Source
-from .output_folder import RECORD, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
+from .frame_statistics import measure_frame, measure_prediction
+from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, Failure, Source
+from .output_folder import RECORD, SCORES, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
 from .overlay import draw_numbers, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 
@@ -48,12 +49,14 @@ class Frame:
         digest: Hash of its file.
         prepared: As the network takes it.
         image: The upright image, if an overlay is to be drawn; otherwise None.
+        measures: Of `measure_frame`.
     """
 
     source: Source
     digest: str
     prepared: PreparedImage
     image: Image.Image | None
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,9 @@ class ImageRun:
         predictor: Segments the images.
         output: The output folder.
         batch_size: Images that go through the network together; fewer if they are large.
-        overlay, probabilities: Whether to write these too.
+        overlay, probabilities, uncertainty: Whether to write these too.
         how: Keyword arguments of a call of the predictor: threshold, tta and so on.
+        with_scores: Whether images are done again whose mask an earlier version wrote, without all of the `SCORES`.
     """
 
     predictor: BasePredictor
@@ -145,11 +149,14 @@ class ImageRun:
     batch_size: int = 8
     overlay: bool = False
     probabilities: bool = False
+    uncertainty: bool = False
     how: dict[str, Any] = field(default_factory=dict)
+    with_scores: bool = False
 
     def targets(self, source: Source) -> dict[str, Path]:
         """The files to write for an image, by kind. The mask comes last: if it exists, the image is complete."""
-        wanted = {OVERLAYS: self.overlay, PROBABILITIES: self.probabilities, MASKS: True}
+        wanted = {OVERLAYS: self.overlay, PROBABILITIES: self.probabilities, UNCERTAINTIES: self.uncertainty}
+        wanted[MASKS] = True
         folder = self.output.path
         return {kind: folder / source.output(kind, IMAGE_OUTPUT) for kind, write in wanted.items() if write}
 
@@ -181,11 +188,13 @@ class ImageRun:
             else:
                 if refusal := refuse_mismatch(record, digest, targets[MASKS], source):
                     return refusal
-                if all(target.is_file() for target in targets.values()):
+                is_known = record is not None and (not self.with_scores or record.keys() >= {*SCORES})
+                if is_known and all(target.is_file() for target in targets.values()):
                     return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
         prepared = self.predictor.prepare(image)
-        return Frame(source, digest, prepared, image if self.overlay else None)
+        measures = measure_frame(self.predictor, prepared)
+        return Frame(source, digest, prepared, image if self.overlay else None, measures)
 
     def segment(self, items: Iterable[Frame | Done | Failure]) -> Iterator[tuple[Frame, Prediction] | Done | Failure]:
         """Predict for the frames, in batches; other items are passed on."""
@@ -227,8 +236,9 @@ class ImageRun:
     def _predict(self, frames: Sequence[Frame]) -> list[Prediction] | Exception:
         """Predictions for a batch, or the error, as of memory that does not suffice for images of this size."""
         prepared = [frame.prepared for frame in frames]
+        how = self.how | {"uncertainty": True} if self.uncertainty else self.how
         try:
-            return self.predictor.predict_prepared(prepared, **self.how)
+            return self.predictor.predict_prepared(prepared, **how)
         except Exception as error:
             return error.with_traceback(None)  # which would keep the batch in memory
 
@@ -256,12 +266,16 @@ class ImageRun:
 def _encode_output(kind: str, frame: Frame, prediction: Prediction) -> bytes:
     """One of the PNG files of an image."""
     if kind == MASKS:
-        record = make_record(frame.source, frame.digest, prediction)
+        measures = frame.measures | measure_prediction(prediction)
+        record = make_record(frame.source, frame.digest, prediction, measures)
         # A mask consists of runs of one value: run-length encoding alone is faster, and the file smaller.
         mask = prediction.mask.view(np.uint8) * np.uint8(255)
         return encode_png(Image.fromarray(mask), record, compress_type=zlib.Z_RLE)
     if kind == PROBABILITIES:
         return encode_png(Image.fromarray(in_16_bits(prediction.probability)))
+    if kind == UNCERTAINTIES:
+        assert prediction.spread is not None
+        return encode_png(Image.fromarray(in_16_bits(prediction.spread)))
     assert frame.image is not None
     overlay = draw_overlay(frame.image, prediction.mask)
     draw_numbers(overlay, [lesion.box for lesion in prediction.lesions])

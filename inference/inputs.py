@@ -37,8 +37,9 @@ UNREAD_SUFFIXES = (
 SOUND_SUFFIXES = (".f4a", ".m4a", ".m4b", ".mka", ".mks", ".weba", ".wma")
 
 # Folders in the output folder, one for each kind of output.
-OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "videos", "thumbnails", "annotations")
-MASKS, OVERLAYS, PROBABILITIES, VIDEOS, THUMBNAILS, ANNOTATIONS = OUTPUT_FOLDERS
+OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "uncertainties", "videos", "thumbnails", "annotations")
+MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, VIDEOS, THUMBNAILS, ANNOTATIONS = OUTPUT_FOLDERS
+SELECTED = "selected"  # copies of inputs, which may be inputs again
 IMAGE_OUTPUT, VIDEO_OUTPUTS = ".png", (".mp4", ".csv", ".json")  # endings
 NAME_BYTES = 255  # of a file, in most file systems
 HASH_DIGITS = 16  # in names that are shortened

@@ -23,8 +23,9 @@ from PIL import Image
 from ..common.errors import UserError, first_line, require_extra
 from ..common.files import read_file, to_rgb
 from ..common.processors import usable_processors
+from ..field_of_view_unet import choose_box, crop_to, in_whole_frame, read_field_of_view
 from ..regions_unet import check_calibration, check_input_size, check_thresholds
-from .prediction import FLIPS, BasePredictor, PreparedImage
+from .prediction import BasePredictor, MapPair, PreparedImage
 from .resize import resize_frame, resize_map
 
 if TYPE_CHECKING:
@@ -210,17 +211,16 @@ class OnnxPredictor(BasePredictor):
         """Hash of the file."""
         return self.model.digest
 
-    @property
-    def label(self) -> str:
-        return str(json.loads(self.model.metadata.get("id2label", "{}")).get("1", "polyp"))
-
-    def prepare(self, image: Any) -> PreparedImage:
+    def prepare(self, image: Any, field_of_view: str | Sequence[int] | None = None) -> PreparedImage:
         height, width = (self.processor_settings["size"][side] for side in ("height", "width"))
+        setting = self.field_of_view if field_of_view is None else field_of_view
         frame = self._to_frame(image)
         if frame is None:
-            return self._prepare_with_torch(image)
+            return self._prepare_with_torch(image, setting)
+        size, box = (frame.shape[0], frame.shape[1]), choose_box(setting, frame)
+        frame = crop_to(frame, box)
         # The graph resizes too, but more slowly, and the threads that prepare images can share this work.
-        return PreparedImage(resize_frame(frame, (height, width)), (frame.shape[0], frame.shape[1]))
+        return PreparedImage(resize_frame(frame, (height, width)), size, box)
 
     def _to_frame(self, image: Any) -> np.ndarray | None:
         """(H, W, 3) uint8, RGB, upright; None for images that need the image processor."""
@@ -233,25 +233,22 @@ class OnnxPredictor(BasePredictor):
                 return image
         return None
 
-    def _prepare_with_torch(self, image: Any) -> PreparedImage:
+    def _prepare_with_torch(self, image: Any, setting: str | Sequence[int] | None) -> PreparedImage:
         """Arrays of floats and of other layouts, and tensors."""
         original = self.processor.upright(image)
-        levels = self.processor.preprocess(
-            original, do_rescale=False, do_normalize=False, input_data_format="channels_first", return_tensors="pt"
-        )["pixel_values"][0]
+        box = choose_box(setting, original.permute(1, 2, 0).numpy())
+        unscaled: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "field_of_view": box or "none"}
+        layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
+        levels = self.processor.preprocess(original, **unscaled, **layout)["pixel_values"][0]
         frame = levels.round().clip(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
-        return PreparedImage(frame, (original.shape[-2], original.shape[-1]))
+        return PreparedImage(frame, (original.shape[-2], original.shape[-1]), box)
 
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        frames = np.stack([image.pixels for image in prepared])
-        logits_of_flips = [self._logits(frames, axes) for axes in (FLIPS if tta else FLIPS[:1])]
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
+        logits = self._logits(np.stack([image.pixels for image in prepared]), axes)
         both = []
-        for image, *maps in zip(prepared, *logits_of_flips, strict=True):
-            probability = _sigmoid(resize_map(maps[0], image.size))
-            for logits in maps[1:]:  # added up one by one: a map of a large image takes memory
-                probability += _sigmoid(resize_map(logits, image.size))
-            probability /= len(maps)
-            both.append((probability, np.mean([_sigmoid(logits) for logits in maps], axis=0)))
+        for image, one in zip(prepared, logits, strict=True):
+            seen = _sigmoid(resize_map(one, image.seen_size))
+            both.append((in_whole_frame(seen, image.field_of_view, *image.size), _sigmoid(one)))
         return both
 
     def _logits(self, frames: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -327,8 +324,6 @@ def check_metadata(metadata: dict[str, str]) -> None:
         ValueError, OverflowError, RecursionError: If they cannot be.
     """
     int(metadata["parameters"])
-    if not isinstance(json.loads(metadata.get("id2label", "{}")), dict):
-        raise ValueError("'id2label' is no JSON object.")
     for name in ("config", "preprocessor"):
         if not isinstance(json.loads(metadata[name]), dict):
             raise ValueError(f"{name!r} is no JSON object.")
@@ -336,3 +331,4 @@ def check_metadata(metadata: dict[str, str]) -> None:
     check_thresholds(0.0, settings.get("peak_threshold"))
     check_calibration(settings.get("presence_calibration"))
     check_input_size(settings.get("size"))
+    read_field_of_view(settings.get("field_of_view"))

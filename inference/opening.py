@@ -1,6 +1,9 @@
-"""Opens the model of `predict.py`. An ONNX file needs neither torch nor transformers, and imports neither."""
+"""Opens the models of `predict.py`. An ONNX file needs neither torch nor transformers, and imports neither."""
+
+from collections.abc import Sequence
 
 from ..common.imports import quick_imports
+from .ensemble import load_ensemble
 from .prediction import BasePredictor
 
 
@@ -9,16 +12,16 @@ def is_onnx_file(model: str) -> bool:
     return model.endswith(".onnx")
 
 
-def computes_on_cpu(model: str, device: str, dtype: str, compile: bool) -> bool:
+def computes_on_cpu(models: Sequence[str], device: str, dtype: str, compile: bool) -> bool:
     """Whether several processes share their work as on a CPU.
 
     Args:
-        model, device, dtype, compile: As for `open_predictor`.
+        models, device, dtype, compile: As for `open_predictor`.
 
     Raises:
         UserError: If this machine lacks the device or dtype.
     """
-    if is_onnx_file(model):
+    if all(map(is_onnx_file, models)):
         return True  # ONNX Runtime chooses its device itself
     with quick_imports():
         from ..common.device import choose_runtime
@@ -26,17 +29,23 @@ def computes_on_cpu(model: str, device: str, dtype: str, compile: bool) -> bool:
     return choose_runtime(device, dtype, compile).device.type == "cpu"
 
 
-def open_predictor(model: str, revision: str | None, device: str, dtype: str, compile: bool) -> BasePredictor:
-    """Load a model, with ONNX Runtime or with PyTorch.
+def open_predictor(
+    models: Sequence[str], revision: str | None, device: str, dtype: str, compile: bool
+) -> BasePredictor:
+    """Load a model, with ONNX Runtime or with PyTorch; of several an `Ensemble`.
 
     Args:
-        model: A folder, an id on the Hub, or an ONNX file.
+        models: Folders, ids on the Hub, or ONNX files.
         revision: Branch, tag or commit on the Hub.
         device, dtype, compile: As for `choose_runtime`.
 
     Raises:
-        UserError: If it cannot be loaded, or this machine lacks the device or dtype.
+        UserError: If one cannot be loaded, this machine lacks the device or dtype, or they cannot be averaged.
     """
+    return load_ensemble(models, revision, lambda one, of_one: _open_one(one, of_one, device, dtype, compile))
+
+
+def _open_one(model: str, revision: str | None, device: str, dtype: str, compile: bool) -> BasePredictor:
     if is_onnx_file(model):
         from .onnx_session import OnnxPredictor
 

@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ from ..common.csv_tables import open_table, write_row
 from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
-from .inputs import MASKS, OUTPUT_FOLDERS, VIDEO_OUTPUTS, VIDEOS, Failure, Source
+from .ensemble import Ensemble
+from .frame_statistics import describe_differences
+from .inputs import MASKS, OUTPUT_FOLDERS, SELECTED, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
 from .tracks import ALERT_SECONDS, track_numbers, track_row
@@ -34,17 +36,21 @@ if TYPE_CHECKING:
 
 RUN_SCHEMA = 1
 RUN_FILE, INPUTS, REPORT = "run.json", "inputs.json", "report.html"
+SELECTION = "selected.csv"
+SCORES = ("presence", "uncertainty")  # of an image, in its record; those of earlier versions lack one or both
 RECORD = "unet-kvasir-seg"  # key of the text in a mask's PNG file
 TABLES = PREDICTIONS, IMAGES, TRACKS = ("predictions.csv", "images.csv", "tracks.csv")
 VIDEO_SETTINGS = ("smoothing", "alert_seconds")  # which images do not depend on
-LATER_SETTINGS = {"min_area": 0, "largest_lesion": False}  # what the run.json of earlier versions lacks
+# What the run.json of earlier versions lacks.
+LATER_SETTINGS = {"min_area": 0, "largest_lesion": False, "field_of_view": "none"}
+MEMBER_NAMES = "member_names"  # what the models of an ensemble were called
 MAX_INPUTS_BYTES = 2**30
 MAX_JSON_BYTES = 2**20  # of run.json, which has some hundred
 MAX_RECORD_BYTES = 2**28  # of a video's record: a track has some hundred, and a long film may have very many
 # Errors of the disk, which further files would meet too. Others may be those of one name.
 ERRORS_OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 REMEDY = "What was done is kept: mend that, and run the same command again to go on."
-IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent")
+IMAGE_COLUMNS = ("image", "presence", "regions", "area_pixels", "area_percent", "uncertainty")
 # Settings of the image processor that change the predictions.
 PROCESSOR_SETTINGS = (
     *("size", "resample", "do_resize", "do_rescale", "rescale_factor"),
@@ -61,22 +67,27 @@ def describe_settings(
     alert_seconds: float = ALERT_SECONDS,
     min_area: int = 0,
     largest_lesion: bool = False,
+    field_of_view: str = "none",
 ) -> dict[str, Any]:
     """What run.json holds: everything that the outputs depend on, images apart.
 
     Args:
         predictor, threshold, tta, smoothing, alert_seconds, min_area, largest_lesion: As in `predict.py`.
-        peak_threshold: The one that is used, whether it was given or is the model's own.
+        peak_threshold, field_of_view: Those that are used, whether they were given or are the model's own.
     """
     processor = predictor.processor_settings
+    members = [member.identity for member in predictor.members]
+    of_ensemble = {"members": members, MEMBER_NAMES: predictor.names} if isinstance(predictor, Ensemble) else {}
     return {
         "schema_version": RUN_SCHEMA,
         "model": predictor.identity,
+        **of_ensemble,
         "image_processor": {name: processor.get(name) for name in PROCESSOR_SETTINGS},
         "threshold": threshold,
         "peak_threshold": peak_threshold,
         "min_area": min_area,
         "largest_lesion": largest_lesion,
+        "field_of_view": field_of_view,
         "presence_calibration": predictor.presence_calibration,
         "tta": tta,
         "smoothing": smoothing,
@@ -136,14 +147,19 @@ def find_difference(output: Path, settings: dict[str, Any], *, with_videos: bool
     """
     before = _read_settings(output)
     if before is None:
-        taken = [name for name in (*OUTPUT_FOLDERS, *TABLES, INPUTS, REPORT) if _is_taken(output / name)]
+        taken = [
+            name
+            for name in (*OUTPUT_FOLDERS, SELECTED, *TABLES, INPUTS, REPORT, SELECTION)
+            if _is_taken(output / name)
+        ]
         return f"{', '.join(taken)} that no run of this command wrote" if taken else None
     if not any(holds_files(output / name) for name in OUTPUT_FOLDERS):
         return None
     settings = json.loads(json.dumps(settings, default=str))  # as they are read back
     of_videos = VIDEO_SETTINGS if with_videos and holds_files(output / VIDEOS) else ()
     # The run.json of earlier versions lacks some settings of videos, whose outputs did not depend on them.
-    compared = [name for name in settings if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
+    compared = [name for name in settings if name != MEMBER_NAMES]  # a model may have been moved
+    compared = [name for name in compared if name not in VIDEO_SETTINGS or (name in of_videos and name in before)]
     before = LATER_SETTINGS | before
     differing = [name for name in compared if before.get(name) != settings[name]]
     if "model" in differing or "image_processor" in differing:
@@ -204,7 +220,7 @@ def held_folder(output: Path, program: str) -> Iterator[dict[str, Any]]:
     """
     settings: dict[str, Any] = {}
     try:
-        with output_lock(output, program, OUTPUT_FOLDERS):
+        with output_lock(output, program, [*OUTPUT_FOLDERS, SELECTED]):
             yield settings
     finally:
         restore_settings(output, settings, program)
@@ -290,14 +306,17 @@ def video_targets(output: Path, source: Source) -> list[Path]:
     return [output / source.output(VIDEOS, suffix) for suffix in VIDEO_OUTPUTS]
 
 
-def make_record(source: Source, digest: str, prediction: Prediction) -> str:
-    """The text in a mask's file: name and hash of its image, its presence, and the lesions.
+def make_record(
+    source: Source, digest: str, prediction: Prediction, measures: Mapping[str, float] | None = None
+) -> str:
+    """The text in a mask's file: name and hash of its image, its scores, the lesions, and measures of the frame.
 
     In one file mask and lesions are written together or not at all.
     """
     rows = [lesion_numbers(lesion) for lesion in prediction.lesions]
-    record = {"image": source.name, "digest": digest, "presence": prediction.presence, "lesions": rows}
-    return json.dumps(record)
+    scores = {name: getattr(prediction, name) for name in SCORES}
+    record = {"image": source.name, "digest": digest, **scores, "lesions": rows}
+    return json.dumps({**record, "measures": dict(measures)} if measures else record)
 
 
 def read_record(mask: Path) -> dict[str, Any] | None:
@@ -321,11 +340,14 @@ def read_record(mask: Path) -> dict[str, Any] | None:
 
 
 def is_record(record: Any) -> bool:
-    """Whether it is what `make_record` writes. Those of earlier versions have no presence."""
+    """Whether it is what `make_record` writes, in this version or an earlier one, which had no scores or measures."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
-    lesions = record.get("lesions")
-    if not isinstance(lesions, list) or not _is_number(record.get("presence", 0.0)):
+    lesions, measures = record.get("lesions"), record.get("measures", {})
+    if not isinstance(measures, dict) or not all(map(_is_number, measures.values())):
+        return False
+    scores = [record.get(name, 0.0) for name in SCORES]
+    if not isinstance(lesions, list) or not all(map(_is_number, scores)):
         return False
     numbers = len(COLUMNS) - 2  # without the names of image and lesion
     return all(
@@ -374,22 +396,28 @@ def cannot_write(target: Path | str, error: OSError) -> UserError:
     return UserError(f"{target} cannot be written: {error.strerror or error}. {REMEDY}")
 
 
-def write_tables(output: Path) -> None:
+def write_tables(output: Path, processor_settings: Mapping[str, Any] | None = None) -> None:
     """Write the `TABLES` from the records of all masks and videos in the folder, and print a summary.
+
+    Args:
+        output: The folder.
+        processor_settings: Those of the model. If they hold statistics of the frames that it was trained on, the
+            summary says in which respects the images of the folder are far off.
 
     Raises:
         UserError: If they cannot be written.
     """
     try:
-        summary = _write_image_tables(output) + _write_tracks(output)
+        summary = _write_image_tables(output, processor_settings or {}) + _write_tracks(output)
     except OSError as error:
         raise cannot_write(f"{output / PREDICTIONS}, {IMAGES} or {TRACKS}", error) from error
     print(summary, end="")
 
 
-def _write_image_tables(output: Path) -> str:
-    """Write the tables of images, and give the line that sums them up; an empty text without images."""
+def _write_image_tables(output: Path, processor_settings: Mapping[str, Any]) -> str:
+    """Write the tables of images, and give the lines that sum them up; an empty text without images."""
     images = empty = lesions = 0
+    measured = []
     with open_table(output / PREDICTIONS) as lesion_table, open_table(output / IMAGES) as image_table:
         write_row(lesion_table, COLUMNS)
         write_row(image_table, IMAGE_COLUMNS)
@@ -400,11 +428,13 @@ def _write_image_tables(output: Path) -> str:
             for number, numbers in enumerate(record["lesions"], start=1):
                 write_row(lesion_table, lesion_row(record["image"], number, numbers))
             write_row(image_table, image_row(record))
+            measured.append(record.get("measures", {}))
     if not images:
         return ""
     table = printable(str(output / PREDICTIONS))
     found = f"{counted(lesions, 'lesion')} in {images - empty:,} of {counted(images, 'image')}"
-    return f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    summary = f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
+    return summary + describe_differences(processor_settings, measured)
 
 
 def _write_tracks(output: Path) -> str:
@@ -427,12 +457,12 @@ def _write_tracks(output: Path) -> str:
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
-    """The row of an image in `images.csv`, from its mask's record. Older records have no presence: an empty cell."""
+    """The row of an image in `images.csv`, from its mask's record. What older records lack is an empty cell."""
     lesions = [dict(zip(COLUMNS[2:], numbers, strict=True)) for numbers in record["lesions"]]
-    presence = f"{record['presence']:.6f}" if "presence" in record else ""
+    presence, uncertainty = (f"{record[name]:.6f}" if name in record else "" for name in SCORES)
     pixels = sum(lesion["area_pixels"] for lesion in lesions)
     percent = sum(lesion["area_percent"] for lesion in lesions)
-    return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}"]
+    return [record["image"], presence, str(len(lesions)), str(pixels), f"{percent:.4f}", uncertainty]
 
 
 def records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

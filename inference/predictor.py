@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from ..common.device import Runtime, choose_runtime, keep_freed_memory, limit_threads
 from ..common.errors import first_line
+from ..field_of_view_unet import choose_box
 from ..image_processing_unet import UNetImageProcessor
 from ..modeling_unet import UNetForSemanticSegmentation
 from .checkpoint import fingerprint, load_checkpoint
+from .ensemble import load_ensemble
 from .folding import fold_batch_norms
 from .onnx_session import ONNX_SUFFIX, OnnxPredictor
-from .prediction import FLIPS, BasePredictor, PreparedImage
+from .prediction import BasePredictor, MapPair, PreparedImage
 
 
 def load_predictor(
-    name: str | Path,
+    name: str | Path | Sequence[str | Path],
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -36,17 +38,21 @@ def load_predictor(
     """Load a network with its image processor.
 
     Args:
-        name: A folder, an id on the Hub, or a file that `export.py` wrote, whose name ends in .onnx.
-        revision: Branch, tag or commit on the Hub.
+        name: A folder, an id on the Hub, or a file that `export.py` wrote, whose name ends in .onnx; or a list of
+            them, whose probabilities are averaged. In a list, an id may end in its revision: "me/unet@v2".
+        revision: Branch, tag or commit on the Hub; in a list, of the ids that name none.
         device, dtype, compile: As for `choose_runtime` of common/device.py. An ONNX file is never compiled, and
             computes in the dtype that it was exported with.
 
     Returns:
-        A `Predictor`; of an ONNX file an `OnnxPredictor`.
+        A `Predictor`; of an ONNX file an `OnnxPredictor`; of a list an `Ensemble`.
 
     Raises:
-        UserError: If it cannot be loaded, or this machine lacks the device or dtype.
+        UserError: If it cannot be loaded, this machine lacks the device or dtype, or the models of a list cannot be
+            averaged.
     """
+    if not isinstance(name, str | Path):
+        return load_ensemble(name, revision, lambda one, of_one: load_predictor(one, of_one, device, dtype, compile))
     name = str(name)
     if name.endswith(ONNX_SUFFIX):
         return OnnxPredictor.load(name, device, revision)
@@ -78,14 +84,15 @@ class Predictor(BasePredictor):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str | Path,
+        path_or_id: str | Path | Sequence[str | Path],
         *,
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         compile: bool | str = "auto",
     ) -> BasePredictor:
-        """Load a network with its image processor from a folder, the Hub, or an ONNX file; see `load_predictor`."""
+        """Load a network with its image processor from a folder, the Hub, or an ONNX file, or several; see
+        `load_predictor`."""
         return load_predictor(path_or_id, revision, device, dtype, compile)
 
     def _folded(self) -> UNetForSemanticSegmentation:
@@ -108,28 +115,36 @@ class Predictor(BasePredictor):
         """Fingerprint of the weights."""
         return fingerprint(self.model)
 
-    @property
-    def label(self) -> str:
-        return self.model.config.id2label[1]
-
-    def prepare(self, image: Any) -> PreparedImage:
+    def prepare(self, image: Any, field_of_view: str | Sequence[int] | None = None) -> PreparedImage:
         upright = self.processor.upright(image)
+        setting = self.field_of_view if field_of_view is None else field_of_view
+        box = choose_box(setting, upright.permute(1, 2, 0).numpy())
         layout = {"input_data_format": "channels_first", "return_tensors": "pt"}
-        pixel_values = self.processor.preprocess(upright, **layout)["pixel_values"]
-        return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]))
+        pixel_values = self.processor.preprocess(upright, field_of_view=box or "none", **layout)["pixel_values"]
+        return PreparedImage(pixel_values, (upright.shape[-2], upright.shape[-1]), box)
 
-    def probability_maps(self, prepared: Sequence[PreparedImage], tta: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    def input_height(self, prepared: PreparedImage) -> int:
+        return prepared.pixels.shape[-2]
+
+    def grey_levels(self, prepared: PreparedImage, rows: np.ndarray) -> np.ndarray:
+        processor = self.processor
+        # In numpy: PyTorch would start threads for it, which wait for those of the network.
+        levels = prepared.pixels[0].numpy()[:, rows].transpose(1, 2, 0)
+        if processor.do_normalize:
+            levels = levels * np.float32(processor.image_std) + np.float32(processor.image_mean)
+        if processor.do_rescale:
+            levels = levels / np.float32(processor.rescale_factor)
+        return levels.round().clip(0, 255).astype(np.uint8)
+
+    def flip_maps(self, prepared: Sequence[PreparedImage], axes: tuple[int, ...]) -> list[MapPair]:
         pixel_values = torch.cat([image.pixels for image in prepared])
-        outputs = [self._logits(pixel_values.flip(axes)).flip(axes) for axes in (FLIPS if tta else FLIPS[:1])]
-        at_input_size = _mean([logits.sigmoid() for logits in outputs])[:, 0].cpu()
-        sizes = [image.size for image in prepared]
-        maps = self.processor.polyp_probabilities(outputs[0], sizes)
-        for logits in outputs[1:]:  # added up one by one: a map of a large image takes memory
-            for total, other in zip(maps, self.processor.polyp_probabilities(logits, sizes), strict=True):
-                total += other
+        logits = self._logits(pixel_values.flip(axes)).flip(axes)
+        at_input_size = logits.sigmoid()[:, 0].cpu()
+        sizes, boxes = [image.size for image in prepared], [image.field_of_view for image in prepared]
+        maps = self.processor.polyp_probabilities(logits, sizes, boxes)
         return [
-            (total.div_(len(outputs)).cpu().numpy(), input_size_map.numpy())
-            for total, input_size_map in zip(maps, at_input_size, strict=True)
+            (probability.cpu().numpy(), input_size_map.numpy())
+            for probability, input_size_map in zip(maps, at_input_size, strict=True)
         ]
 
     @torch.inference_mode()
@@ -147,7 +162,3 @@ class Predictor(BasePredictor):
                 self.runtime = replace(self.runtime, compiles=False)
                 self._compute = self._network
                 return self._network(inputs).logits.float()
-
-
-def _mean(maps: Sequence[Tensor]) -> Tensor:
-    return maps[0] if len(maps) == 1 else torch.stack(tuple(maps)).mean(0)

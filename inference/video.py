@@ -34,6 +34,7 @@ from PIL import Image
 from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
+from ..field_of_view_unet import FRAMES, Box, brightest, choose_box
 from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 from .tracks import ALERT_SECONDS, MAX_REGIONS, Track, Tracker
@@ -182,6 +183,8 @@ def segment_video(
     of the lesions, the largest first: left, top, right and bottom of each in pixels, as in "4 10 20 18; 30 0 34 6".
     Right and bottom are the first outside. Of more than `MAX_REGIONS` lesions, these are the boxes of the largest.
 
+    The field of view is found once: in the pixelwise maximum of the first `FRAMES` frames.
+
     Args:
         source: The video.
         overlay: The mp4 file to write; an existing file is replaced.
@@ -193,22 +196,23 @@ def segment_video(
         batch_size: Frames that go through the network together; fewer if they are large.
         on_start: Called once before the first frame, with the `frames_expected` of the video.
         on_frame: Called after each frame.
-        how: Keyword arguments of a call of the predictor: threshold, tta and so on.
+        how: Keyword arguments of a call of the predictor: threshold, tta and so on, field_of_view apart.
 
     Raises:
-        VideoError: If no frame can be read. If reading fails later, the frames before are kept and
-            `VideoReport.problem` says why.
+        VideoError: If no frame can be read, or the field of view does not lie within the frames. If reading fails
+            later, the frames before are kept and `VideoReport.problem` says why.
         UserError: If the network gives NaN.
         OSError: If `overlay` or `table` cannot be written.
     """
     started = time.perf_counter()
     tracker = Tracker(alert_seconds)
+    seen = find_field(source, predictor) or "none"
     with VideoReader(source) as video:
         on_start(video.frames_expected)
         together = max(1, min(batch_size, BATCH_PIXELS // (video.width * video.height)))
 
         def prepare(frame: Frame) -> tuple[Frame, PreparedImage]:
-            return frame, predictor.prepare(frame.image)
+            return frame, predictor.prepare(frame.image, field_of_view=seen)
 
         def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
             frames, images = zip(*batch, strict=True)
@@ -243,6 +247,26 @@ def segment_video(
             notes=[*video.notes, *writer.notes],
             problem=video.problem,
         )
+
+
+def find_field(source: str | Path, predictor: BasePredictor) -> Box | None:
+    """The rectangle of a video's frames that the network sees, by `predictor.field_of_view`; None: all of them.
+
+    Raises:
+        VideoError: If no frame can be read, or the rectangle does not lie within the frames.
+    """
+    if predictor.field_of_view is None:
+        return None
+    # Read apart from the frames that are segmented, so that they need not be held in memory.
+    with VideoReader(source) as video:
+        frames = islice(video.frames(), FRAMES if predictor.field_of_view == "auto" else 1)
+        total = brightest(np.asarray(frame.image) for frame in frames)
+    if total is None:
+        return None
+    try:
+        return choose_box(predictor.field_of_view, total)
+    except ValueError as error:
+        raise VideoError(str(error)) from error
 
 
 def _checked(frame: Frame, prediction: Prediction, source: str | Path) -> tuple[Frame, Prediction]:

@@ -33,7 +33,8 @@ CONTRACT = (
     "Outputs: mask, uint8 (batch, height, width), 1 where the probability of polyp is above the "
     "threshold, else 0; probability, float32 (batch, height, width); logits, float32 (batch, 1, h, w), at the "
     "input size. If the entry preprocessor states a peak_threshold, a region of the mask (8 neighbours) counts only "
-    "if its highest probability reaches that: a step after this file."
+    "if its highest probability reaches that: a step after this file. If it states a field_of_view, frames are "
+    "cropped to that rectangle, and masks are put back into the whole frame: steps before and after this file."
 )
 MAX_BYTES = 2**31 - 1  # of a protobuf message, hence of an ONNX model in a single file
 NETWORK = "network"  # prefix of the names of the network's nodes

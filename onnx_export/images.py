@@ -15,8 +15,8 @@ from ..data.columns import Split
 from ..data.dataset import load_splits
 from ..data.layouts import layouts_here
 from ..data.mask_values import check_mask_rules
-from ..data.samples import load_sample
 from ..data.synthetic import MIN_SIZE, generate
+from ..data.transforms import load_seen_sample
 from ..image_processing_unet import UNetImageProcessor
 
 MIN_CALIBRATION_IMAGES = 16  # with fewer, the ranges depend on which images they are
@@ -178,7 +178,7 @@ def read_samples(rows: Split, most: int, processor: UNetImageProcessor, mask_rul
     """
     frames = []
     for index in spread(range(len(rows)), most):
-        sample = load_sample(rows[index], mask_rules)
+        sample = load_seen_sample(rows[index], processor, mask_rules)
         frames.append(Frame(to_frame(sample.image, processor), sample.ground_truth))
     return frames
 
@@ -190,7 +190,9 @@ def read_frame(file: Path, processor: UNetImageProcessor) -> np.ndarray:
         UserError: If it cannot be read.
     """
     try:
-        return to_frame(to_rgb(image_from_bytes(read_file(file))), processor)
+        image = to_rgb(image_from_bytes(read_file(file)))
+        (box,) = processor.fields_of_view(image)
+        return to_frame(image.crop(box) if box else image, processor)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} {error}. Replace or remove it.") from error
 

@@ -95,7 +95,7 @@ class _Comparison:
 
 
 def _compare(session: OnnxSession, predictor: Predictor, frame: Frame) -> _Comparison:
-    prepared = predictor.prepare(Image.fromarray(frame.pixels))
+    prepared = predictor.prepare(Image.fromarray(frame.pixels), field_of_view="none")  # a step before the graph
     # The graph thresholds alone, and a model's peak threshold is applied to what it gives: so without it here.
     (expected,) = predictor.predict_prepared([prepared], threshold=THRESHOLD, peak_threshold=THRESHOLD)
     _, _, logits = session.run(grey_levels(prepared.pixels, predictor.processor))

@@ -37,6 +37,9 @@ def unscored_results(
     }
     if predictor is None:
         return results
+    if len(predictor.members) > 1:
+        results["model"] = describe_ensemble(predictor, name)
+        return results
     weights = fingerprint(predictor.model)
     if known and known["model"].get("fingerprint") == weights:
         results["training"] = known["training"]
@@ -46,3 +49,16 @@ def unscored_results(
     model = describe_model(predictor.model, predictor.processor, name, repository)
     results["model"] = cast(Model, {**model, "fingerprint": weights})
     return results
+
+
+def describe_ensemble(predictor: BasePredictor, name: str) -> Model:
+    """The section "model" of an ensemble: its members have an architecture each, which their own results describe."""
+    members = [fingerprint(member.model) for member in predictor.members]
+    return {
+        "name": name,
+        "repository": None,
+        "fingerprint": predictor.identity,
+        "parameters": sum(member.model.num_parameters() for member in predictor.members),
+        "image_size": [predictor.processor.size["height"], predictor.processor.size["width"]],
+        "members": members,
+    }

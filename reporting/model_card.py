@@ -35,6 +35,7 @@ from .tables import (
     scored_images,
     threshold_text,
 )
+from .uncertainty import uncertainty_table
 from .videos import videos_table
 
 # What the values of train.py's `--augmentation` mean.
@@ -48,7 +49,7 @@ AUGMENTATIONS = {
     ),
     "robust": (
         "flips, rotation, scale, shear and shift; wide ranges of brightness, contrast, saturation, colour and gamma; "
-        "grey images, lower resolution, blur, strong noise and strong JPEG"
+        "grey images, lower resolution, noise and JPEG; in some blur, motion, strong noise or JPEG, or interlacing"
     ),
 }
 EPOCHS_LISTED = 8  # whose training loss the card states
@@ -114,6 +115,7 @@ def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
         groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
+        uncertainty_table=uncertainty_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
         cost_facts=_cost_facts(results),
@@ -218,10 +220,12 @@ def _training_environment(results: Results) -> Environment | None:
 
 def _model_facts(results: Results) -> str:
     model: Mapping[str, Any] = results["model"]
-    described = ["name", "repository", "parameters", "image_size", "fingerprint"]
+    described = ["name", "repository", "parameters", "image_size", "fingerprint", "members"]
     described += ["depth", "channels", "encoder", "norm", "upsampling", "dropout", "loss"]
     architecture = "not recorded"  # as of masks from a folder
-    if model.get("encoder"):
+    if model.get("members"):
+        architecture = f"the mean of {len(model['members'])} networks' probabilities; input size of the first"
+    elif model.get("encoder"):
         architecture = (
             f"U-Net (Ronneberger et al., 2015) with the encoder {model['encoder']}, "
             f"decoder norm {model['norm']}, upsampling {model['upsampling']}, dropout {model['dropout']:g}"

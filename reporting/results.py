@@ -56,16 +56,22 @@ class Model(_ModelOfAnyKind, total=False):
     fingerprint: str | None
     parameters: int
     image_size: Annotated[list[int], 2]  # height, width
+    members: list[str]  # fingerprints, of an ensemble
     format: str  # of an ONNX file
     precision: str
 
 
-class MaskReading(TypedDict):
-    """How masks were read, as `common.mask_rules.MaskRules` says."""
-
+class _MaskReadingOfAnyVersion(TypedDict):
     foreground_values: list[int] | None
     threshold: float | None
     ignore_exif: bool
+
+
+class MaskReading(_MaskReadingOfAnyVersion, total=False):
+    """How masks were read, as `MaskRules` and `AnnotationRules` of common/ say."""
+
+    labels: list[str] | None  # of annotations, that are polyp; None: not given
+    unlabelled: str  # what images without annotation are: "skip" or "negative"
 
 
 class Splitting(TypedDict):
@@ -366,6 +372,29 @@ class NearDuplicates(TypedDict):
     metrics: dict[str, Score]
 
 
+class RiskPoint(TypedDict):
+    """How often a pixel is wrong among the share of pixels that are the most certain."""
+
+    coverage: float
+    risk: float
+
+
+class PointsAtWrongPixels(TypedDict):
+    """How well a map points at the wrong pixels of the masks."""
+
+    auroc: Score | None  # None where no pixel, or every pixel, is wrong
+    aurc: Score  # area under the curve of risk against coverage
+    risk: list[RiskPoint]
+
+
+class Uncertainty(TypedDict):
+    """`scoring.wrong_pixels.summarise_uncertainty`: by map."""
+
+    threshold: float
+    wrong: Score  # share of the pixels
+    maps: dict[str, PointsAtWrongPixels]
+
+
 class _EvaluationOfAnyVersion(TypedDict):
     threshold: Threshold
     native_size: str  # of the images, width x height
@@ -389,6 +418,7 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     operating_points: list[OperatingPoint]  # at the threshold alone and, if there is one, with the peak threshold
     negatives: Negatives | None
     videos: Videos | None
+    uncertainty: Uncertainty
 
 
 class Verification(TypedDict):

@@ -17,6 +17,7 @@ from .known_data import shown_name
 from .markdown import interval, number, percent, table, text_table, width_x_height
 from .presence import peak_text, points_as_text, points_table, presence_table
 from .results import Comparison, Data, Difference, Evaluation, Results, Stratum, read_results
+from .uncertainty import uncertainty_as_text
 from .videos import videos_as_text
 
 RESULTS_MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
@@ -107,7 +108,8 @@ def results_as_text(results: Results, other: str | None = None) -> str:
         )
     if evaluation["audit"]:
         parts.append(_near_duplicates_as_text(results, evaluation))
-    parts += [lines for lines in (points_as_text(evaluation), videos_as_text(evaluation)) if lines]
+    further = (points_as_text(evaluation), uncertainty_as_text(evaluation), videos_as_text(evaluation))
+    parts += [lines for lines in further if lines]
     parts.append([f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model."])
     return "\n\n".join("\n".join(lines) for lines in parts)
 

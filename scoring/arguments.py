@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.command_line import DataFlags, DeviceFlags, ModelFlags, flag
+from ..common.command_line import DataFlags, DeviceFlags, ModelsFlags, flag
 from ..common.errors import UserError
-from ..common.paths import TRAINED_MODEL
 from ..data.split_names import known_split
+from ..inference.arguments import FIELD_OF_VIEW, known_field_of_view
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -20,13 +20,19 @@ SETTINGS = (
     *("threshold", "tune_threshold_on", "peak_threshold", "tune_peak_on", "sensitivity", "tta", "surface_tolerance"),
     *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
     *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
+    "uncertainty",
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
+    *("labels", "unlabelled", "field_of_view"),
 )
-FLAGS_OF_A_MODEL = ("model", "model_revision", "tta", "push_to_hub", "negatives", "negative_windows", "save_peak")
+FLAGS_OF_A_MODEL = (
+    *("model", "model_revision", "tta", "field_of_view", "push_to_hub", "negatives", "negative_windows"),
+    *("save_peak", "save_statistics", "uncertainty"),
+)
+FLAGS_OF_ONE_MODEL = ("push_to_hub", "save_peak", "save_statistics")
 
 
 @dataclass
-class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
+class EvaluationArguments(DeviceFlags, DataFlags, ModelsFlags):
     """What to score, on what, and how."""
 
     predictions: str | None = flag(
@@ -53,6 +59,11 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     )
     sensitivity: float = flag(0.98, "Share of the polyps found by the threshold alone that the chosen peak keeps.")
     save_peak: bool = flag(False, "Write the chosen peak threshold into the model's preprocessor_config.json.")
+    save_statistics: bool = flag(
+        False,
+        "Write statistics of the frames into the model's preprocessor_config.json, with which predict.py tells frames "
+        "that are far off: colours of the train split, presence and uncertainty of the scored one.",
+    )
     sequence_pattern: str | None = flag(
         None,
         "Score videos too: a regular expression with the groups sequence and frame, such as "
@@ -64,6 +75,12 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
     alert_seconds: float = flag(0.5, "A region that is followed for so long in a video is an alert.")
     negative_windows: int | None = flag(None, "Score so many windows without polyp of the split's frames too.")
     tta: bool = flag(False, "Average the probabilities of the image and its three flips.")
+    field_of_view: str | None = flag(None, FIELD_OF_VIEW)
+    uncertainty: bool = flag(
+        False,
+        "Judge how well the spread of the averaged maps, those of several models or with --tta of the flips, points "
+        "at wrong pixels.",
+    )
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
     audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
     resamples: int = flag(10_000, "Resamples of the bootstrap.")
@@ -78,6 +95,7 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
 
     def __post_init__(self):
         super().__post_init__()
+        self.field_of_view = known_field_of_view(self.field_of_view)
         for name in ("split", "tune_threshold_on", "tune_peak_on"):
             setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
 
@@ -99,19 +117,21 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelFlags):
         settings = {name: getattr(self, name) for name in SETTINGS} | {"image_processor": source.processor_settings}
         if self.peak_threshold is None and self.tune_peak_on is None:
             settings["peak_threshold"] = source.peak_threshold  # the model's own
+        # None in place of "none": the settings of earlier versions lack it.
+        settings["field_of_view"] = None if source.field_of_view == "none" else source.field_of_view
         return settings
 
     @property
     def model_name(self) -> str:
-        """The model's folder, file or id on the Hub."""
-        return self.model or str(TRAINED_MODEL)
+        """The model's folder, file or id on the Hub; of several models the first."""
+        return self.models[0]
 
     @property
     def target_repo(self) -> str | None:
         """The repo on the Hub that results are uploaded to; None if none is named."""
-        if self.hub_model_id is not None or self.model is None or Path(self.model).exists():
+        if self.hub_model_id is not None or self.model is None or Path(self.model_name).exists():
             return self.hub_model_id
-        return self.model
+        return self.model_name
 
 
 def check_arguments(arguments: EvaluationArguments) -> None:
@@ -135,10 +155,24 @@ def check_arguments(arguments: EvaluationArguments) -> None:
         for name in FLAGS_OF_A_MODEL:
             if getattr(arguments, name):
                 raise UserError(f"--{name} goes with a model, and --predictions is in place of one: leave one out.")
+    if len(arguments.models) > 1:
+        for name in FLAGS_OF_ONE_MODEL:
+            if getattr(arguments, name):
+                raise UserError(f"--{name} is for one model, and --model names {len(arguments.models)}: leave it out.")
+    if arguments.uncertainty and not arguments.tta and len(arguments.models) == 1:
+        raise UserError(
+            "--uncertainty judges the spread of several maps, and one model gives one map: add --tta, for its flips, "
+            "or give --model several models."
+        )
     if arguments.push_to_hub and arguments.target_repo is None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
     check_peak_arguments(arguments)
     check_sequence_arguments(arguments)
+    for name in ("save_peak", "save_statistics"):
+        if getattr(arguments, name):
+            from .saved_settings import check_savable
+
+            check_savable(arguments.model_name, f"--{name}")
 
 
 def with_split(arguments: EvaluationArguments, there: Collection[str]) -> EvaluationArguments:
@@ -187,9 +221,6 @@ def check_peak_arguments(arguments: EvaluationArguments) -> None:
         raise UserError("--save_peak saves what --tune_peak_on SPLIT chooses: name the split.")
     if arguments.threshold != 0.5 or arguments.tune_threshold_on is not None:
         raise UserError("--save_peak is for masks at the threshold 0.5, a model's default: leave the other out.")
-    from .peak import check_savable
-
-    check_savable(arguments.model_name)
 
 
 def check_sequence_arguments(arguments: EvaluationArguments) -> None:

@@ -93,7 +93,7 @@ class KeptScores:
 def _code() -> list[str]:
     """Hash of the project's code, and the versions of all libraries."""
     digest = hashlib.sha256()
-    for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/*.py")]):
+    for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/*.py"), *PACKAGE.glob("[!.]*/[!.]*/*.py")]):
         digest.update(file.read_bytes())
     libraries = {f"{found.name} {found.version}" for found in importlib.metadata.distributions()}
     return [digest.hexdigest(), *sorted(libraries)]

@@ -1,49 +1,22 @@
 """Finds near-duplicates: frames of one split that another split holds too, nearly unchanged, which inflate its scores.
 
 Exports of one video differ in compression, size, brightness, border and orientation, so their bytes cannot be
-compared. Frames are compared by difference hash (by `imagehash`): which of two neighbouring areas is brighter. It
-recognises a frame; it does not recognise a lesion that the camera has moved past.
+compared. Frames are compared by the hash in `common/frame_hashes.py`, which recognises a frame; it does not recognise
+a lesion that the camera has moved past.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ..common.csv_tables import open_table, write_row
+from ..common.frame_hashes import MAX_DISTANCE, TURNS, frame_hashes
 from ..data.samples import decode_image, sample_name
-
-# Chosen on the 900 frames of Kvasir-SEG at 384x288: 404,550 pairs, 80,000 of them across its splits.
-# - Six pairs are near-duplicates, of one frame or of two frames within a second. They differ in 6, 7, 8, 12, 52 and 55
-#   of the 512 bits.
-# - All other pairs differ in 141 bits or more upright, and in 132 or more if one is turned: 1 pair in 100,000 in less
-#   than 147, 1 in 1,000 in less than 180, half in less than 246.
-# - Synthetic frames, 200 of each of four seeds at 64, 96 and 256 pixels, upright and mirrored, differ in 132 or more.
-# - Of 200 frames changed on purpose, a distance of 100 finds all after JPEG at quality 50, half or double size, a
-#   stretch to 256x256, 20 % more or less brightness, 20 % more contrast, a shift by a pixel, a black border, and a
-#   crop of 2.5 % at each side. After a crop of 3 % it finds 96 %, of 4 % 50 %, of 5 % 19 %.
-# - Not found: six more pairs across the splits, which matching of SIFT features gave, show one lesion from two views.
-#   They differ in 165 to 254 bits, as unrelated frames do. Such pairs within the training split begin at 147.
-# What was tried and is worse:
-# - Hashing up to the frame's edge: unrelated frames come as near as 109, since all show the endoscope's mask, an
-#   octagon with a box in a corner.
-# - Leaving dark borders on: a frame with side bars differs in 167 bits from the same frame without.
-# - pHash of 16 x 16 bits: 52 for a near-duplicate, 42 for unrelated synthetic frames.
-HASH_SIZE = 16  # differences a side, counted to the right and downwards
-BITS = 2 * HASH_SIZE**2
-MAX_DISTANCE = 100
-DARK = 25  # grey level; side bars of recorders are not quite black
-LIT_SHARE = 0.1  # a row or column with a smaller share of lit pixels belongs to the dark border
-MARGIN = 0.15  # share of the lit area that is cut off at each side
-REDUCED_SIDE = 64  # pixels; a square of this side is turned and hashed
-
-# A square's eight symmetries, upright first: data sets that were augmented before their export may hold any of them.
-TURNS = (None, *Image.Transpose)
 
 
 @dataclass(frozen=True)
@@ -86,19 +59,6 @@ def find_near_duplicates(splits: Mapping[str, Dataset], max_distance: int = MAX_
         for i, j, distance in _near_pairs(hashed[first].bits, hashed[second].bits, max_distance)
     ]
     return sorted(pairs, key=lambda pair: pair.distance)
-
-
-def frame_hashes(image: Image.Image) -> list[imagehash.ImageHash]:
-    """Hashes of the middle of the lit area, one for each of `TURNS`, of `BITS` bits each."""
-    grey = image.convert("L")
-    left, top, right, bottom = _lit_box(np.asarray(grey))
-    across, down = MARGIN * (right - left), MARGIN * (bottom - top)
-    middle = grey.resize(
-        (REDUCED_SIDE, REDUCED_SIDE),
-        Image.Resampling.LANCZOS,
-        box=(left + across, top + down, right - across, bottom - down),
-    )
-    return [_difference_hash(middle if turn is None else middle.transpose(turn)) for turn in TURNS]
 
 
 def samples_to_leave_out(pairs: Iterable[NearDuplicate], split: str) -> set[int]:
@@ -153,24 +113,9 @@ def _hash_split(rows: Dataset, progress: tqdm) -> _Hashed:
         hashes = frame_hashes(decode_image(row["image"], index))
         names.append(sample_name(row["image"], index))
         indices.append(index)
-        packed.append([np.packbits(one.hash) for one in hashes])
+        packed.append(np.packbits(hashes, axis=-1))
         progress.update()
     return _Hashed(names, indices, np.asarray(packed, np.uint8).reshape(len(names), len(TURNS), -1))
-
-
-def _difference_hash(picture: Image.Image) -> imagehash.ImageHash:
-    hashes = imagehash.dhash(picture, HASH_SIZE), imagehash.dhash_vertical(picture, HASH_SIZE)
-    return imagehash.ImageHash(np.concatenate([one.hash for one in hashes]))
-
-
-def _lit_box(grey: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of (H, W) grey levels without their dark border; all of them if all is dark."""
-    height, width = grey.shape
-    lit = grey > DARK
-    columns, rows = (np.flatnonzero(lit.mean(axis) > LIT_SHARE) for axis in (0, 1))
-    if not len(columns) or not len(rows):
-        return 0, 0, width, height
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _near_pairs(

@@ -4,9 +4,7 @@ choice = choose_peak(images, split="validation", fingerprint="sha256:...", sensi
 save_peak(folder, choice)
 """
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +15,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from ..common.errors import UserError
-from ..common.files import write_atomic
 from ..regions_unet import SMALLEST_PROBABILITY
 from .intervals import RESAMPLES
 from .presence import ScoredImages, operating_point
 from .regions import Regions
+from .saved_settings import save_settings
 
 # Chosen peaks are rounded down to so many digits, so that another machine's rounding loses no polyp.
 DIGITS = 6
-PROCESSOR_FILE = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -186,22 +183,6 @@ def _logits(probabilities: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def check_savable(model: str) -> None:
-    """Check that a model's settings can be written.
-
-    Raises:
-        UserError: If it is not a folder with a preprocessor_config.json, or cannot be written to.
-    """
-    if not (Path(model) / PROCESSOR_FILE).is_file():
-        kind = "an ONNX file" if model.endswith(".onnx") else "no folder of this machine with such a file"
-        raise UserError(
-            f"--save_peak writes into the {PROCESSOR_FILE} of the model's folder, and {model} is {kind}. "
-            "Give --model such a folder; of a model on the Hub, download it, and push it again afterwards."
-        )
-    if not os.access(model, os.W_OK):
-        raise UserError(f"--save_peak cannot write into {model}: give --model a folder that can be written to.")
-
-
 def save_peak(folder: Path, choice: PeakChoice, copy_to: Path | None = None) -> None:
     """Write a chosen peak threshold and its calibration of presence into a model's settings, atomically.
 
@@ -216,16 +197,7 @@ def save_peak(folder: Path, choice: PeakChoice, copy_to: Path | None = None) -> 
     Raises:
         UserError: If the settings cannot be read or written.
     """
-    file = folder / PROCESSOR_FILE
     chosen: dict[str, Any] = {"peak_threshold": choice.value, "peak_chosen_on": choice.fingerprint}
     if choice.presence_calibration is not None:
         chosen["presence_calibration"] = list(choice.presence_calibration)
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        # As transformers writes it.
-        content = (json.dumps(settings | chosen, indent=2, sort_keys=True) + "\n").encode()
-        write_atomic(file, content)
-        if copy_to is not None:
-            write_atomic(copy_to / PROCESSOR_FILE, content)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"The peak threshold {choice.value} cannot be written into {file}: {error}.") from error
+    save_settings(folder, chosen, f"The peak threshold {choice.value}", copy_to)

@@ -21,8 +21,8 @@ MAY_IMPORT = {
 }
 COMMANDS = ("train", "evaluation", "predict", "export", "convert", "app")
 HUB = (
-    *("configuration_unet", "data_collator", "encoder_unet", "image_processing_unet", "losses_unet"),
-    *("modeling_unet", "pipeline_unet", "regions_unet"),
+    *("configuration_unet", "data_collator", "encoder_unet", "field_of_view_unet"),
+    *("image_processing_unet", "losses_unet", "modeling_unet", "pipeline_unet", "regions_unet"),
 )
 
 

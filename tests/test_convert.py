@@ -41,6 +41,7 @@ def test_the_command_writes_a_checkpoint_that_loads_anywhere(tmp_path):
         "modeling_unet.py",
         "image_processing_unet.py",
         "regions_unet.py",
+        "field_of_view_unet.py",
     }
     assert str(tmp_path) not in (folder / "config.json").read_text()
     assert_same_outputs(network, UNetForSemanticSegmentation.from_pretrained(folder))

@@ -422,7 +422,7 @@ def test_a_peak_is_chosen_on_one_split_kept_with_the_model_and_applied_to_anothe
     run(*data, "--split", "validation", "--output_dir", tmp_path / "itself")
     assert read(tmp_path / "itself")["evaluation"]["peak"]["chosen_on_split"]
     assert "the model's own, chosen on this very split" in (tmp_path / "itself" / "README.md").read_text()
-    presence = Predictor.from_pretrained(str(mine), device="cpu")(pairs(frames)[0][1]).presence
+    presence = Predictor.from_pretrained(str(mine), device="cpu", dtype="float32")(pairs(frames)[0][1]).presence
     scale, offset = tuning["presence_calibration"]
     peak = probabilities(model, pairs(frames)[0][1]).max()
     assert presence == pytest.approx(1 / (1 + np.exp(-(scale * np.log(peak / (1 - peak)) + offset))), abs=1e-5)

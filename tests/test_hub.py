@@ -31,6 +31,7 @@ CODE = {
     "image_processing_unet.py",
     "encoder_unet.py",
     "regions_unet.py",
+    "field_of_view_unet.py",
     "pipeline_unet.py",
 }
 PUSHED = CODE | {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results.json"}

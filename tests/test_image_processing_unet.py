@@ -971,7 +971,7 @@ def test_remote_code_loads_elsewhere_and_is_saved_again(tmp_path):
     prepared, decided = done.stdout.strip().splitlines()
     assert prepared == f"(1, 3, 16, 24) [1.0, 0.0, 0.2] {16 * 24}"
     assert decided == "[[0, 0, 0, 0, 0, 1]] 0.5"
-    for code in ("image_processing_unet.py", "regions_unet.py"):
+    for code in ("image_processing_unet.py", "field_of_view_unet.py", "regions_unet.py"):
         assert (copy / code).read_bytes() == (model / code).read_bytes()
 
 

@@ -19,6 +19,7 @@ import av
 from scipy import ndimage
 from unet_kvasir_seg.data.clips import clip_samples
 from unet_kvasir_seg.data.synthetic import generate
+from unet_kvasir_seg.inference.predictor import Predictor
 
 PAGE = ROOT / "docs" / "library.md"
 FRAMES = 3
@@ -67,6 +68,14 @@ def test_masks_and_lesions(names):
     labels, count = ndimage.label(prediction.probability > 0.5, np.ones((3, 3)))
     kept = [label for label in range(1, count + 1) if prediction.probability[labels == label].max() >= peak]
     np.testing.assert_array_equal(prediction.mask, np.isin(labels, kept))
+
+
+def test_several_models(names):
+    first, second = (
+        Predictor.from_pretrained(one)(names["image"]).probability for one in (names["TRAINED_MODEL"], "another")
+    )
+    np.testing.assert_allclose(names["together"].probability, (first + second) / 2, atol=1e-5)
+    np.testing.assert_allclose(names["together"].spread, abs(first - second) / 2, atol=1e-5)
 
 
 def test_pictures_and_videos(names):

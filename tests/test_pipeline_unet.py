@@ -31,6 +31,7 @@ CODE = (
     "modeling_unet.py",
     "image_processing_unet.py",
     "regions_unet.py",
+    "field_of_view_unet.py",
     "pipeline_unet.py",
 )
 SIZES = [(1, 1), (31, 17), (256, 256), (1072, 1920)]  # height and width

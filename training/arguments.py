@@ -48,6 +48,11 @@ class StartFlags:
         "Weights that --encoder starts from: imagenet (the default; timm downloads them), none, or a file.",
     )
     image_size: int | None = flag(None, "Side in pixels that images are resized to; None: 256, or the checkpoint's.")
+    field_of_view: str | None = flag(
+        None,
+        "What the network sees of a frame, saved with it: none (all of it), auto (the picture, without a black border "
+        "and its text), or left,top,right,bottom in pixels; None: all of it, or as the checkpoint.",
+    )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from ..data.dataset import choose_split
 from ..data.mask_values import check_mask_rules
 from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
+from ..field_of_view_unet import read_field_of_view
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import load_checkpoint
 from ..modeling_unet import UNetForSemanticSegmentation
@@ -41,6 +42,8 @@ def build_model(
         model, processor = _load_to_fine_tune(arguments.model_name_or_path, arguments)
     if arguments.image_size is not None:
         processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    if arguments.field_of_view is not None:
+        processor.field_of_view = saved_field_of_view(arguments.field_of_view)
     smallest = model.config.minimum_size
     if min(processor.size["height"], processor.size["width"]) < smallest:
         raise UserError(
@@ -48,6 +51,19 @@ def build_model(
             "it, or lower the --depth of a U-Net without --encoder."
         )
     return model, processor
+
+
+def saved_field_of_view(value: str) -> str | list[int] | None:
+    """--field_of_view as preprocessor_config.json holds it.
+
+    Raises:
+        UserError: If it is no such setting.
+    """
+    try:
+        setting = read_field_of_view(value)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return list(setting) if isinstance(setting, tuple) else setting
 
 
 def _build_new(arguments: ModelArguments, resuming: bool) -> tuple[UNetForSemanticSegmentation, UNetImageProcessor]:
@@ -86,6 +102,7 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
         )
     # These are of the weights that the training starts from, not of those that it ends with.
     processor.peak_threshold = processor.presence_calibration = processor.peak_chosen_on = None
+    processor.frame_statistics = None
     model.config.loss = arguments.config_fields.get("loss", model.config.loss)
     try:
         model.config.check()

@@ -1,19 +1,23 @@
 """Describes a training and its outcome, for `results.json` and for the user."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import IterableDataset
 from transformers import SchedulerType, TrainerCallback
 
+from ..common.errors import describe_error
 from ..data.columns import Split
 from ..data.dataset import describe_data
 from ..data.samples import is_empty
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.checkpoint import describe_model, fingerprint
+from ..inference.predictor import Predictor
 from ..modeling_unet import UNetForSemanticSegmentation
 from ..reporting.results import RESULTS_SCHEMA, describe_environment
+from ..scoring.training_frames import measure_training
 from .arguments import DataArguments, ModelArguments, UNetTrainingArguments
 from .encoder_weights import IMAGENET, NONE, describe_weights
 from .flag_checks import SCORE_NAMES
@@ -150,6 +154,26 @@ def record_outcome(results: dict[str, Any], trainer: UNetTrainer, scores: Mappin
         "steps": trainer.state.global_step,
         "validation": {name: validation[name] for name in ("loss", *SCORE_NAMES) if name in validation},
     }
+
+
+def record_frame_statistics(trainer: UNetTrainer, splits: Mapping[str, Split]) -> None:
+    """Give the image processor the statistics of the frames, by which `predict.py` tells others that are far off.
+
+    An error here would cost the outcome of a whole training: it is told, and the model goes without them.
+    """
+    runtime = replace(cast("UNetTrainingArguments", trainer.args).runtime, compiles=False)
+    trained = cast("UNetForSemanticSegmentation", trainer.model)
+    processor = cast("UNetImageProcessor", trainer.processing_class)
+    try:
+        # A network of its own: `Trainer` may have wrapped the computation of the trained one.
+        network = UNetForSemanticSegmentation(trained.config)
+        network.load_state_dict({name: tensor.cpu() for name, tensor in trained.state_dict().items()})
+        predictor = Predictor(network, processor, runtime)
+        statistics = measure_training(predictor, splits["train"], splits["validation"])
+    except Exception as error:
+        print(f"The statistics of the frames could not be made ({describe_error(error)}): the model has none.")
+        return
+    processor.frame_statistics = None if statistics is None else statistics.to_dict()
 
 
 def print_scores(results: Mapping[str, Any]) -> None:

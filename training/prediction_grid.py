@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ..common.files import atomic_file, to_rgb
 from ..common.mask_rules import MaskRules
-from ..data.samples import load_sample
+from ..data.transforms import load_seen_sample
 from ..image_processing_unet import UNetImageProcessor
 from ..inference.overlay import draw_overlay
 from .failures import write_errors_explained
@@ -81,8 +81,10 @@ class _Shown:
     """A sample as it is shown, and what the network takes of it."""
 
     def __init__(self, row: Any, processor: UNetImageProcessor, mask_rules: MaskRules):
-        sample = load_sample(row, mask_rules)
-        self.pixel_values = processor.preprocess(sample.image, return_tensors="pt")["pixel_values"]
+        sample = load_seen_sample(row, processor, mask_rules)
+        self.pixel_values = processor.preprocess(sample.image, return_tensors="pt", field_of_view="none")[
+            "pixel_values"
+        ]
         self.image = ImageOps.contain(to_rgb(sample.image), (CELL_SIDE, CELL_SIDE))
         self.ground_truth = np.asarray(
             Image.fromarray(sample.ground_truth).resize(self.image.size, Image.Resampling.NEAREST)
@@ -96,7 +98,7 @@ class _Shown:
         outputs = model(self.pixel_values.to(model.device))
         model.train(was_training)
         size = (self.image.height, self.image.width)
-        (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+        (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size], fields_of_view=[None])
         return draw_overlay(self.image, mask.cpu().numpy() == 1, self.ground_truth, width=CONTOUR)
 
 

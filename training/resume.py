@@ -17,6 +17,8 @@ FLAGS_OF_MASKS = {
     "foreground_values": "--foreground_values",
     "threshold": "--mask_threshold",
     "ignore_exif": "--ignore_exif",
+    "labels": "--labels",
+    "unlabelled": "--unlabelled",
 }
 # Fields of the results' section "training": they are those of the run's start, whatever flags it is resumed with.
 STARTS = ("fine_tuned", "base_model", "encoder_weights")
@@ -175,9 +177,9 @@ def _check_same_data(checkpoint: str, there: Mapping[str, Any], here: Mapping[st
     # Earlier versions did not record how masks are read.
     masks_there, masks_here = there.get("masks", here["masks"]), here["masks"]
     differences = [
-        f"{flag} {masks_there[field]} there, {masks_here[field]} here"
+        f"{flag} {masks_there.get(field, masks_here[field])} there, {masks_here[field]} here"
         for field, flag in FLAGS_OF_MASKS.items()
-        if masks_there[field] != masks_here[field]
+        if field in masks_here and masks_there.get(field, masks_here[field]) != masks_here[field]
     ]
     if differences:
         raise UserError(

@@ -44,6 +44,7 @@ PUSHED_FILES = (
     "model.safetensors.index.json",
     "configuration_unet.py",
     "encoder_unet.py",
+    "field_of_view_unet.py",
     "losses_unet.py",
     "modeling_unet.py",
     "image_processing_unet.py",

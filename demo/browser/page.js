@@ -1,5 +1,6 @@
 // The page: loads ONNX Runtime and an exported model, reads images, and shows the polyps that the model finds.
 
+import { chooseBox, cropTo, inWholeFrame } from "./field.js";
 import { maskFile, tableFile } from "./files.js";
 import { readImage } from "./images.js";
 import { UserError, checkImage, checkModel, kindOf } from "./kinds.js";
@@ -193,6 +194,20 @@ async function run(session, frame, width, height) {
   return probability.data;
 }
 
+/** The same for a frame of which the network sees only the model's field of view; outside, the probability is 0. */
+async function runInField(name, frame, width, height) {
+  let box;
+  try {
+    box = chooseBox(model.decision.field, frame, width, height);
+  } catch (error) {
+    throw new UserError(`${name}: ${error.message}. Take a frame of the size that the model was set up for.`);
+  }
+  if (!box) return run(model.session, frame, width, height);
+  const [left, top, right, bottom] = box;
+  const probability = await run(model.session, cropTo(frame, width, box), right - left, bottom - top);
+  return inWholeFrame(probability, box, width, height);
+}
+
 /** Segment an image and show the result. */
 async function segment(file) {
   const { name } = file;
@@ -201,7 +216,7 @@ async function segment(file) {
   element("status").textContent = `Segmenting ${name}…`;
   const { frame, width, height, picture } = await readImage(file);
   const started = performance.now();
-  const probability = await run(model.session, frame, width, height);
+  const probability = await runInField(name, frame, width, height);
   const milliseconds = performance.now() - started;
   if (probability.some(Number.isNaN)) {
     throw new UserError(`${name}: the model gives NaN. Take one that was exported with --precision fp32.`);

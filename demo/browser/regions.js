@@ -62,7 +62,7 @@ export function findRegions(mask, probability, width) {
  *
  * @returns {{start: number, end: number, region: number}[]} First index, index after the last, and the region.
  */
-function runsAbove(values, width, low) {
+export function runsAbove(values, width, low) {
   const runs = [];
   const regionOf = (run) => {
     while (runs[run].region !== run) run = runs[run].region = runs[runs[run].region].region;
@@ -103,13 +103,15 @@ export function presenceOf(peak, calibration) {
 }
 
 /**
- * How the model that was exported decides: `peak_threshold` and `presence_calibration` of its image processor.
+ * How the model that was exported decides: `peak_threshold`, `presence_calibration` and `field_of_view` of its image
+ * processor.
  *
  * export.py writes them into the ONNX file, whose metadata ONNX Runtime for browsers does not give out.
  *
  * @param {Uint8Array} content Of the ONNX file.
- * @returns {{peak: ?number, calibration: ?[number, number]}} Null where the file states none.
- * @throws {TypeError} If it states something else than numbers: anyone may have made the file.
+ * @returns {{peak: ?number, calibration: ?[number, number], field: null|"auto"|number[]}} Null where the file states
+ *   none.
+ * @throws {TypeError} If it states something else: anyone may have made the file.
  */
 export function readDecision(content) {
   let settings = {};
@@ -128,7 +130,18 @@ export function readDecision(content) {
   if ((peak !== null && !isProbability) || (calibration !== null && !isPair)) {
     throw new TypeError("its peak_threshold or presence_calibration is damaged. Export the model again.");
   }
-  return { peak, calibration };
+  const field = settings?.field_of_view === "none" ? null : (settings?.field_of_view ?? null);
+  if (field !== null && field !== "auto" && !isBox(field)) {
+    throw new TypeError("its field_of_view is damaged. Export the model again.");
+  }
+  return { peak, calibration, field };
+}
+
+/** Whether it is left, top, right and bottom of a rectangle that is not empty. */
+function isBox(value) {
+  if (!Array.isArray(value) || value.length !== 4 || !value.every(Number.isInteger)) return false;
+  const [left, top, right, bottom] = value;
+  return left >= 0 && top >= 0 && left < right && top < bottom;
 }
 
 /** Number and content of each field of a message in protobuf's format; of numbers the content is null. */

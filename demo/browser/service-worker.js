@@ -6,7 +6,7 @@
 
 const CACHE = "polyp-segmentation"; // by this line, the file that is served is known to be this page's
 const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
-const FILES = /^((index\.html|(files|images|kinds|overlay|page|regions)\.js|style\.css)?|node_modules\/onnxruntime-web\/dist\/.+)$/;
+const FILES = /^((index\.html|(field|files|images|kinds|overlay|page|regions)\.js|style\.css)?|node_modules\/onnxruntime-web\/dist\/.+)$/;
 const PATIENCE = 5000; // milliseconds for an answer to the question what is served
 
 let served = null; // promise of "page", "other" or "unknown", since the last navigation

@@ -157,7 +157,7 @@ def test_data_flags_are_the_arguments_of_load_splits():
     parser = FlagParser([DataFlags], program="", description=None)
     flags = "--dataset_name me/polyps --dataset_config b --train_split all --validation_split Dev --mask_column gt"
     (data,) = parser.parse(flags.split())
-    usual = {"synthetic_rows", "seed", "split_rules"}
+    usual = {"synthetic_rows", "seed", "split_rules", "annotation_rules"}
     given = {name: value for name, value in data.source.items() if value is not None and name not in usual}
     assert given == {
         "name": "me/polyps",

@@ -1,6 +1,7 @@
 """Augmentation: image and mask move together, and a sample's parameters depend on (seed, epoch, index) alone."""
 
 import io
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -476,24 +477,57 @@ def test_ranges_and_shares_of_the_strong_colours():
     assert all(each.channels == [1, 1, 1] for each in sampled if each.saturation == 0)
 
 
-def test_ranges_and_shares_of_robust():
+def test_faults_of_robust_and_their_shares():
     torch.manual_seed(0)
-    sampled = [RobustAugmentation().sample_parameters((16, 16)) for _ in range(4000)]
-    blurs = [each.blur for each in sampled if each.blur]
-    noises = [each.noise for each in sampled if each.noise]
-    qualities = [each.jpeg_quality for each in sampled if each.jpeg_quality is not None]
-    values = {
-        "brightness": ([each.brightness for each in sampled], 0.35, 1.4),
-        "log of blur": (np.log(blurs), np.log(0.5), np.log(4)),
-        "noise": (noises, 0.01, 0.15),
-        "quality": (qualities, 8, 70),
+    count, share = 6000, 0.2 / 6
+    sampled = [RobustAugmentation().sample_parameters((16, 16)) for _ in range(count)]
+    # Each fault, apart from what strong_colour gives too: noise up to 0.06, quality from 20, reduction from 0.25.
+    faults = {
+        "blur": ([math.log(each.blur) for each in sampled if each.blur], math.log(0.75), math.log(5)),
+        "motion": ([math.log(each.motion[0]) for each in sampled if each.motion[0]], math.log(3), math.log(25)),
+        "reduction": (
+            [math.log(each.reduction) for each in sampled if each.reduction < 0.25],
+            math.log(0.1),
+            math.log(0.25),
+        ),
+        "noise": ([each.noise for each in sampled if each.noise > 0.06], 0.06, 0.16),
+        "quality": ([each.jpeg_quality for each in sampled if (each.jpeg_quality or 20) < 20], 5, 19),
+        "interlacing": ([abs(each.interlacing) for each in sampled if each.interlacing], 2, 12),
     }
-    for name, (found, low, high) in values.items():
-        assert low <= min(found) < low + 0.02 * (high - low), name
-        assert high >= max(found) > high - 0.02 * (high - low), name
-    counts = [(len(blurs), 0.25), (len(noises), 0.25), (len(qualities), 0.15), (len(sampled), 1.0)]
-    for count, share in counts:
-        assert count == pytest.approx(4000 * share, abs=4 * (4000 * share * (1 - share)) ** 0.5)
+    for name, (found, low, high) in faults.items():
+        assert low <= min(found) <= low + 0.03 * (high - low), name
+        assert high >= max(found) >= high - 0.03 * (high - low), name
+        expected = count * share * (15 / 16 if name == "quality" else 1)
+        assert len(found) == pytest.approx(expected, abs=4 * expected**0.5), name
+    kinds = [
+        sum((each.blur > 0, each.motion[0] > 0, each.reduction < 0.25, each.noise > 0.06, each.interlacing != 0))
+        for each in sampled
+    ]
+    assert max(kinds) == 1
+    assert {each.interlacing > 0 for each in sampled if each.interlacing} == {True, False}
+
+
+@pytest.mark.parametrize(("angle", "axis"), [(0.0, 1), (math.pi / 2, 0)])
+def test_motion_smears_a_point_to_a_line(angle, axis):
+    point = torch.zeros(1, 3, 41, 41)
+    point[..., 20, 20] = 1
+    smeared = StrongAugmentation.change_colours(point, plain_colours(motion=(10.0, angle)))[0, 0]
+    across = smeared.sum(dim=axis)
+    assert across[20] == pytest.approx(1, abs=1e-5)
+    along = smeared.sum(dim=1 - axis)
+    expected = torch.zeros(41)
+    expected[15:26] = 0.1
+    expected[[15, 25]] = 0.05  # the ends reach half of these pixels
+    torch.testing.assert_close(along, expected, atol=0.005, rtol=0)
+    assert along[:15].sum() == along[26:].sum() == 0
+    torch.testing.assert_close(along, along.flip(0), atol=0.005, rtol=0)
+
+
+def test_interlacing_moves_odd_rows_alone():
+    image = torch.rand(1, 3, 6, 8)
+    moved = StrongAugmentation.change_colours(image.clone(), plain_colours(interlacing=2))
+    torch.testing.assert_close(moved[:, :, ::2], image[:, :, ::2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved[:, :, 1::2, 2:], image[:, :, 1::2, :-2], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("blur", [1.0, 4.0])

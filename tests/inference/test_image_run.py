@@ -58,10 +58,11 @@ def test_nan_ends_the_run():
 def test_rows_of_images_are_sums_over_their_lesions():
     first, second = [0, 0, 2, 1, 0.5, 0.0, 2, 10.0, 0.75], [4, 3, 5, 4, 4.0, 3.0, 1, 5.0, 0.9]
     record = {"image": "x.jpg", "digest": "digest", "presence": 0.98765432, "lesions": [first, second]}
-    assert image_row(record) == ["x.jpg", "0.987654", "2", "3", "15.0000"]
-    assert image_row(record | {"lesions": []}) == ["x.jpg", "0.987654", "0", "0", "0.0000"]
+    assert image_row(record) == ["x.jpg", "0.987654", "2", "3", "15.0000", ""]  # as of an earlier version
+    assert image_row(record | {"uncertainty": 0.25})[-1] == "0.250000"
+    assert image_row(record | {"lesions": []}) == ["x.jpg", "0.987654", "0", "0", "0.0000", ""]
     del record["presence"]  # as in folders that an earlier version wrote
-    assert image_row(record) == ["x.jpg", "", "2", "3", "15.0000"]
+    assert image_row(record) == ["x.jpg", "", "2", "3", "15.0000", ""]
 
 
 def test_a_record_is_read_back_from_its_mask(tmp_path):
@@ -75,6 +76,7 @@ def test_a_record_is_read_back_from_its_mask(tmp_path):
     record = read_record(mask)
     assert record is not None
     assert record.pop("presence") == pytest.approx(0.5)
+    assert record.pop("uncertainty") == pytest.approx(1 - 0.5 * 2 * 1.5 / (1.5 + 2))
     assert record == {"image": "x.jpg", "digest": "digest", "lesions": [[2, 1, 4, 2, 2.5, 1.0, 2, 10.0, 0.75]]}
     assert refuse_mismatch(record, "digest", mask, source) is None
     assert "another file" in refuse_mismatch(record, "other", mask, source).reason

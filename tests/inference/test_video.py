@@ -629,14 +629,14 @@ def test_a_video_without_end_of_damaged_packets_is_given_up(tmp_path, monkeypatc
 class Brightness(BasePredictor):
     """Gives the brightness of each pixel as its probability, so that tracks can be worked out by hand."""
 
-    model, processor, identity, label = None, None, "brightness", "polyp"
+    model, processor, identity = None, None, "brightness"
     runtime = SimpleNamespace(dtype="float32")
     processor_settings: ClassVar[dict] = {}
 
     def prepare(self, image):
         return PreparedImage(np.asarray(image.convert("L"), np.float32) / 255, image.size[::-1])
 
-    def probability_maps(self, prepared, tta):
+    def flip_maps(self, prepared, axes):
         return [(image.pixels, image.pixels) for image in prepared]
 
 

@@ -12,7 +12,6 @@ from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
 from unet_kvasir_seg.regions_unet import presence_of
 from unet_kvasir_seg.scoring.peak import (
     PeakChoice,
-    check_savable,
     choose_peak,
     cut_in_halves,
     fit_presence,
@@ -20,6 +19,7 @@ from unet_kvasir_seg.scoring.peak import (
     save_peak,
 )
 from unet_kvasir_seg.scoring.presence import ScoredImages
+from unet_kvasir_seg.scoring.saved_settings import check_savable
 
 ONCE = {"resamples": 50, "seed": 0}
 
@@ -208,10 +208,10 @@ def test_damaged_settings_are_left_as_they_are(tmp_path):
 
 def test_only_a_folder_can_keep_a_choice(tmp_path):
     with pytest.raises(UserError, match="me/unet is no folder of this machine"):
-        check_savable("me/unet")
+        check_savable("me/unet", "--save_peak")
     with pytest.raises(UserError, match=r"model\.onnx is an ONNX file"):
-        check_savable("onnx/model.onnx")
+        check_savable("onnx/model.onnx", "--save_peak")
     with pytest.raises(UserError, match=r"with such a file"):
-        check_savable(str(tmp_path))
+        check_savable(str(tmp_path), "--save_peak")
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    check_savable(str(tmp_path))
+    check_savable(str(tmp_path), "--save_peak")

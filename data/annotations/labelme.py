@@ -1,0 +1,99 @@
+"""LabelMe JSON: a file for each image, as labelme 3 to 6 writes it: https://github.com/wkentaro/labelme."""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...common.files import image_from_bytes
+from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, points_of, size_of, value_of
+from .shapes import Bitmap, EntryError, Shape, ellipse, polygon, rectangle
+
+NAME = "LabelMe"
+NO_REGIONS = ("point", "points", "line", "linestrip")
+
+
+def recognise(data: Any) -> bool:
+    """Whether a JSON file's value is LabelMe's."""
+    return isinstance(data, Mapping) and isinstance(data.get("shapes"), list) and "imagePath" in data
+
+
+def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
+    """The file's image with its shapes. The image in the file is taken if there is none of its name on the disk."""
+    frames = []
+    with reading.noting(file, "the file"):
+        name = value_of(data, "imagePath", str, "the path of an image")
+        frame = Frame(file, "the file", _path_of(name, file, reading), size_of(data, "imageWidth", "imageHeight"))
+        if isinstance(frame.image, str) and data.get("imageData") and not reading.finder.has(_file_name(name)):
+            frame.image = _file_name(name)
+            frame.content = _from_base64(data["imageData"], "imageData")
+            reading.notes["images were read from annotations files, since no image file is beside these"] += 1
+        frames.append(frame)
+        for number, shape in enumerate(data["shapes"]):
+            with reading.noting(file, f"shape {number}"):
+                frame.regions.append(_region(mapping_of(shape), f"shape {number}"))
+    return frames
+
+
+def _file_name(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _path_of(name: str, file: Path, reading: Reading) -> str | Path:
+    """The image, whose path begins at the annotations file; as it is written, where that leads out of the data set."""
+    root = reading.finder.root.resolve()
+    found = (file.parent / name.replace("\\", "/")).resolve()
+    return found.relative_to(root).as_posix() if found.is_relative_to(root) and found.is_file() else name
+
+
+def _from_base64(text: Any, name: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise EntryError(f"has {name} that is no base64 ({error}). Save it anew in LabelMe") from error
+
+
+def _region(shape: Mapping[str, Any], entry: str) -> Region:
+    kind = shape.get("shape_type") or "polygon"
+    label = shape.get("label")
+    labels = [NO_LABEL if label in (None, "") else str(label)]
+    return Region(entry, labels, None if kind in NO_REGIONS else _shape(shape, kind), str(kind))
+
+
+def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
+    points = points_of(shape.get("points"))
+    if kind in ("polygon", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
+        return polygon(points)
+    if kind not in ("rectangle", "circle", "ellipse", "mask"):
+        raise EntryError(f"has the type {kind}, which is not known. Draw it as a polygon")
+    if len(points) != 2:
+        raise EntryError(f"is a {kind} of {len(points)} points: expected 2. Draw it anew")
+    if kind == "circle":  # its centre, and a point on it
+        (x, y), on_it = points.tolist()
+        radius = math.dist((x, y), on_it)
+        return ellipse(x, y, radius, radius)
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+    if kind == "mask":
+        return _bitmap(shape.get("mask"), points)
+    if kind == "ellipse":  # two corners of its box
+        return ellipse((left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2)
+    return rectangle(left, top, right - left, bottom - top)
+
+
+def _bitmap(mask: Any, points: np.ndarray) -> Bitmap:
+    """A PNG in base64; the points are its first and last pixel."""
+    content = _from_base64(mask, "a mask")
+    try:
+        pixels = np.asarray(image_from_bytes(content).convert("L")) > 0
+    except (OSError, ValueError) as error:
+        raise EntryError(f"has a mask that is no image ({error}). Save it anew in LabelMe") from error
+    (left, top), (right, bottom) = points.astype(int).tolist()
+    wanted = (right - left + 1, bottom - top + 1)
+    if pixels.shape[::-1] != wanted:
+        found, expected = (f"{width}x{height}" for width, height in (pixels.shape[::-1], wanted))
+        raise EntryError(f"has a mask of {found} pixels, whose two points are {expected} apart. Draw it anew")
+    return Bitmap(pixels, left, top)
