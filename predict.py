@@ -55,6 +55,7 @@ from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 from unet_kvasir_seg.inference.arguments import (
+    ANNOTATION_FLAGS,
     IMAGE_FLAGS,
     PREDICTION_FLAGS,
     SELECTION_FLAGS,
@@ -217,7 +218,15 @@ def write_report_alone(arguments: PredictArguments) -> None:
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
             named = None if arguments.output_dir is None else Path(arguments.output_dir)
-            of_inputs = (*SETTINGS, *IMAGE_FLAGS, *SELECTION_FLAGS, "model", "model_revision", "dtype")
+            of_inputs = (
+                *SETTINGS,
+                *IMAGE_FLAGS,
+                *ANNOTATION_FLAGS,
+                *SELECTION_FLAGS,
+                "model",
+                "model_revision",
+                "dtype",
+            )
             ignored = changed_flags(arguments, of_inputs)
             output = folder_to_report(named, ignored)
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .inputs import Inputs
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
-IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty", "annotations"), ("smoothing", "alert_seconds")
+IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty"), ("smoothing", "alert_seconds")
+ANNOTATION_FLAGS = ("annotations", "annotation_label", "annotation_masks")
 FORMATS = ("coco", "labelme", "cvat", "label-studio", "via", "yolo")  # of annotations
 POLYGON_FORMATS = ("via", "yolo")  # which have no masks
 SELECTION_FLAGS = ("select", "select_by", "select_seed", "select_not", "select_copy")  # of what to label next
@@ -127,7 +128,7 @@ def check_arguments(arguments: PredictArguments) -> None:
 def _check_annotations(arguments: PredictArguments) -> None:
     format, label = arguments.annotations, arguments.annotation_label
     if format is None:
-        if given := changed_flags(arguments, ("annotation_label", "annotation_masks")):
+        if given := changed_flags(arguments, ANNOTATION_FLAGS):
             raise UserError(f"--{next(iter(given))} needs --annotations: name the format, or leave it out.")
         return
     if format not in FORMATS:
@@ -202,7 +203,8 @@ def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[s
                 f"--select chooses among the images: not among the frames of {counted(len(found.videos), 'video')}."
             )
     of_images, of_videos = (
-        [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
+        [f"--{name}" for name in changed_flags(arguments, names)]
+        for names in ((*IMAGE_FLAGS, ANNOTATION_FLAGS[0]), VIDEO_FLAGS)
     )
     if of_images and found.videos:
         flags = f"{' and '.join(of_images)} {'has' if len(of_images) == 1 else 'have'} no effect on videos"

@@ -243,3 +243,23 @@ def test_several_processes_write_once(frames, model, tmp_path):
         mask = np.array(Image.open(tmp_path / "out/masks" / Path(image["file_name"]).with_suffix(".png"))) > 0
         own = [each for each in found["annotations"] if each["image_id"] == image["id"]]
         assert iou(read_coco(json.dumps({"annotations": own}), mask.shape), mask) >= 0.98
+
+
+def test_a_report_alone_writes_no_annotations(run_command, run, frames, tmp_path):
+    run("in", "--output_dir", "out")
+    done = run_command(predict.main, "--report", "--output_dir", "out", "--annotations", "coco", status=2)
+    assert "--annotations coco changes nothing without INPUT" in refused(done)
+
+
+def test_predictions_are_read_back_as_a_data_set(run, frames, tmp_path):
+    from unet_kvasir_seg.data.dataset import load_splits
+    from unet_kvasir_seg.data.samples import load_sample
+
+    run("in", "--output_dir", "out", "--annotations", "coco", "--annotation_masks")
+    (frames / "coco.json").write_bytes((tmp_path / "out/annotations/coco.json").read_bytes())
+    samples = [load_sample(row) for split in load_splits(str(frames / "coco.json")).values() for row in split]
+    assert len(samples) == 3
+    masks = [np.array(Image.open(file)) > 0 for file in sorted((tmp_path / "out/masks").rglob("*.png"))]
+    found = sorted(int(sample.ground_truth.sum()) for sample in samples)
+    assert found == sorted(int(mask.sum()) for mask in masks)
+    assert found[0] > 0
