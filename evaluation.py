@@ -8,14 +8,15 @@
         --tune_peak_on validation --sensitivity 0.98 --save_peak
     python evaluation.py --dataset_name path/to/frames --split test --sequence_pattern \\
         '(?P<sequence>[^/]+)_(?P<frame>\\d+)$'
+    python evaluation.py --dataset_name me/polyps --split test --robustness
+    python evaluation.py --test_sets path/to/TestDataset                         # PraNet's five, or any others
     python evaluation.py --model me/unet --dataset_name me/polyps --split test --push_to_hub
 
 Writes results.json, per_image.csv, README.md (the model card), figures/, with --audit near_duplicates.csv and, of
-videos, sequences.csv into the output folder. Several processes share the images:
+videos, sequences.csv and with --test_sets test_sets.csv into the output folder. Several processes share the images:
 `accelerate launch --num_processes 2 evaluation.py ...`.
 """
 
-import dataclasses
 import sys
 import time
 from contextlib import ExitStack
@@ -25,28 +26,26 @@ from typing import TYPE_CHECKING
 from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, require_extra, user_errors
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
-from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments, with_split
+from unet_kvasir_seg.scoring.arguments import EvaluationArguments, check_arguments
 
 # PyTorch, transformers and datasets are imported by the functions that need them, so that --help and errors of the
 # command line come at once.
 if TYPE_CHECKING:
     from datasets import Dataset
-    from unet_kvasir_seg.reporting.results import Results
+    from unet_kvasir_seg.reporting.results import Data, Results
+    from unet_kvasir_seg.scoring.inputs import Inputs, Outcome
     from unet_kvasir_seg.scoring.run import ScoredSplit
-    from unet_kvasir_seg.scoring.sequence_frames import Sequences
-    from unet_kvasir_seg.scoring.sequences import SequenceScores
     from unet_kvasir_seg.scoring.sources import Source
+    from unet_kvasir_seg.scoring.test_sets import TestSets
 
 PACKAGES_OF_THE_EXTRA = ("matplotlib", "monai", "py_sod_metrics")  # as modules
 PROGRAM = program_name("evaluation.py")
 KEPT = "Scores so far are kept in the output folder: run the same command again to go on."
 
 
-def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Dataset", processes: Processes) -> "Results":
+def describe_run(arguments: EvaluationArguments, source: "Source", data: "Data", processes: Processes) -> "Results":
     """`results.json` without scores: model, data, environment, and what earlier results say of the same weights."""
-    assert arguments.split is not None
     from unet_kvasir_seg.common.device import choose_runtime
-    from unet_kvasir_seg.data.dataset import describe_data
     from unet_kvasir_seg.data.division import warn_of_other_division
     from unet_kvasir_seg.reporting.description import unscored_results
     from unet_kvasir_seg.reporting.results import describe_environment, known_results
@@ -54,7 +53,6 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
 
     predictor = source.predictor if isinstance(source, ModelSource) else None
     runtime = predictor.runtime if predictor else choose_runtime(arguments.device, arguments.dtype)
-    data = describe_data(**arguments.described, rows={arguments.split: rows}, split=arguments.split)
     is_alone = predictor is not None and len(predictor.members) == 1
     known = known_results(arguments.model_name, arguments.model_revision) if is_alone else None
     if known and processes.is_main:
@@ -64,32 +62,6 @@ def describe_run(arguments: EvaluationArguments, source: "Source", rows: "Datase
     environment = describe_environment(runtime, processes.count)
     name = repo.split("/")[-1] if repo else source.name  # a folder's name is not published
     return unscored_results(name, data, environment, predictor, known, pushed, arguments.target_repo)
-
-
-def load_data(
-    arguments: EvaluationArguments, processes: Processes
-) -> "tuple[EvaluationArguments, dict[str, Dataset]]":
-    """The splits, checked as far as that takes seconds, and the arguments with the split that is scored.
-
-    Raises:
-        UserError: If the data cannot be used, or there is no such split.
-    """
-    from unet_kvasir_seg.data.check import check_at_start
-    from unet_kvasir_seg.data.dataset import load_splits
-
-    needed = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
-    with processes.main_first():
-        splits = load_splits(**arguments.source, needed_splits=needed, further_columns=arguments.sequence_columns)
-    chosen = with_split(arguments, splits)
-    with ending_alike(processes):
-        if processes.is_main:
-            if chosen is not arguments and chosen.split != "test":
-                print(f"The data set has no test split: the {chosen.split} split is scored.", file=sys.stderr)
-            needed = [chosen.split, chosen.tune_threshold_on, chosen.tune_peak_on]
-            used = splits if chosen.audit else {name: splits[name] for name in needed if name is not None}
-            if partly := check_at_start(used, chosen.mask_rules):
-                print(partly, file=sys.stderr)
-    return chosen, splits
 
 
 def draw(
@@ -133,11 +105,14 @@ def draw(
     return published + of_frames
 
 
-def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitStack) -> "tuple[Results, Path]":
+def evaluate(
+    arguments: EvaluationArguments, processes: Processes, held: ExitStack
+) -> "tuple[Results, Path, TestSets | None]":
     """Score, and write what the command writes.
 
     Returns:
-        What `results.json` holds, in the main process all of it, and the output folder, which the stack holds.
+        What `results.json` holds, in the main process all of it, the output folder, which the stack holds, and the
+        data sets of --test_sets.
 
     Raises:
         UserError: If model or data are invalid, or a file cannot be written. If the model gives NaN, `results.json`
@@ -146,61 +121,38 @@ def evaluate(arguments: EvaluationArguments, processes: Processes, held: ExitSta
     started = time.perf_counter()
     from unet_kvasir_seg.reporting.evaluation_folder import open_folder
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import run, sections, sequence_frames, sources
+    from unet_kvasir_seg.scoring import run, sources
+    from unet_kvasir_seg.scoring.inputs import load_inputs
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
-    from unet_kvasir_seg.scoring.negatives import Negatives
-    from unet_kvasir_seg.scoring.wrong_pixels import judge_uncertainty, summarise_uncertainty
 
-    arguments, splits = load_data(arguments, processes)
-    assert arguments.split is not None
-    timing = (arguments.frame_rate, arguments.alert_seconds)
-    sequences: Sequences = {}
-    if arguments.scores_videos:
-        rows, pattern = splits[arguments.split], arguments.sequence_pattern
-        sequences = sequence_frames.find_sequences(rows, pattern, arguments.dataset_name, *timing)
+    arguments, inputs = load_inputs(arguments, processes)
     how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
     names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
-    results = describe_run(arguments, source, splits[arguments.split], processes)
+    results = describe_run(arguments, source, inputs.describe(arguments), processes)
     settings = arguments.settings_with(source)
     named = None if arguments.output_dir is None else Path(arguments.output_dir)
     folder = open_folder(named, results, settings, processes, held, PROGRAM)
-    negatives = None
-    if arguments.negatives is not None:
-        negatives = Negatives.load(arguments.negatives, splits, arguments.mask_rules, arguments.negatives_config)
-
-    protocol = run.Protocol(**{one.name: getattr(arguments, one.name) for one in dataclasses.fields(run.Protocol)})
-    tuning = run.Tuning(arguments.tune_threshold_on, arguments.tune_peak_on, arguments.sensitivity)
     work = run.Work(processes, KeptScores(folder))
     try:
-        scored = run.score_split(
-            *(source, splits, arguments.split, protocol, work), other=other, negatives=negatives, tuning=tuning
-        )
-        judged = judge_uncertainty(source, splits[arguments.split], scored, work) if arguments.uncertainty else None
+        outcome = inputs.score(arguments, source, other, work)
     except sources.InvalidRunError as error:
         if processes.is_main:
             write_results(folder / "results.json", {**results, "invalid": str(error)})
         raise
+    results.update(outcome.sections)
     if processes.is_main:
-        results["metrics"], evaluation = sections.summarise_split(scored, arguments.tta)
-        videos = sections.score_videos(sequences, scored, *timing)
-        if judged is not None:
-            evaluation["uncertainty"] = summarise_uncertainty(judged, scored)
-        if videos:
-            evaluation["videos"] = sections.summarise_videos(videos, sequences, scored, *timing)
-        results["evaluation"] = evaluation
-        write_outputs(folder, arguments, results, scored, videos, source, splits, started - work.kept.seconds)
-    return results, folder
+        write_outputs(folder, arguments, results, outcome, inputs, source, started - work.kept.seconds)
+    return results, folder, inputs.sets
 
 
 def write_outputs(
     folder: Path,
     arguments: EvaluationArguments,
     results: "Results",
-    scored: "ScoredSplit",
-    videos: "dict[str, SequenceScores]",
+    outcome: "Outcome",
+    inputs: "Inputs",
     source: "Source",
-    splits: "dict[str, Dataset]",
     started: float,
 ) -> None:
     """Write the output folder, and complete the results; the scores are printed if that fails.
@@ -211,35 +163,49 @@ def write_outputs(
     from unet_kvasir_seg.common.files import write_atomic
     from unet_kvasir_seg.reporting.model_card import fill_card
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.reporting.tables import results_as_text
-    from unet_kvasir_seg.scoring import peak, sequences, summary, training_frames
+    from unet_kvasir_seg.scoring import peak, sequences, summary, test_sets, training_frames
 
-    evaluation = results["evaluation"]
-    assert evaluation is not None
-    evaluation["model_seconds"] = round(source.seconds, 1)
-    evaluation["seconds"] = round(time.perf_counter() - started, 1)
+    evaluation, scored, sets = results["evaluation"], outcome.split, inputs.sets
+    drawn: list[str] = []
     try:
-        drawn = draw(folder, arguments, results, scored, source, splits)
-        evaluation["seconds"] = round(time.perf_counter() - started, 1)
-        summary.write_per_image_csv(scored.images, folder / "per_image.csv")
-        if videos:
-            sequences.write_sequences_csv(videos, folder / "sequences.csv")
+        if scored is not None and evaluation is not None:
+            evaluation["model_seconds"] = round(source.seconds, 1)
+            evaluation["seconds"] = round(time.perf_counter() - started, 1)
+            drawn = draw(folder, arguments, results, scored, source, inputs.splits)
+            evaluation["seconds"] = round(time.perf_counter() - started, 1)
+            summary.write_per_image_csv(scored.images, folder / "per_image.csv")
+        if outcome.videos:
+            sequences.write_sequences_csv(outcome.videos, folder / "sequences.csv")
         else:  # an earlier run's would not belong to these results
             (folder / "sequences.csv").unlink(missing_ok=True)
+        if sets is not None:
+            test_sets.write_test_sets_csv(sets, results["test_sets"], folder / "test_sets.csv")
         write_results(folder / "results.json", results)
-        if arguments.save_peak and scored.choice is not None:
+        if arguments.save_peak and scored is not None and scored.choice is not None:
             peak.save_peak(Path(arguments.model_name), scored.choice, copy_to=folder)
         if arguments.save_statistics:
-            training_frames.save_statistics(Path(arguments.model_name), source, splits, arguments.split, folder)
+            given = (Path(arguments.model_name), source, inputs.splits, str(arguments.split), folder)
+            training_frames.save_statistics(*given)
         if arguments.predictions is None:
-            pictures = evaluation["figures"] if arguments.push_to_hub else drawn
+            pictures = evaluation["figures"] if evaluation and arguments.push_to_hub else drawn
             write_atomic(folder / "README.md", fill_card(results, pictures).encode())
     except OSError as error:
-        print(results_as_text(results))
+        print(as_text(results, arguments, sets))
         raise UserError(
             f"{error.filename} cannot be written: {error.strerror}. Make room and run the same command again: the "
             "scores that are kept in the output folder are not computed again."
         ) from error
+
+
+def as_text(results: "Results", arguments: EvaluationArguments, sets: "TestSets | None") -> str:
+    """What was measured, for the terminal."""
+    from unet_kvasir_seg.reporting.tables import results_as_text
+    from unet_kvasir_seg.reporting.test_sets import test_sets_as_text
+
+    parts = [results_as_text(results, arguments.compare_with)] if results["evaluation"] else []
+    if sets is not None:
+        parts.append("\n".join(test_sets_as_text(results, sets.names, sets.failures)))
+    return "\n\n".join(parts)
 
 
 def push(folder: Path, results: "Results", arguments: EvaluationArguments) -> str:
@@ -268,7 +234,6 @@ def main(argv: list[str] | None = None) -> None:
         from unet_kvasir_seg.common.device import choose_runtime
         from unet_kvasir_seg.common.hub import check_writable
         from unet_kvasir_seg.reporting.evaluation_folder import hold_folder
-        from unet_kvasir_seg.reporting.tables import results_as_text
         from unet_kvasir_seg.scoring.kept_scores import KeptScores
 
         logging.disable_progress_bar()  # of loading weights, which takes no time
@@ -279,17 +244,18 @@ def main(argv: list[str] | None = None) -> None:
                     hold_folder(Path(arguments.output_dir), held, PROGRAM)
                 if processes.is_main and arguments.push_to_hub:
                     check_writable(str(arguments.target_repo))
-            results, folder = evaluate(arguments, processes, held)
+            results, folder, sets = evaluate(arguments, processes, held)
             if processes.is_main:
                 written = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-                print(
-                    f"\n{results_as_text(results, arguments.compare_with)}\nWritten to {folder}: {', '.join(written)}"
-                )
+                print(f"\n{as_text(results, arguments, sets)}\nWritten to {folder}: {', '.join(written)}")
                 if arguments.save_peak:
                     print(f"Saved the peak threshold among the settings of {arguments.model_name}.")
                 if arguments.push_to_hub:
                     print(f"Pushed: {push(folder, results, arguments)}")
-                KeptScores(folder).remove()
+                if not (sets and sets.failures):  # or the others need not be scored again once these are mended
+                    KeptScores(folder).remove()
+        if sets and sets.failures:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

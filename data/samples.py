@@ -6,7 +6,7 @@ sample.image, sample.ground_truth
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -81,7 +81,10 @@ class Picture(Header):
 
 
 def load_sample(
-    row: Mapping[str, Any], mask_rules: MaskRules = USUAL_MASKS, smallest_side: int | None = None
+    row: Mapping[str, Any],
+    mask_rules: MaskRules = USUAL_MASKS,
+    smallest_side: int | None = None,
+    fit_image: bool = False,
 ) -> Sample:
     """Read a pair of image and mask, turn both upright as their EXIF tags say, and binarise the mask.
 
@@ -93,6 +96,7 @@ def load_sample(
         smallest_side: Pixels that the sides of the image need at least. A JPEG image is then decoded, faster, at the
             smallest of 1/8, 1/4 and 1/2 of its size that has them, if its sides are multiples of 8, 4 or 2. The mask
             is always read at full size. None: so is the image.
+        fit_image: Resize an image to its mask's size, where both have the same proportions within 2 %.
 
     Raises:
         DatasetError: If image or mask cannot be read, they differ in size, it is not known whether they fit, or polyp
@@ -104,6 +108,8 @@ def load_sample(
         width, height = image.size
         return Sample(name, image.pixels, np.zeros((height, width), dtype=bool))
     mask = decode_mask(row, mask_rules)
+    if fit_image:
+        image = _fitted(image, mask)
     _check_pair(row, image, mask, mask_rules)
     return Sample(name, image.pixels, _binarized(mask, row, mask_rules))
 
@@ -133,6 +139,16 @@ def errors_name_the_mask(row: Mapping[str, Any]) -> Iterator[None]:
         yield
     except ValueError as error:
         raise DatasetError(f"{cell_name(row['mask'], row['index'])}: {error}") from error
+
+
+def _fitted(image: Picture, mask: Picture) -> Picture:
+    """The image at its mask's size, if both have the same proportions; otherwise as it is."""
+    (width, height), (mask_width, mask_height) = image.size, mask.size
+    across, along = width * mask_height, height * mask_width
+    if image.size == mask.size or abs(across - along) > 0.02 * max(across, along):
+        return image
+    pixels = to_rgb(image.pixels).resize(mask.size, PILImage.Resampling.BILINEAR)
+    return replace(image, size=mask.size, pixels=pixels)
 
 
 def _binarized(mask: Picture, row: Mapping[str, Any], mask_rules: MaskRules) -> np.ndarray:

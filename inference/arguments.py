@@ -18,7 +18,7 @@ ANNOTATION_FLAGS = ("annotations", "annotation_label", "annotation_masks")
 FORMATS = ("coco", "labelme", "cvat", "label-studio", "via", "yolo")  # of annotations
 POLYGON_FORMATS = ("via", "yolo")  # which have no masks
 SELECTION_FLAGS = ("select", "select_by", "select_seed", "select_not", "select_copy")  # of what to label next
-SELECT_BY = ("diverse", "uncertainty", "random")
+SELECT_BY = ("random", "uncertainty", "diverse")  # the first is the default, by what benchmarks/labelling.py shows
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
 FIELD_OF_VIEW = (
     "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
@@ -70,10 +70,11 @@ class PredictArguments(DeviceFlags, ModelsFlags):
     report: bool = flag(
         False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
     )
-    select: int | None = flag(None, "Write selected.csv: so many of the images, those worth labelling next.")
+    select: int | None = flag(None, "Write selected.csv: so many of the images, to be labelled next.")
     select_by: str = flag(
         SELECT_BY[0],
-        "How they are chosen: diverse (uncertain, and unlike each other), uncertainty (the most uncertain) or random.",
+        "How they are chosen: random (any, but no near-duplicates), uncertainty (the most uncertain) or diverse "
+        "(uncertain, with those of which it is unclear whether they show a polyp, and unlike each other).",
     )
     select_seed: int = flag(0, "Of --select_by random.")
     select_not: str | None = flag(

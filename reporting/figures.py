@@ -15,8 +15,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ..losses_unet import LOSSES
-from .results import Results
-from .style import BLUE, GREY, INK, PALE_BLUE, SIZE, TICK, VERMILLION, dress, legend, letters, new_figure, save
+from .results import ChangedScores, Results, Robustness
+from .style import (
+    BLUE,
+    FONT,
+    GREY,
+    INK,
+    LABEL,
+    PALE_BLUE,
+    SIZE,
+    TICK,
+    VERMILLION,
+    dress,
+    legend,
+    letters,
+    new_figure,
+    save,
+)
 
 # Training loss by epoch as stated by the model card whose recipe is this project's default (width 64, batch 4).
 CARD_LOSS = "bce_dice"
@@ -57,6 +72,9 @@ def draw_evaluation(results: Results, dice: np.ndarray, area_shares: np.ndarray,
         validation = training.get("validation_curve", [])
         loss_curve(training["loss"], folder / "loss_curve.png", model["loss"], validation)
         drawn.append("loss_curve.png")
+    if robustness := evaluation.get("robustness"):
+        robustness_curves(robustness, folder / "robustness.png", len(dice))
+        drawn.append("robustness.png")
     return drawn
 
 
@@ -252,6 +270,50 @@ def loss_curve(
     figure.align_ylabels()
     _legend(axes)
     return save(figure, path)
+
+
+def robustness_curves(robustness: Robustness, path: str | Path, images: int) -> Figure:
+    """Dice, and if it was measured the share of alarms, by strength: a chart for each change, from 0, no change, on.
+
+    Args:
+        robustness: The section of the results.
+        path: The PNG to write.
+        images: How many images the Dice is of, for the title.
+    """
+    plain, changes = robustness["plain"], robustness["changes"]
+    rows = -(-len(changes) // 2)
+    figure = new_figure(f"Robustness, n = {_number(images, 'image')}", (SIZE[0], 0.6 + 1.35 * rows))
+    charts = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(charts.flat):
+        axes.set_visible(place < len(changes))
+    for change, axes in zip(changes, charts.flat, strict=False):
+        dress(axes, "", "")
+        axes.set_title(change["name"], loc="left", **letters(TICK))
+        _draw_change(axes, [plain, *change["strengths"]])
+    charts[0, 0].set(ylim=(0, 1.02), xlim=(0, max(len(change["strengths"]) for change in changes)))
+    charts[0, 0].yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    charts[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.supxlabel("strength of the change (0: none)", **letters(LABEL))
+    lines = list(charts[0, 0].get_lines())
+    labels = [str(line.get_label()) for line in lines]
+    look: dict[str, Any] = {"ncols": len(lines), "frameon": False, "labelcolor": INK}
+    figure.legend(lines, labels, loc="outside lower center", prop={"family": FONT, "size": TICK}, **look)
+    return save(figure, path)
+
+
+def _draw_change(axes: Axes, scores: Sequence[ChangedScores]) -> None:
+    """Lines with their intervals over the strengths, the first of which is no change."""
+    dice = [one["dice_per_image_native"] for one in scores]
+    alarms = [one["alarm_share"] for one in scores if one["alarm_share"]]
+    look = (("mean Dice", BLUE, "o", "-", dice), ("alarms", VERMILLION, "s", "--", alarms))
+    for label, colour, marker, dashes, values in look:
+        if not values:
+            continue
+        strengths = range(len(values))
+        low, high = zip(*(value["ci95"] for value in values), strict=True)
+        axes.fill_between(strengths, low, high, color=colour, alpha=0.2, linewidth=0)
+        means = [value["value"] for value in values]
+        axes.plot(strengths, means, color=colour, linestyle=dashes, marker=marker, markersize=4, label=label)
 
 
 def _draw_validation(upper: Axes, lower: Axes, validation: Sequence[Sequence[float]], line: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from .presence import (
     presence_table,
 )
 from .results import Data, Environment, Evaluation, Results, Training
+from .robustness import alarms_table, levels_table, robustness_table
 from .tables import (
     MAIN_SCORES,
     NOT_MEASURED,
@@ -35,6 +36,7 @@ from .tables import (
     scored_images,
     threshold_text,
 )
+from .test_sets import test_sets_facts, test_sets_table
 from .uncertainty import uncertainty_table
 from .videos import videos_table
 
@@ -68,6 +70,11 @@ PICTURES = {
     "reliability.png": (
         "Share of polyp pixels against the predicted probability",
         "Reliability: on the diagonal, the predicted probability is the share of pixels that are polyp.",
+    ),
+    "robustness.png": (
+        "Mean Dice by the strength of ten kinds of change",
+        "Mean Dice and, if measured, the share of images without polyp that are marked, by strength of each change. "
+        "Bands: 95 % intervals.",
     ),
     "loss_curve.png": (
         "Training loss by epoch",
@@ -115,6 +122,11 @@ def fill_card(results: Results, pictures: Sequence[str] | None = None) -> str:
         groups=groups_text(results["data"]),
         **_of_peak(evaluation),
         videos_table=videos_table(evaluation) if evaluation else "",
+        sets_table=test_sets_table(results),
+        sets_facts=test_sets_facts(results),
+        robustness_table=robustness_table(evaluation) if evaluation else "",
+        robustness_alarms=alarms_table(evaluation) if evaluation else "",
+        robustness_levels=levels_table(evaluation) if evaluation else "",
         uncertainty_table=uncertainty_table(evaluation) if evaluation else "",
         model_facts=_model_facts(results),
         training_facts=_training_facts(results, training) if training else "",
@@ -207,7 +219,8 @@ def _training_data(results: Results) -> Data | None:
     training = results.get("training")
     if not training:
         return None
-    return training.get("data") or (None if results["metrics"] else results["data"])
+    is_of_training = not (results["metrics"] or results.get("test_sets"))
+    return training.get("data") or (results["data"] if is_of_training else None)
 
 
 def _training_environment(results: Results) -> Environment | None:
@@ -215,7 +228,8 @@ def _training_environment(results: Results) -> Environment | None:
     training = results.get("training")
     if not training:
         return None
-    return training.get("environment") or (None if results["metrics"] else results["environment"])
+    is_of_training = not (results["metrics"] or results.get("test_sets"))
+    return training.get("environment") or (results["environment"] if is_of_training else None)
 
 
 def _model_facts(results: Results) -> str:

@@ -372,6 +372,38 @@ class NearDuplicates(TypedDict):
     metrics: dict[str, Score]
 
 
+class ChangedScores(TypedDict):
+    """Scores of a split under a change, or the mean of each image's over several."""
+
+    dice_per_image_native: Score
+    relative_loss: float | None  # 1 - Dice / Dice of the split as it is
+    alarm_share: Score | None  # of the images without polyp, if there are any
+
+
+class StrengthScores(ChangedScores):
+    """Scores at one strength of a change."""
+
+    level: str  # in words
+
+
+class ChangeScores(TypedDict):
+    """Scores under one kind of change."""
+
+    name: str
+    strengths: list[StrengthScores]  # the weakest first
+    mean: ChangedScores
+
+
+class Robustness(TypedDict):
+    """Scores of the split under changes, as `scoring.changes` makes them."""
+
+    seed: int
+    plain: ChangedScores
+    changes: list[ChangeScores]
+    mean: ChangedScores
+    seconds: float
+
+
 class RiskPoint(TypedDict):
     """How often a pixel is wrong among the share of pixels that are the most certain."""
 
@@ -419,6 +451,30 @@ class Evaluation(_EvaluationOfAnyVersion, total=False):
     negatives: Negatives | None
     videos: Videos | None
     uncertainty: Uncertainty
+    robustness: Robustness | None
+
+
+class TestSet(TypedDict):
+    """Scores of one of several data sets."""
+
+    name: str  # of PraNet's test sets; that of another folder is not recorded
+    images: int
+    fingerprint: str
+    scores: dict[str, Score]
+    difference: Difference | None  # of Dice per image, to the other model
+
+
+class TestSets(TypedDict):
+    """Scores of every data set in a folder, as `scoring.test_sets` takes them."""
+
+    sets: list[TestSet]
+    failed: list[str]  # that could not be scored
+    mean: dict[str, Score]  # over the sets, each of which weighs the same
+    other: str | None  # public name of the model that it is compared with
+    threshold: float
+    peak_threshold: float | None
+    resamples: int
+    seed: int
 
 
 class Verification(TypedDict):
@@ -469,6 +525,7 @@ class Results(_Measured, total=False):
     """What `results.json` holds."""
 
     exports: dict[str, Export]  # by precision
+    test_sets: TestSets
     invalid: str  # why no score of the run means anything
 
 

@@ -17,6 +17,7 @@ from .known_data import shown_name
 from .markdown import interval, number, percent, table, text_table, width_x_height
 from .presence import peak_text, points_as_text, points_table, presence_table
 from .results import Comparison, Data, Difference, Evaluation, Results, Stratum, read_results
+from .robustness import robustness_as_text
 from .uncertainty import uncertainty_as_text
 from .videos import videos_as_text
 
@@ -108,7 +109,10 @@ def results_as_text(results: Results, other: str | None = None) -> str:
         )
     if evaluation["audit"]:
         parts.append(_near_duplicates_as_text(results, evaluation))
-    further = (points_as_text(evaluation), uncertainty_as_text(evaluation), videos_as_text(evaluation))
+    further = (
+        *(points_as_text(evaluation), uncertainty_as_text(evaluation), videos_as_text(evaluation)),
+        robustness_as_text(evaluation),
+    )
     parts += [lines for lines in further if lines]
     parts.append([f"{evaluation['seconds']} s, {evaluation['model_seconds']} s of them in the model."])
     return "\n\n".join("\n".join(lines) for lines in parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DataFlags, DeviceFlags, ModelsFlags, flag
 from ..common.errors import UserError
+from ..common.split_rules import SplitRules
 from ..data.split_names import known_split
 from ..inference.arguments import FIELD_OF_VIEW, known_field_of_view
 
@@ -19,16 +20,23 @@ MIN_FRAME_RATE, MAX_FRAME_RATE = 0.001, 10_000  # of time lapses, and of high-sp
 SETTINGS = (
     *("threshold", "tune_threshold_on", "peak_threshold", "tune_peak_on", "sensitivity", "tta", "surface_tolerance"),
     *("sequence_pattern", "sequence_column", "frame_column", "frame_rate", "alert_seconds"),
-    *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "resamples", "seed"),
+    *("negatives", "negatives_config", "negative_windows", "compare_with", "audit", "robustness"),
+    *("test_sets", "resamples", "seed"),
     "uncertainty",
     *("group_column", "group_pattern", "foreground_values", "mask_threshold", "ignore_exif", "dtype"),
     *("labels", "unlabelled", "field_of_view"),
 )
 FLAGS_OF_A_MODEL = (
     *("model", "model_revision", "tta", "field_of_view", "push_to_hub", "negatives", "negative_windows"),
-    *("save_peak", "save_statistics", "uncertainty"),
+    *("save_peak", "save_statistics", "uncertainty", "robustness", "test_sets"),
 )
 FLAGS_OF_ONE_MODEL = ("push_to_hub", "save_peak", "save_statistics")
+# Of a split, which with --test_sets alone is not scored.
+FLAGS_OF_A_SPLIT = (
+    *("sequence_pattern", "sequence_column", "frame_column", "negatives", "negative_windows", "audit", "robustness"),
+    *("save_statistics", "uncertainty", "push_to_hub", "dataset_config", "dataset_revision"),
+    *("train_split", "validation_split", "validation_fraction", "fold", "folds"),
+)
 
 
 @dataclass
@@ -41,6 +49,11 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelsFlags):
         "8- or 16-bit probabilities, or .npy with probabilities.",
     )
     compare_with: str | None = flag(None, "A second model, or a folder of predictions, on the same images.")
+    test_sets: str | None = flag(
+        None,
+        "Score every data set in this folder, each in a folder of its own, as in PraNet's TestDataset/; with "
+        "--dataset_name or --split beside that split, otherwise alone.",
+    )
     split: str | None = flag(
         None, "The split to score, by any name that the data set has; by default test or, without one, validation."
     )
@@ -83,8 +96,11 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelsFlags):
     )
     surface_tolerance: float = flag(2.0, "Distance in pixels within which the surface Dice takes outlines as equal.")
     audit: bool = flag(False, "Look for near-duplicates of the scored images in the other splits.")
+    robustness: bool = flag(
+        False, "Score the split, and images without polyp, under 10 kinds of change at 5 strengths too: 50 passes."
+    )
     resamples: int = flag(10_000, "Resamples of the bootstrap.")
-    seed: int = flag(0, "Seed of the bootstrap, of the windows and of the halves of a split.")
+    seed: int = flag(0, "Seed of the bootstrap, of the windows, of the halves of a split and of the changes.")
     batch_size: int = flag(8, "Images that go through the network together.")
     dtype: str = flag("float32", "float32, so that scores do not depend on the machine; or auto, bfloat16, float16.")
     push_to_hub: bool = flag(False, "Upload results, card and pictures to the Hub.")
@@ -98,6 +114,16 @@ class EvaluationArguments(DeviceFlags, DataFlags, ModelsFlags):
         self.field_of_view = known_field_of_view(self.field_of_view)
         for name in ("split", "tune_threshold_on", "tune_peak_on"):
             setattr(self, name, known_split(getattr(self, name)))  # "validation" for "val"
+
+    @property
+    def scores_split(self) -> bool:
+        """Whether a split is scored, and not only the data sets of a folder."""
+        return self.test_sets is None or self.split is not None or self.dataset_name != type(self).dataset_name
+
+    @property
+    def group_rules(self) -> SplitRules:
+        """Which samples belong together, for data that is not divided."""
+        return SplitRules(group_column=self.group_column, group_pattern=self.group_pattern)
 
     @property
     def scores_videos(self) -> bool:
@@ -166,6 +192,7 @@ def check_arguments(arguments: EvaluationArguments) -> None:
         )
     if arguments.push_to_hub and arguments.target_repo is None:
         raise UserError("--push_to_hub does not know where to: name the repo with --hub_model_id user/name.")
+    check_test_sets_arguments(arguments)
     check_peak_arguments(arguments)
     check_sequence_arguments(arguments)
     for name in ("save_peak", "save_statistics"):
@@ -200,6 +227,31 @@ def with_split(arguments: EvaluationArguments, there: Collection[str]) -> Evalua
     chosen = replace(arguments, split=split)
     check_arguments(chosen)
     return chosen
+
+
+def check_test_sets_arguments(arguments: EvaluationArguments) -> None:
+    """The same, of the flags that do not go with --test_sets."""
+    if arguments.test_sets is None:
+        return
+    for name in ("tune_threshold_on", "tune_peak_on", "save_peak"):
+        if getattr(arguments, name):
+            raise UserError(
+                f"--{name} chooses a threshold on a split, and --test_sets compares by one that is fixed: choose it "
+                "in a run of its own, then give it with --threshold or --peak_threshold, or save it in the model."
+            )
+    if not arguments.scores_split:
+        for name in FLAGS_OF_A_SPLIT:
+            if getattr(arguments, name) not in (None, False):
+                raise UserError(
+                    f"--{name} is about a split, and --test_sets alone scores whole data sets: name the split that "
+                    "is scored beside them with --dataset_name and --split, or leave it out."
+                )
+    other = arguments.compare_with
+    if other is not None and Path(other).is_dir() and not (Path(other) / "config.json").is_file():
+        raise UserError(
+            f"--compare_with {other} is a folder of predictions, and --test_sets compares with a model alone: name a "
+            "model, or score one set with --dataset_name."
+        )
 
 
 def check_peak_arguments(arguments: EvaluationArguments) -> None:

@@ -30,7 +30,7 @@ from .intervals import RESAMPLES, Groups
 from .kept_scores import KeptScores
 from .negatives import Negatives
 from .peak import PeakChoice, choose_peak
-from .presence import ScoredImages
+from .presence import Peaks, ScoredImages
 from .regions import Regions, find_regions
 from .sequences import VideoFrame
 from .sources import FileSource, Source
@@ -149,6 +149,24 @@ class ScoredSplit:
     def resampling(self) -> dict[str, Any]:
         """Arguments of the functions that resample the images of the split."""
         return {**self.protocol.resampling, "groups": self.groups}
+
+    @property
+    def peaks(self) -> Peaks:
+        """The peak threshold of each image of the split and of each image without polyp beside it, in this order."""
+        if self.choice is not None and self.choice.halves is not None:
+            return self.choice.peaks.tolist()
+        return [self.images[0].peak_threshold] * (len(self.images) + len(self.negatives.regions))
+
+    def beside(self, split: Sequence[Regions], negatives: Sequence[Regions] | None = None) -> ScoredImages:
+        """The images of the split with the images without polyp, both by their regions.
+
+        Args:
+            split: Regions of each image of the split.
+            negatives: Regions of each image without polyp; None: those that were scored.
+        """
+        return replace(self.negatives, regions=self.negatives.regions if negatives is None else negatives).beside(
+            split, self.groups
+        )
 
 
 def score_split(
@@ -352,20 +370,26 @@ def score_negatives(
 
 
 def score_samples(
-    source: Source, rows: Dataset, protocol: Protocol, work: Work, peak_threshold: float | None = None
+    source: Source,
+    rows: Dataset,
+    protocol: Protocol,
+    work: Work,
+    peak_threshold: float | None = None,
+    load: Callable[..., Sample] = load_sample,
 ) -> list[ImageScores]:
     """Score every sample of a split, in order. Each process scores a part and gets the scores of all.
 
     Args:
         source, rows, protocol, work: What to score, and how.
         peak_threshold: Of the masks; None: every region counts.
+        load: Reads a row, as `load_sample` does; may take other rows, and has to give the same samples of the same.
 
     Raises:
         UserError: In every process, if one of them cannot score a sample.
     """
 
     def score(indices: Sequence[int]) -> list[ImageScores]:
-        samples = [load_sample(rows[index], protocol.mask_rules) for index in indices]
+        samples = [load(rows[index], protocol.mask_rules) for index in indices]
         images = []
         for sample, maps in zip(samples, source.predict(samples), strict=True):
             with value_errors_explained():
@@ -395,6 +419,7 @@ def score_regions(
     protocol: Protocol,
     work: Work,
     images: Sequence[Any],
+    title: str | None = None,
 ) -> list[Regions]:
     """Find the regions of images, without their other scores, which take longer; work and errors as above.
 
@@ -403,6 +428,7 @@ def score_regions(
         load: Gives the image of an index.
         count: How many images there are.
         images: Tells which images they are.
+        title: Of the progress bar; None: the source's name.
     """
 
     def score(indices: Sequence[int]) -> list[Regions]:
@@ -412,7 +438,8 @@ def score_regions(
             for sample, maps in zip(samples, source.predict(samples), strict=True)
         ]
 
-    return in_shares(score, count, source, protocol.batch_size, work, [images, asdict(protocol), "regions"])
+    depends_on = [images, asdict(protocol), "regions"]
+    return in_shares(score, count, source, protocol.batch_size, work, depends_on, title)
 
 
 def in_shares(
@@ -422,6 +449,7 @@ def in_shares(
     batch_size: int,
     work: Work,
     depends_on: Any,
+    title: str | None = None,
 ) -> list[Result]:
     """Score images in batches, shared among the processes, each of which gets the scores of all, in order.
 
@@ -434,6 +462,7 @@ def in_shares(
         batch_size: Images that are scored together.
         work: Who does it, and what is done.
         depends_on: All that the scores depend on, source and batches aside.
+        title: Of the progress bar, which then goes when it is full; None: the source's name.
 
     Raises:
         UserError: In every process, if one of them cannot score an image.
@@ -444,7 +473,8 @@ def in_shares(
         done, before = len(share.scores), source.seconds
         if done and processes.is_main:
             tqdm.write(f"{source.name}: {done} images were scored by an interrupted run.", file=sys.stderr)
-        bar = tqdm(total=len(mine), initial=done, desc=source.name, unit="image", disable=not processes.is_main)
+        look: dict[str, Any] = {"desc": title or source.name, "unit": "image", "leave": title is None}
+        bar = tqdm(total=len(mine), initial=done, disable=not processes.is_main, **look)
         try:
             with bar:
                 for start in range(done, len(mine), batch_size):

@@ -56,15 +56,14 @@ def summarise_split(scored: ScoredSplit, tta: bool) -> tuple[dict[str, Any], dic
 def summarise_peak(scored: ScoredSplit) -> dict[str, Any]:
     """The sections "peak", "operating_points" and "negatives" of `results.json`."""
     choice, resampling = scored.choice, scored.protocol.resampling
-    images = scored.negatives.beside([image.regions for image in scored.images], scored.groups)
+    images = scored.beside([image.regions for image in scored.images])
     peak = scored.images[0].peak_threshold
-    peaks: Sequence[float | None] = [peak] * len(images.regions)
     values = [] if peak is None else [peak]
     if choice is not None and choice.halves is not None:
-        values, peaks = list(choice.halves), choice.peaks.tolist()
+        values = list(choice.halves)
     points = [{"peaks": [], **operating_point(images, [None] * len(images.regions), **resampling)}]
     if values:
-        points.append({"peaks": values, **operating_point(images, peaks, **resampling)})
+        points.append({"peaks": values, **operating_point(images, scored.peaks, **resampling)})
 
     tuning = None
     source = "flag" if scored.protocol.peak_threshold is not None else "model"

@@ -35,7 +35,7 @@ class Frames(BasePredictor):
 
     processor, processor_settings, identity = None, {}, ""
 
-    def prepare(self, image):
+    def prepare(self, image, field_of_view=None):
         return PreparedImage(image, image.shape[:2])
 
     def flip_maps(self, prepared, axes):

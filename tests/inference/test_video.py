@@ -633,7 +633,7 @@ class Brightness(BasePredictor):
     runtime = SimpleNamespace(dtype="float32")
     processor_settings: ClassVar[dict] = {}
 
-    def prepare(self, image):
+    def prepare(self, image, field_of_view=None):
         return PreparedImage(np.asarray(image.convert("L"), np.float32) / 255, image.size[::-1])
 
     def flip_maps(self, prepared, axes):

@@ -29,7 +29,7 @@ class FixedPredictor:
 
     processor = UNetImageProcessor(size={"height": 2, "width": 2})
 
-    def prepare(self, image):
+    def prepare(self, image, field_of_view=None):
         return SimpleNamespace(pixels=torch.zeros(1, 3, 2, 2), size=(image.height, image.width))
 
     def predict_prepared(self, prepared, *, threshold, peak_threshold):

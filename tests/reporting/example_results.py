@@ -27,6 +27,9 @@ VIDEO_SCORES = (
     *("polyps_alerted", "median_delay_seconds", "false_alerts_per_minute", "alerts_per_minute_without_polyp"),
     "flicker",
 )
+TEST_SET_SCORES = (
+    *("dice_per_image_native", "dice_pooled_native", "iou_per_image_native", "dice_256_thresholds_minmax_native"),
+)
 SCORE = r"([\d.]+) \[([\d.]+), ([\d.]+)\]"
 
 
@@ -119,6 +122,15 @@ def evaluated_results() -> dict:
     def video(polyps: int, delays: list[float], alerts: int, false_alerts: int) -> dict:
         counts = {"frames": 61, "seconds": 2.035, "polyps": polyps, "alerts": alerts, "false_alerts": false_alerts}
         return {**counts, "delays": delays, "flicker": None, "shows_polyp": polyps > 0}
+
+    def changed(loss: float, level: str | None = None) -> dict:
+        scores = {"dice_per_image_native": score(), "relative_loss": loss, "alarm_share": score()}
+        return scores if level is None else {"level": level, **scores}
+
+    def test_set(name: str, images: int) -> dict:
+        scores = {name: score() for name in TEST_SET_SCORES}
+        counted = {"name": name, "images": images, "fingerprint": "sha256:" + "b" * 64}
+        return {**counted, "scores": scores, "difference": difference(0.0432)}
 
     metrics = {name: score() for name in METRICS}
     metrics["hd95_native"] = {"value": 45.67, "ci95": [40.12, 51.28]}
@@ -237,6 +249,30 @@ def evaluated_results() -> dict:
             "false_alerts": 17,
             **{name: score() for name in VIDEO_SCORES},
         },
+        "robustness": {
+            "seed": 19,
+            "plain": changed(0.0),
+            "changes": [
+                {
+                    "name": name,
+                    "strengths": [changed(0.01 * place, f"{name} {place}") for place in range(1, 6)],
+                    "mean": changed(loss),
+                }
+                for name, loss in (("noise", 0.0345), ("JPEG", 0.0567))
+            ],
+            "mean": changed(0.0789),
+            "seconds": 123.4,
+        },
+    }
+    results["test_sets"] = {
+        "sets": [test_set("CVC-300", 60), test_set("another set", 7)],
+        "failed": ["Kvasir"],
+        "mean": {name: score() for name in TEST_SET_SCORES},
+        "other": "their-net",
+        "threshold": 0.5,
+        "peak_threshold": 0.9765,
+        "resamples": 5433,
+        "seed": 23,
     }
     return results
 

@@ -18,6 +18,7 @@ from unet_kvasir_seg.reporting.figures import (
     dice_histogram,
     loss_curve,
     reliability_diagram,
+    robustness_curves,
     threshold_curve,
 )
 from unet_kvasir_seg.reporting.grids import example_grid, pair_grid
@@ -47,6 +48,20 @@ def sheet(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
+def robustness(alarms: bool) -> dict:
+    """Scores under two changes; the Dice of the second falls from 0.75 by 0.125 a strength."""
+
+    def scores(dice: float) -> dict:
+        share = {"value": 0.25, "ci95": [0.125, 0.375]} if alarms else None
+        return {"dice_per_image_native": {"value": dice, "ci95": [dice - 0.1, dice + 0.1]}, "alarm_share": share}
+
+    changes = [
+        {"name": name, "strengths": [scores(0.75 - step * place) for place in range(1, 6)]}
+        for name, step in (("noise", 0.0625), ("JPEG", 0.125))
+    ]
+    return {"plain": scores(0.75), "changes": changes}
+
+
 @pytest.fixture(scope="module")
 def drawings() -> dict:
     """Functions that draw one of each picture to a path."""
@@ -59,12 +74,13 @@ def drawings() -> dict:
         "reliability": lambda path: reliability_diagram(BINS, 0.05, path),
         "losses": lambda path: loss_curve([[1, 1.2], [2, 1.1]], path),
         "validations": lambda path: loss_curve([[1, 1.2], [2, 1.1]], path, validation=[[1, 1.3, 0.2]]),
+        "robustness": lambda path: robustness_curves(robustness(alarms=True), path, 3),
         "examples": lambda path: example_grid(cases, path),
         "pairs": lambda path: pair_grid([("pair", frames[0][0], frames[1][0])] * 2, path),
     }
 
 
-NAMES = ("histogram", "sizes", "thresholds", "reliability", "losses", "examples", "pairs")
+NAMES = ("histogram", "sizes", "thresholds", "reliability", "losses", "examples", "pairs", "robustness")
 
 
 def test_a_histogram_counts_the_images(tmp_path):
@@ -160,6 +176,16 @@ def test_validations_are_shown_below_the_losses(tmp_path):
     assert figure.get_suptitle() == "Loss and validation Dice, n = 3 epochs"
 
 
+def test_each_change_has_a_chart_from_no_change_on(tmp_path):
+    figure = robustness_curves(robustness(alarms=True), tmp_path / "x.png", 3)
+    noise, jpeg = figure.axes
+    assert [axes.get_title(loc="left") for axes in (noise, jpeg)] == ["noise", "JPEG"]
+    assert line(jpeg, "mean Dice") == [[place, 0.75 - 0.125 * place] for place in range(6)]
+    assert line(noise, "alarms") == [[place, 0.25] for place in range(6)]
+    without = robustness_curves(robustness(alarms=False), tmp_path / "x.png", 3)
+    assert [len(axes.lines) for axes in without.axes] == [1, 1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_files_are_pictures_with_nothing_but_pixels(name, drawings, tmp_path):
     figure = drawings[name](tmp_path / "x.png")
@@ -167,7 +193,7 @@ def test_files_are_pictures_with_nothing_but_pixels(name, drawings, tmp_path):
         picture.load()
         assert (picture.format, picture.mode, picture.info) == ("PNG", "RGB", {})
         assert len(picture.resize((100, 100)).getcolors(10_000)) > 20
-        if name not in ("examples", "pairs"):
+        if name not in ("examples", "pairs", "robustness"):
             assert picture.size == (750, 540)
     # Nothing is cut off at the edges.
     pixels = sheet(tmp_path / "x.png")

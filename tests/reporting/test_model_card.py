@@ -41,6 +41,8 @@ SECTIONS = (
     *(
         "Frames without polyp",
         "Videos",
+        "Test sets",
+        "Robustness",
         "Failure pictures",
         "Calibration",
         "ONNX",
@@ -427,6 +429,60 @@ def test_the_scores_of_videos_are_stated(evaluated):
         assert statement in text
     videos |= {"polyps_alerted": None, "median_delay_seconds": None}
     assert cells(section(fill_card(evaluated), "Videos"), "seconds until a polyp's first alert, median")[1] == "-"
+
+
+def figures_of(score: dict) -> tuple[str, ...]:
+    return tuple(f"{number:.3f}" for number in (score["value"], *score["ci95"]))
+
+
+def test_the_scores_under_changes_are_stated(evaluated):
+    robustness = evaluated["evaluation"]["robustness"]
+    text = section(fill_card(evaluated), "Robustness")
+    dice, alarms = text.split("Share of the images without polyp")
+    for change in robustness["changes"]:
+        *strengths, mean, loss = cells(dice, change["name"])
+        expected = [f"{one['dice_per_image_native']['value']:.3f}" for one in change["strengths"]]
+        assert strengths == expected
+        assert re.fullmatch(SCORE, mean).groups() == figures_of(change["mean"]["dice_per_image_native"])
+        assert loss == f"{100 * change['mean']['relative_loss']:.3g} %"
+    *_, mean, loss = cells(dice, "mean over changes")
+    assert re.fullmatch(SCORE, mean).groups() == figures_of(robustness["mean"]["dice_per_image_native"])
+    assert loss == "7.89 %"
+    first = robustness["changes"][0]
+    header, *rest = [line for line in alarms.splitlines() if line.startswith("| noise |")]
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:6] == [
+        f"{100 * one['alarm_share']['value']:.3g} %" for one in first["strengths"]
+    ]
+    assert rest == ["| noise | noise 1 | noise 5 |"]
+    assert "Seed 19" in text
+
+
+def test_the_scores_of_each_test_set_are_stated(evaluated):
+    section_of_sets = evaluated["test_sets"]
+    text = section(fill_card(evaluated), "Test sets")
+    columns = ("dice_per_image_native", "dice_pooled_native", "dice_256_thresholds_minmax_native")
+    columns += ("iou_per_image_native",)
+    for one in section_of_sets["sets"]:
+        images, *scores, difference, p_value = cells(text, one["name"])
+        assert images == str(one["images"])
+        found = [re.fullmatch(SCORE, score).groups() for score in scores]
+        assert found == [figures_of(one["scores"][name]) for name in columns]
+        assert (difference, p_value) == ("+0.046 [-0.012, +0.099]", "0.043")
+    mean = cells(text, "mean over sets")[1:5]
+    assert [re.fullmatch(SCORE, score).groups() for score in mean] == [
+        figures_of(section_of_sets["mean"][name]) for name in columns
+    ]
+    assert cells(text, "Kvasir")[0] == "not scored"
+    for fact in ("0.9765", "5,433 resamples", "seed 23", "their-net"):
+        assert fact in text
+
+
+def test_test_sets_alone_are_no_training_data(results):
+    """Files of earlier versions have the training's data at the top level, where that of the sets is now."""
+    results["training"].pop("data")
+    assert "team/polyps" in section(fill_card(results), "Data and splits")
+    results["test_sets"] = evaluated_results()["test_sets"]
+    assert "team/polyps" not in section(fill_card(results), "Data and splits")
 
 
 def test_near_duplicates_are_counted(evaluated):
