@@ -29,12 +29,8 @@ The output folder holds, with the names and folders of the inputs:
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
                       area, mean and highest probability, its best frame, and its box in pixels there.
     report.html       with --report: a page to look through all that is in the folder; it needs no network.
-<<<<<<< HEAD
     annotations/      with --annotations: all masks in the folder, as files of an annotation tool.
-    selected.csv      with --select 100: so many images worth labelling next, the best first; docs/annotate.md.
-=======
     selected.csv      with --select 100: so many images to label next, as --select_by chooses them.
->>>>>>> d93f896deb39905903973eb9e12086ff9f497d8f
     selected/         with --select_copy: these images.
     run.json          model and settings. Outputs of another model, or of other settings of the same kind, get a
                       folder of their own: outputs/predictions-2 and so on, if --output_dir names none.
