@@ -22,7 +22,8 @@ def files(frames: Iterable[AnnotatedFrame], options: Options) -> Iterator[tuple[
         names.append(f"./images/{text_name(frame, 'a list of YOLO')}\n")
         yield PurePath(FOLDER, "labels", frame.mask.with_suffix(".txt")).as_posix(), _lines(frame, options)
     yield f"{FOLDER}/{LIST}", names
-    description = {"train": LIST, "val": LIST, "names": {0: options.label}}
+    # No "val": it would have to be other images, and which are for validation is decided when they are corrected.
+    description = {"train": LIST, "names": {0: options.label}}
     yield f"{FOLDER}/data.yaml", [yaml.safe_dump(description, allow_unicode=True, sort_keys=False)]
 
 

@@ -174,7 +174,6 @@ def test_yolo_files():
     assert found["yolo/images.txt"].splitlines() == [f"./images/{ODD_NAME}", "./images/x/a.b.png"]
     assert yaml.safe_load(found["yolo/data.yaml"]) == {
         "train": "images.txt",
-        "val": "images.txt",
         "names": {0: "x: #y"},
     }
     numbers = np.array(found[label_file].splitlines()[0].split()[1:], float)
