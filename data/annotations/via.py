@@ -57,7 +57,7 @@ def _region(region: Mapping[str, Any], entry: str) -> Region:
 
 
 def _labels(attributes: Any) -> list[str]:
-    """The values of all attributes; of check boxes, the checked ones. `SCORE` is none: it is how sure a program was."""
+    """The values of all attributes; of check boxes, the checked ones. `SCORE` is none, but how sure a program was."""
     labels: list[str] = []
     for name, value in (attributes if isinstance(attributes, Mapping) else {}).items():
         if name == SCORE:

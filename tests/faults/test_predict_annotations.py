@@ -256,12 +256,12 @@ def test_predictions_are_read_back_as_a_data_set(run, frames, tmp_path, format, 
     from unet_kvasir_seg.data.dataset import load_splits
     from unet_kvasir_seg.data.samples import load_sample
 
-    exact = ["--annotation_masks"] if format != "via" else []  # which has polygons alone
+    exact = ["--annotation_masks"] if format != "via" else []  # which has polygons alone, without holes
     run("in", "--output_dir", "out", "--annotations", format, *exact)
     (frames / name).write_bytes((tmp_path / "out/annotations" / name).read_bytes())
     samples = [load_sample(row) for split in load_splits(str(frames / name)).values() for row in split]
     assert len(samples) == 3
     masks = [np.array(Image.open(file)) > 0 for file in sorted((tmp_path / "out/masks").rglob("*.png"))]
     found = sorted(int(sample.ground_truth.sum()) for sample in samples)
-    assert found == pytest.approx(sorted(int(mask.sum()) for mask in masks), rel=0 if exact else 0.02)
+    assert found == pytest.approx(sorted(int(mask.sum()) for mask in masks), rel=0 if exact else 0.05)
     assert found[0] > 0
