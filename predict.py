@@ -6,6 +6,7 @@
     python predict.py frames/ --model outputs/a outputs/b me/unet --uncertainty    # the mean of three models
     python predict.py clip.mp4 frames/ --report                    # then open outputs/predictions/report.html
     python predict.py --report --output_dir out                    # the report of an earlier run, made again
+    python predict.py frames/ --annotations cvat                   # polygons, to be corrected in CVAT
     python predict.py --output_dir out -- -odd-name.png            # after --, names may begin with a dash
 
 INPUT is a file, a folder (with all folders in it), a glob in quotes, or several of them, images and videos mixed.
@@ -28,7 +29,8 @@ The output folder holds, with the names and folders of the inputs:
                       --alert_seconds; the mp4 shows a box with its number), first and last second, frames, largest
                       area, mean and highest probability, its best frame, and its box in pixels there.
     report.html       with --report: a page to look through all that is in the folder; it needs no network.
-    selected.csv      with --select 100: so many images worth labelling next, the best first; docs/annotate.md.
+    annotations/      with --annotations: all masks in the folder, as files of an annotation tool.
+    selected.csv      with --select 100: so many images to label next, as --select_by chooses them.
     selected/         with --select_copy: these images.
     run.json          model and settings. Outputs of another model, or of other settings of the same kind, get a
                       folder of their own: outputs/predictions-2 and so on, if --output_dir names none.
@@ -53,6 +55,7 @@ from unet_kvasir_seg.common.command_line import FlagParser, program_name
 from unet_kvasir_seg.common.errors import UserError, printable, require_extra, user_errors
 from unet_kvasir_seg.common.processes import Processes, ending_alike, share_work
 from unet_kvasir_seg.inference.arguments import (
+    ANNOTATION_FLAGS,
     IMAGE_FLAGS,
     PREDICTION_FLAGS,
     SELECTION_FLAGS,
@@ -61,6 +64,7 @@ from unet_kvasir_seg.inference.arguments import (
     PredictArguments,
     changed_flags,
     check_arguments,
+    check_label,
     flags_without_effect,
     is_further_model,
 )
@@ -128,6 +132,8 @@ def predict(inputs: Sequence[str], arguments: PredictArguments) -> "Report":
             if processes.is_main:
                 output_folder.write_inputs(output, [done.source for done in total.done])
                 output_folder.write_tables(output, predictor.processor_settings)
+                if arguments.annotations:
+                    write_tool_files(output, predictor, arguments)
                 if arguments.select is not None:
                     select(total, output, labelled, arguments)
                 print_report(total, found.ignored, str(output))
@@ -212,11 +218,34 @@ def write_report_alone(arguments: PredictArguments) -> None:
     with share_work(cpu=True) as processes, ending_alike(processes):
         if processes.is_main:
             named = None if arguments.output_dir is None else Path(arguments.output_dir)
-            of_inputs = (*SETTINGS, *IMAGE_FLAGS, *SELECTION_FLAGS, "model", "model_revision", "dtype")
+            of_inputs = (
+                *SETTINGS,
+                *IMAGE_FLAGS,
+                *ANNOTATION_FLAGS,
+                *SELECTION_FLAGS,
+                "model",
+                "model_revision",
+                "dtype",
+            )
             ignored = changed_flags(arguments, of_inputs)
             output = folder_to_report(named, ignored)
             with output_lock(output, PROGRAM, OUTPUT_FOLDERS):  # which would make the folder
                 write_page(output)
+
+
+def write_tool_files(output: Path, predictor: "BasePredictor", arguments: PredictArguments) -> None:
+    """Write the masks of the folder for an annotation tool, and print what was written.
+
+    Raises:
+        UserError: As `write_annotations`.
+    """
+    from unet_kvasir_seg.inference.annotations.writer import write_annotations
+    from unet_kvasir_seg.inference.ensemble import labels_of
+
+    assert arguments.annotations is not None
+    label = arguments.annotation_label or labels_of(predictor.members[0]).get("1", "polyp")
+    check_label(label)
+    print(write_annotations(output, arguments.annotations, label, arguments.annotation_masks), end="")
 
 
 def write_page(output: Path) -> None:

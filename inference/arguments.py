@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.command_line import DeviceFlags, ModelsFlags, flag
-from ..common.errors import UserError, counted
+from ..common.errors import UserError, counted, require_extra
 from ..common.local_paths import HUB_ID
 
 if TYPE_CHECKING:
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 PREDICTION_FLAGS = ("threshold", "tta", "peak_threshold", "min_area", "largest_lesion")  # of the predictor
 IMAGE_FLAGS, VIDEO_FLAGS = ("overlay", "probabilities", "uncertainty"), ("smoothing", "alert_seconds")
+ANNOTATION_FLAGS = ("annotations", "annotation_label", "annotation_masks")
+FORMATS = ("coco", "labelme", "cvat", "label-studio", "via", "yolo")  # of annotations
+POLYGON_FORMATS = ("via", "yolo")  # which have no masks
 SELECTION_FLAGS = ("select", "select_by", "select_seed", "select_not", "select_copy")  # of what to label next
-SELECT_BY = ("diverse", "uncertainty", "random")
+SELECT_BY = ("random", "uncertainty", "diverse")  # the first is the default, by what benchmarks/labelling.py shows
 SETTINGS = (*PREDICTION_FLAGS, *VIDEO_FLAGS, "field_of_view")  # that the outputs depend on
 FIELD_OF_VIEW = (
     "What the network sees of a frame: none (all of it), auto (the picture, without a black border and its text), or "
@@ -39,6 +42,13 @@ class PredictArguments(DeviceFlags, ModelsFlags):
         "Write a map for each image of how far the averaged probabilities spread: those of several models, or with "
         "--tta of the flips.",
     )
+    annotations: str | None = flag(
+        None,
+        f"Write the masks of the images for an annotation tool, to be corrected: {', '.join(FORMATS[:-1])} or "
+        f"{FORMATS[-1]}.",
+    )
+    annotation_label: str | None = flag(None, "Name of the label in --annotations; by default the model's.")
+    annotation_masks: bool = flag(False, "Write masks, in place of polygons, with --annotations.")
     threshold: float = flag(0.5, "A pixel is polyp if its probability is higher.")
     peak_threshold: float | None = flag(
         None,
@@ -60,10 +70,11 @@ class PredictArguments(DeviceFlags, ModelsFlags):
     report: bool = flag(
         False, "Write report.html, a page to look through the outputs; without INPUT, of those that are there."
     )
-    select: int | None = flag(None, "Write selected.csv: so many of the images, those worth labelling next.")
+    select: int | None = flag(None, "Write selected.csv: so many of the images, to be labelled next.")
     select_by: str = flag(
         SELECT_BY[0],
-        "How they are chosen: diverse (uncertain, and unlike each other), uncertainty (the most uncertain) or random.",
+        "How they are chosen: random (any, but no near-duplicates), uncertainty (the most uncertain) or diverse "
+        "(uncertain, with those of which it is unclear whether they show a polyp, and unlike each other).",
     )
     select_seed: int = flag(0, "Of --select_by random.")
     select_not: str | None = flag(
@@ -112,6 +123,35 @@ def check_arguments(arguments: PredictArguments) -> None:
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} is too few: expected 1 or more.")
     _check_selection(arguments)
+    _check_annotations(arguments)
+
+
+def _check_annotations(arguments: PredictArguments) -> None:
+    format, label = arguments.annotations, arguments.annotation_label
+    if format is None:
+        if given := changed_flags(arguments, ANNOTATION_FLAGS):
+            raise UserError(f"--{next(iter(given))} needs --annotations: name the format, or leave it out.")
+        return
+    if format not in FORMATS:
+        raise UserError(f"--annotations {format} is no format that is written here: expected {', '.join(FORMATS)}.")
+    if arguments.annotation_masks and format in POLYGON_FORMATS:
+        formats = ", ".join(name for name in FORMATS if name not in POLYGON_FORMATS)
+        raise UserError(
+            f"--annotation_masks: {format} has polygons alone. Leave it out, or choose a format with masks: {formats}."
+        )
+    if label is not None:
+        check_label(label)
+    require_extra("annotations", "pycocotools", "shapely")
+
+
+def check_label(label: str) -> None:
+    """Refuse a label without letters, or with line breaks and the like.
+
+    Raises:
+        UserError: If it cannot be a name.
+    """
+    if not (label.strip() and label.isprintable()):
+        raise UserError(f"The label {label!r} is no name: give a word or several as --annotation_label.")
 
 
 def _check_selection(arguments: PredictArguments) -> None:
@@ -164,7 +204,8 @@ def flags_without_effect(found: "Inputs", arguments: PredictArguments) -> list[s
                 f"--select chooses among the images: not among the frames of {counted(len(found.videos), 'video')}."
             )
     of_images, of_videos = (
-        [f"--{name}" for name in changed_flags(arguments, names)] for names in (IMAGE_FLAGS, VIDEO_FLAGS)
+        [f"--{name}" for name in changed_flags(arguments, names)]
+        for names in ((*IMAGE_FLAGS, ANNOTATION_FLAGS[0]), VIDEO_FLAGS)
     )
     if of_images and found.videos:
         flags = f"{' and '.join(of_images)} {'has' if len(of_images) == 1 else 'have'} no effect on videos"

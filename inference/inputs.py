@@ -37,8 +37,8 @@ UNREAD_SUFFIXES = (
 SOUND_SUFFIXES = (".f4a", ".m4a", ".m4b", ".mka", ".mks", ".weba", ".wma")
 
 # Folders in the output folder, one for each kind of output.
-OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "uncertainties", "videos", "thumbnails")
-MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, VIDEOS, THUMBNAILS = OUTPUT_FOLDERS
+OUTPUT_FOLDERS = ("masks", "overlays", "probabilities", "uncertainties", "videos", "thumbnails", "annotations")
+MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, VIDEOS, THUMBNAILS, ANNOTATIONS = OUTPUT_FOLDERS
 SELECTED = "selected"  # copies of inputs, which may be inputs again
 IMAGE_OUTPUT, VIDEO_OUTPUTS = ".png", (".mp4", ".csv", ".json")  # endings
 NAME_BYTES = 255  # of a file, in most file systems
@@ -70,12 +70,12 @@ class Source:
         """
         *folders, file = PurePosixPath(self.name).parts
         longest = max(map(len, VIDEO_OUTPUTS if self.is_video else [IMAGE_OUTPUT]))  # all outputs have the same stem
-        stem = _shortened(PurePosixPath(file).stem, file, self.name_bytes - longest)
-        folders = [_shortened(name, name, self.name_bytes) for name in folders]
+        stem = shortened(PurePosixPath(file).stem, file, self.name_bytes - longest)
+        folders = [shortened(name, name, self.name_bytes) for name in folders]
         return str(PurePosixPath(folder, *folders, stem + suffix))
 
 
-def _shortened(name: str, complete: str, most_bytes: int) -> str:
+def shortened(name: str, complete: str, most_bytes: int) -> str:
     """A name of at most so many bytes, with a hash of the complete name if something is cut."""
     if len(os.fsencode(name)) <= most_bytes:
         return name

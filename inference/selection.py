@@ -4,7 +4,8 @@
     choose(found, Request(100), Known.of(labelled)).choices         # the best first
     select_images(output, done, Request(100), labelled)             # all of it, and writes selected.csv
 
-Labels of frames of which the network is sure teach it little, and so do those of nearly the same frame.
+A label of nearly the same frame teaches a network little. That of a frame of which it is uncertain may teach it more;
+docs/annotate.md has what was measured.
 """
 
 import hashlib
@@ -28,8 +29,8 @@ from .image_run import READ_PIXELS, THREADS, pixels_to_read
 from .inputs import IMAGE_OUTPUT, MASKS, SELECTED, Failure, Source, find_inputs
 from .output_folder import SCORES, SELECTION, OutputFolder, cannot_write, read_record
 
-DIVERSE, UNCERTAINTY, RANDOM = SELECT_BY
-HASHED = 10  # times the number to choose: so many of the most uncertain images are compared
+RANDOM, UNCERTAINTY, DIVERSE = SELECT_BY
+HASHED = 10  # times the number to choose: so many images are compared
 PRESENCE_EVERY = 5  # each fifth place is for an image of which it is not known whether it shows a polyp
 NEAR_A_HALF = 0.25  # farthest that its presence is from 0.5
 UNLIKE = BITS // 2  # bits that unrelated frames differ in, on average; no frame counts as more unlike
@@ -74,16 +75,17 @@ class Request:
 
     Attributes:
         count: The highest number of images.
-        by: "uncertainty": the most uncertain. "diverse": one after the other, the image with the highest product of
-            its uncertainty and the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest
-            hash of the chosen and labelled images. So near-duplicates of these are left out. Each fifth place is for
-            the image whose presence is nearest to a half, if it is within 0.25. "random": any.
+        by: "random": any, but no near-duplicates of chosen or labelled images. "uncertainty": the most uncertain,
+            however alike. "diverse": one after the other, the image with the highest product of its uncertainty and
+            the number of bits, above `MAX_DISTANCE`, by which its hash differs from the nearest hash of the chosen and
+            labelled images; so near-duplicates are left out here too. Each fifth place is for the image whose presence
+            is nearest to a half, if it is within 0.25.
         seed: Of the random choice.
         copies: Whether to copy the chosen images into `selected/`, each into the folders that it lies in.
     """
 
     count: int
-    by: str = DIVERSE
+    by: str = RANDOM
     seed: int = 0
     copies: bool = False
 
@@ -117,7 +119,7 @@ class Known:
 
     Attributes:
         digests: Hashes of their files: these are never chosen.
-        hashes: (N, `BITS`) bool, as of `frame_hash`: nor is one that is nearly the same, if the choice is `DIVERSE`.
+        hashes: (N, `BITS`) bool, as of `frame_hash`: nor is one that is nearly the same, but for `UNCERTAINTY`.
     """
 
     digests: frozenset[str]
@@ -193,12 +195,12 @@ def choose(found: Sequence[Candidate], request: Request, known: Known) -> Select
     count = request.count
     new = [candidate for candidate in found if candidate.digest not in known.digests]
     if request.by == RANDOM:
-        chosen = random.Random(request.seed).sample(new, min(count, len(new)))
-        return Selection([Choice(candidate, RANDOM) for candidate in chosen])
+        pool = random.Random(request.seed).sample(new, len(new))[: HASHED * count]
+        return _choose_unlike(pool, request, known)
     new.sort(key=lambda candidate: -candidate.uncertainty)
     if request.by == UNCERTAINTY:
         return Selection([Choice(candidate, candidate.why) for candidate in new[:count]])
-    return _choose_diverse(_to_compare(new, count), count, known)
+    return _choose_unlike(_to_compare(new, count), request, known)
 
 
 def _to_compare(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -208,33 +210,41 @@ def _to_compare(ordered: Sequence[Candidate], count: int) -> list[Candidate]:
     return [one for one in ordered if one.source.name in names]
 
 
-def _choose_diverse(pool: Sequence[Candidate], count: int, known: Known) -> Selection:
+def _choose_unlike(pool: Sequence[Candidate], request: Request, known: Known) -> Selection:
+    """Choose from a pool, without near-duplicates of what is chosen or known; if by chance, in the pool's order."""
     selection = Selection()
-    read, hashes = [], []
-    for candidate, (_, bits) in zip(pool, _read_all([one.source for one in pool], shown=True), strict=True):
-        if isinstance(bits, str):
-            selection.failures.append(Failure(candidate.source.path, f"{bits}, so it was not selected"))
-        else:
-            read.append(candidate)
-            hashes.append(bits)
-    bits_of = np.array(hashes, bool).reshape(-1, BITS)
+    read, hashes = _hashed(pool, selection.failures)
     uncertainty = np.array([one.uncertainty for one in read])
     from_half = np.array([abs(one.presence - 0.5) for one in read])
     distance = np.full(len(read), UNLIKE)
     for bits in known.hashes:
-        distance = np.minimum(distance, _distances(bits_of, bits))
+        distance = np.minimum(distance, _distances(hashes, bits))
     is_free = np.ones(len(read), bool)
-    while len(selection.choices) < count and (can_be := is_free & (distance > MAX_DISTANCE)).any():
+    while len(selection.choices) < request.count and (can_be := is_free & (distance > MAX_DISTANCE)).any():
         for_presence = can_be & (from_half <= NEAR_A_HALF)
-        if len(selection.choices) % PRESENCE_EVERY == PRESENCE_EVERY - 1 and for_presence.any():
+        if request.by == RANDOM:
+            index = int(can_be.argmax())
+        elif len(selection.choices) % PRESENCE_EVERY == PRESENCE_EVERY - 1 and for_presence.any():
             index = int(np.where(for_presence, from_half, np.inf).argmin())
         else:
             index = int(np.where(can_be, uncertainty * (distance - MAX_DISTANCE), -1.0).argmax())
-        selection.choices.append(Choice(read[index], read[index].why))
+        selection.choices.append(Choice(read[index], RANDOM if request.by == RANDOM else read[index].why))
         is_free[index] = False
-        distance = np.minimum(distance, _distances(bits_of, bits_of[index]))
+        distance = np.minimum(distance, _distances(hashes, hashes[index]))
     selection.near_duplicates = int((is_free & (distance <= MAX_DISTANCE)).sum())
     return selection
+
+
+def _hashed(pool: Sequence[Candidate], failures: list[Failure]) -> tuple[list[Candidate], np.ndarray]:
+    """The images that can be read, and their hashes (N, `BITS`) bool; the others are added to the failures."""
+    read, hashes = [], []
+    for candidate, (_, bits) in zip(pool, _read_all([one.source for one in pool], shown=True), strict=True):
+        if isinstance(bits, str):
+            failures.append(Failure(candidate.source.path, f"{bits}, so it was not selected"))
+        else:
+            read.append(candidate)
+            hashes.append(bits)
+    return read, np.array(hashes, bool).reshape(-1, BITS)
 
 
 def _distances(hashes: np.ndarray, one: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ MODULES = {
     **{f"{name}.py": name for name in ("train", "evaluation", "predict", "export", "convert", "app")},
     "ablation/screen.py": "ablation.screen",
     "ablation/table.py": "ablation.table",
+    "benchmarks/annotations.py": "benchmarks.annotations",
     "benchmarks/bare_loop.py": "benchmarks.bare_loop",
     "benchmarks/field_of_view.py": "benchmarks.field_of_view",
     "benchmarks/ensemble.py": "benchmarks.ensemble",

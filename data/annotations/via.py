@@ -13,6 +13,7 @@ from .shapes import EntryError, Shape, ellipse, polygon, rectangle
 NAME = "VIA"
 PROJECT = "_via_img_metadata"
 NO_REGIONS = ("point", "polyline", "line")
+SCORE = "score"  # region attribute of `predict.py --annotations via`
 
 
 def recognise(data: Any) -> bool:
@@ -56,11 +57,13 @@ def _region(region: Mapping[str, Any], entry: str) -> Region:
 
 
 def _labels(attributes: Any) -> list[str]:
-    """The values of all attributes; of check boxes, the checked ones."""
+    """The values of all attributes; of check boxes, the checked ones. `SCORE` is none, but how sure a program was."""
     labels: list[str] = []
-    for value in (attributes if isinstance(attributes, Mapping) else {}).values():
+    for name, value in (attributes if isinstance(attributes, Mapping) else {}).items():
+        if name == SCORE:
+            continue
         if isinstance(value, Mapping):
-            labels += [name for name, is_checked in value.items() if is_checked]
+            labels += [label for label, is_checked in value.items() if is_checked]
         elif value not in (None, ""):
             labels.append(str(value).strip())
     return labels or [NO_LABEL]

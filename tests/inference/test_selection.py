@@ -110,6 +110,11 @@ def test_a_random_choice_is_that_of_its_seed(pictures):
     first, again, other = (names(choose(found, Request(6, "random", seed), NOTHING_KNOWN)) for seed in (1, 1, 2))
     assert first == again != other
     assert len(set(first)) == 6
+    selection = choose(found, Request(10, "random"), NOTHING_KNOWN)  # 0.png and again.jpg are near-duplicates
+    assert len(names(selection)) == 9
+    assert len({"0.png", "again.jpg"} & set(names(selection))) == 1
+    assert selection.near_duplicates == 1
+    assert {choice.why for choice in selection.choices} == {"random"}
 
 
 def test_an_image_that_is_gone_is_named(pictures, tmp_path):
@@ -188,6 +193,7 @@ def test_what_is_labelled_is_not_chosen_again(run, frames, tmp_path):
     done = run(frames, "--select", "100", "--select_copy", "--select_not", "labelled")
     assert {row["image"] for row in selected(tmp_path / "out")} | first == scores_of(frames)
     assert len(selected(tmp_path / "out")) == 5
+    assert "5 of 8 images to label next (random)" in done.stdout
     assert "--select 100 asks for more images than there are to choose from." in done.stdout
 
 
@@ -223,8 +229,8 @@ def test_a_stopped_run_loses_no_uncertainty(run, frames, tmp_path):
     ("flags", "message"),
     [
         (("--select", "0"), "--select 0 is too few: expected 1 or more images"),
-        (("--select", "3", "--select_by", "guess"), "expected diverse, uncertainty, random"),
-        (("--select_copy", "--select_by", "random"), "--select_by and --select_copy without --select"),
+        (("--select", "3", "--select_by", "guess"), "expected random, uncertainty, diverse"),
+        (("--select_copy", "--select_by", "diverse"), "--select_by and --select_copy without --select"),
         (("--select", "3", "--select_not", "nowhere"), "no file or folder nowhere"),
     ],
 )
