@@ -2,11 +2,13 @@
 
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...common.errors import some
 from ..layouts import files_below, holds_images, is_image
+from ..split_names import split_in_name
 from .shapes import EntryError
 
 
@@ -37,27 +39,55 @@ class ImageFinder:
             found[_plain(file.name)].append(file)
         return found
 
-    def find(self, name: str) -> Path:
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found = defaultdict(list)
+        for file in self.files:
+            found[_plain(file.stem)].append(file)
+        return found
+
+    def find(self, name: str, beside: Path, split: str = "") -> Path:
         """The image of that path or name; folders in it count as far as they exist below `root`.
 
         Args:
             name: As the annotations have it, also of another machine, or of Windows.
+            beside: Folder of the annotations file, where it is looked for first.
+            split: That the file is of: of several images of the name, the one in a folder of that split is meant.
 
         Raises:
             EntryError: If it is not there, or several could be meant.
         """
-        parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
-        if not parts:
-            raise EntryError("names no image")
-        exact = self.root.joinpath(*parts)
-        if exact.is_file() and is_image(exact):
-            return exact
-        found = self._by_name.get(parts[-1], [])
-        depths = [_common_end(file.relative_to(self.root), parts) for file in found]
-        best = [file for file, depth in zip(found, depths, strict=True) if depth == max(depths)]
+        parts = _parts(name)
+        for folder in (beside, self.root):
+            exact = folder.joinpath(*parts)
+            if exact.is_file() and is_image(exact):
+                return exact
+        return self._nearest(name, parts, self._by_name.get(parts[-1], []), split)
+
+    def find_stem(self, name: str, other: Sequence[Path]) -> Path:
+        """The image of that path or name without ending.
+
+        Args:
+            name: As the annotations have it.
+            other: Folders of files that are not meant, such as masks.
+
+        Raises:
+            EntryError: If it is not there, or several could be meant.
+        """
+        parts = _parts(name)
+        found = [file for file in self._by_stem.get(parts[-1], []) if not any(map(file.is_relative_to, other))]
+        return self._nearest(name, parts, found)
+
+    def _nearest(self, name: str, parts: Sequence[str], found: Sequence[Path], split: str = "") -> Path:
+        """Of images with the right name, the one that has most folders in common with its path in the annotations."""
+        paths = {file: file.relative_to(self.root).parts[:-1] for file in found}
+        depths = {file: _common_end(folders, parts[:-1]) for file, folders in paths.items()}
+        best = [file for file in found if depths[file] == max(depths.values())]
+        if len(best) > 1 and split:
+            best = [file for file in best if split in map(split_in_name, paths[file])] or best
         if len(best) > 1:
-            paths = some([file.relative_to(self.root).as_posix() for file in best])
-            raise EntryError(f"is of the image {name}, which may be {paths}: write its path from {self.root} on")
+            listed = some([file.relative_to(self.root).as_posix() for file in best])
+            raise EntryError(f"is of the image {name}, which may be {listed}: write its path from {self.root} on")
         if not best:
             raise EntryError(
                 f"is of the image {name}, which is not below {self.root}: put it there, or remove the entry"
@@ -73,10 +103,22 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _common_end(path: Path, parts: list[str]) -> int:
-    """How many folders, from the file's name on, two paths have in common."""
+def _parts(name: str) -> list[str]:
+    """Folders and name of a path in annotations.
+
+    Raises:
+        EntryError: If there is none.
+    """
+    parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
+    if not parts:
+        raise EntryError("names no image")
+    return parts
+
+
+def _common_end(folders: Sequence[str], others: Sequence[str]) -> int:
+    """How many folders, from the innermost on, two paths have in common."""
     count = 0
-    for one, other in zip(reversed(path.parts), reversed(parts), strict=False):
+    for one, other in zip(reversed(folders), reversed(others), strict=False):
         if _plain(one) != other:
             break
         count += 1

@@ -26,7 +26,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_dilation
 from unet_kvasir_seg.common.annotation_rules import AnnotationRules
 from unet_kvasir_seg.common.errors import UserError
-from unet_kvasir_seg.data.annotations.shapes import ellipse, polygon, rectangle, runs_of_shape
+from unet_kvasir_seg.data.annotations.shapes import EntryError, ellipse, polygon, rectangle, runs_of_shape
 from unet_kvasir_seg.data.annotations.source import annotation_splits
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.mask_runs import MAGIC, decode_runs, encode_runs
@@ -109,6 +109,27 @@ def test_a_hole_that_a_cut_leads_to_stays_open_and_a_small_loop_is_taken():
     assert not found[6:14, 6:14].any()
     hand = [[2, 2], [20, 2], [20, 20], [2, 20], [2, 1.5], [2.5, 1.5]]
     assert drawn(polygon(np.array(hand, dtype=float)))[2:20, 2:20].all()
+
+
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two outlines as one, with a line there and back between their first corners, as YOLO's programs write parts."""
+    return np.concatenate([first, first[:1], second, second[:1]])
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_parts_and_holes_that_a_line_joins_are_those_of_the_single_outlines(turn):
+    """However they are wound; only those that overlap are refused, since it is not clear what is meant."""
+    square = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
+    x, y = centres()
+    outer = (x < 12) & (y < 12)
+    apart = joined(square * 1.2, (square + 15)[::turn])
+    assert (drawn(polygon(apart)) == (outer | ((x > 15) & (x < 25) & (y > 15) & (y < 25)))).all()
+    hole = joined(square * 1.2, (square * 0.4 + 4)[::turn])
+    assert (drawn(polygon(hole)) == (outer & ~((x > 4) & (x < 8) & (y > 4) & (y < 8)))).all()
+    with pytest.raises(EntryError, match="crosses itself"):
+        drawn(polygon(joined(square * 1.2, (square + 6)[::turn])))
+    with pytest.raises(EntryError, match="crosses itself"):
+        drawn(polygon(joined(square, np.array([[15, 15], [25, 25], [25, 15], [15, 25]], float)[::turn])))
 
 
 def test_what_lies_outside_is_clipped_and_counted(tmp_path, caplog):
