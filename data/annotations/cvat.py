@@ -120,11 +120,10 @@ def read_masks(folder: Path, reading: Reading) -> list[Frame]:
     masks = {mask.relative_to(folder / MASKS).with_suffix("").as_posix(): mask for mask in _pngs(folder / MASKS)}
     frames = []
     listed = dict(_listed(folder))
-    other = [folder / MASKS, folder / "SegmentationObject"]
     for name in dict.fromkeys([*listed, *masks]):
         entry = f"image {name}"
         with reading.noting(folder / LABELMAP, entry):
-            image = reading.finder.find_stem(name, other)
+            image = reading.finder.find_stem(name)
             frames.append(Frame(masks.get(name, folder / LABELMAP), entry, image, None, split=listed.get(name, "")))
     with_mask = [frame for frame in frames if frame.file.suffix == ".png"]
     done = prefetch_map(lambda frame: _read_mask(frame.file, colours), with_mask, threads=THREADS, ahead=4 * THREADS)

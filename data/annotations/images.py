@@ -2,14 +2,22 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...common.errors import some
-from ..layouts import files_below, holds_images, is_image
-from ..split_names import split_in_name
+from ..layouts import IMAGE_FOLDERS, files_below, is_image
+from ..split_names import plain, split_in_name
 from .shapes import EntryError
+
+# Folders, as `plain` gives their names, of files with the names of frames that are none.
+NO_FRAMES = (
+    *("masks", "mask", "segmentations", "segmentation", "segmentationmasks", "polypmasks", "groundtruth"),
+    *("segmentationclass", "segmentationclasspng", "segmentationclassvisualization"),  # Pascal VOC
+    *("segmentationobject", "segmentationobjectpng", "segmentationobjectvisualization"),
+    *("overlays", "probabilities", "uncertainties", "thumbnails"),  # predict.py
+)
 
 
 class ImageFinder:
@@ -25,12 +33,12 @@ class ImageFinder:
     @cached_property
     def root(self) -> Path:
         """Where images are looked for."""
-        return self.folder if holds_images(self.folder) else self.folder.resolve().parent
+        return self.folder if any(_frames_below(self.folder)) else self.folder.resolve().parent
 
     @cached_property
     def files(self) -> list[Path]:
-        """All images below `root`."""
-        return [file for file in files_below(self.root) if is_image(file)]
+        """All images below `root`, without masks and what `predict.py` writes beside them."""
+        return list(_frames_below(self.root))
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -64,19 +72,17 @@ class ImageFinder:
                 return exact
         return self._nearest(name, parts, self._by_name.get(parts[-1], []), split)
 
-    def find_stem(self, name: str, other: Sequence[Path]) -> Path:
+    def find_stem(self, name: str) -> Path:
         """The image of that path or name without ending.
 
         Args:
             name: As the annotations have it.
-            other: Folders of files that are not meant, such as masks.
 
         Raises:
             EntryError: If it is not there, or several could be meant.
         """
         parts = _parts(name)
-        found = [file for file in self._by_stem.get(parts[-1], []) if not any(map(file.is_relative_to, other))]
-        return self._nearest(name, parts, found)
+        return self._nearest(name, parts, self._by_stem.get(parts[-1], []))
 
     def _nearest(self, name: str, parts: Sequence[str], found: Sequence[Path], split: str = "") -> Path:
         """Of images with the right name, the one that has most folders in common with its path in the annotations."""
@@ -97,6 +103,15 @@ class ImageFinder:
     def has(self, name: str) -> bool:
         """Whether there is an image of that file name."""
         return _plain(name) in self._by_name
+
+
+def _frames_below(folder: Path) -> Iterator[Path]:
+    for file in files_below(folder):
+        if is_image(file):
+            kinds = [plain(part) for part in reversed(file.relative_to(folder).parts[:-1])]
+            innermost = next((kind for kind in kinds if kind in IMAGE_FOLDERS or kind in NO_FRAMES), "")
+            if innermost not in NO_FRAMES:
+                yield file
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """VIA 2 JSON: projects and exported annotations: https://www.robots.ox.ac.uk/~vgg/software/via/."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, number_of, nu
 from .shapes import EntryError, Shape, ellipse, polygon, rectangle
 
 NAME = "VIA"
+FRACTION = re.compile(r"\d*\.\d+")
 PROJECT = "_via_img_metadata"
 NO_REGIONS = ("point", "polyline", "line")
 
@@ -56,12 +58,12 @@ def _region(region: Mapping[str, Any], entry: str) -> Region:
 
 
 def _labels(attributes: Any) -> list[str]:
-    """The values of all attributes; of check boxes, the checked ones."""
+    """The values of all attributes; of check boxes, the checked ones. Fractions, such as scores, are no labels."""
     labels: list[str] = []
     for value in (attributes if isinstance(attributes, Mapping) else {}).values():
         if isinstance(value, Mapping):
             labels += [name for name, is_checked in value.items() if is_checked]
-        elif value not in (None, ""):
+        elif value not in (None, "") and not FRACTION.fullmatch(str(value).strip()):
             labels.append(str(value).strip())
     return labels or [NO_LABEL]
 
