@@ -459,3 +459,37 @@ def test_results_record_labels_and_no_paths(tmp_path):
     (tmp_path / "json").rename(tmp_path / "b" / "json")
     moved = load_splits(str(tmp_path / "b"), needed_splits=["all"], annotation_rules=rules)
     assert describe_data("b", None, moved)["fingerprint"] == data["fingerprint"]
+
+
+def test_of_several_addresses_in_a_task_of_label_studio_the_labelled_one_is_read(tmp_path):
+    masks = write_frames(tmp_path / "images", count=2)
+    tasks = label_studio_tasks(masks)
+    tasks[0]["data"] |= {"thumbnail": "/data/upload/3/0a1b2c3d-frame1.jpg"}  # the template's "image" is meant
+    tasks[1]["data"] = {"image": "s3://bucket/small.jpg", "frame": "frame1.jpg"}
+    for result in tasks[1]["annotations"][0]["result"]:
+        result["to_name"] = "frame"
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    found = masks_of(file)
+    assert all((found[name] == mask).all() for name, mask in masks.items())
+    tasks[1]["data"] = {"left": "a.jpg", "right": "b.jpg"}
+    file.write_text(json.dumps(tasks))
+    with pytest.raises(DatasetError, match="names 2 images"):
+        masks_of(file)
+
+
+def test_a_turned_rectangle_of_label_studio_may_be_longer_than_the_image_is_high(tmp_path):
+    """Around its top left corner, on an image of 64x16: 8 pixels wide and 20 high, turned by 90 degrees clockwise."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 16)).save(tmp_path / "images" / "a.png")
+    value = {"x": 50.0, "y": 25.0, "width": 12.5, "height": 125.0, "rotation": 90, "rectanglelabels": ["polyp"]}
+    result = {"id": "r", "original_width": 64, "original_height": 16, "value": value}
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]))
+    wanted = np.zeros((16, 64), dtype=bool)
+    wanted[4:12, 12:32] = True
+    assert (masks_of(file)["a.png"] == wanted).all()
+    value["height"] = 500.0
+    file.write_text(json.dumps([{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]))
+    with pytest.raises(DatasetError, match="per cent"):
+        masks_of(file)
