@@ -121,7 +121,7 @@ def evaluate(
     started = time.perf_counter()
     from unet_kvasir_seg.reporting.evaluation_folder import open_folder
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import run, sources
+    from unet_kvasir_seg.scoring import robustness, run, sources
     from unet_kvasir_seg.scoring.inputs import load_inputs
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
 
@@ -129,6 +129,8 @@ def evaluate(
     how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
     names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
+    if arguments.robustness:
+        robustness.check_field_of_view(source)
     results = describe_run(arguments, source, inputs.describe(arguments), processes)
     settings = arguments.settings_with(source)
     named = None if arguments.output_dir is None else Path(arguments.output_dir)
@@ -204,7 +206,7 @@ def as_text(results: "Results", arguments: EvaluationArguments, sets: "TestSets 
 
     parts = [results_as_text(results, arguments.compare_with)] if results["evaluation"] else []
     if sets is not None:
-        parts.append("\n".join(test_sets_as_text(results, sets.names, sets.failures)))
+        parts.append("\n".join(test_sets_as_text(results, sets.names, sets.failures, arguments.compare_with)))
     return "\n\n".join(parts)
 
 

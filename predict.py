@@ -264,6 +264,13 @@ def write_page(output: Path) -> None:
     print(f"{printable(str(page))}: the report, to be opened in a browser.")
 
 
+def no_input(models: Sequence[str]) -> UserError:
+    """The error if no input is named; a word after `--model A` may have been meant as one."""
+    further = " and ".join(models[1:])
+    taken = f" After --model, {further} was taken for a model: name the inputs first." if further else ""
+    return UserError(f"No input: name images, folders, globs or videos; see --help.{taken}")
+
+
 def main(argv: list[str] | None = None) -> None:
     with user_errors(PROGRAM, OSError, kept=KEPT):
         parser = FlagParser(
@@ -272,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
         flags, inputs = parser.separate(sys.argv[1:] if argv is None else argv, is_further_model)
         (arguments,) = parser.parse(flags)
         if not inputs and not arguments.report:
-            raise UserError("No input: name images, folders, globs or videos; see --help.")
+            raise no_input(arguments.models)
         report = predict(inputs, arguments) if inputs else None
         if report is None:
             write_report_alone(arguments)

@@ -70,6 +70,7 @@ def _train(
     from unet_kvasir_seg.training.prediction_grid import PredictionGrid
     from unet_kvasir_seg.training.resume import (
         check_output_folder,
+        check_same_field_of_view,
         check_same_run,
         checkpoint_to_resume,
         start_of_run,
@@ -118,6 +119,7 @@ def _train(
     seconds_before = 0.0
     if checkpoint is not None:
         seconds_before = check_same_run(checkpoint, results)
+        check_same_field_of_view(checkpoint, processor.field_of_view)
         results["training"] |= start_of_run(checkpoint)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.

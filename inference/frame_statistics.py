@@ -111,9 +111,13 @@ class FrameStatistics:
         stored = settings.get(SETTING)
         if stored is None:
             return None
-        if not isinstance(stored, dict) or stored.get("version") != VERSION:
-            version = stored.get("version") if isinstance(stored, dict) else None
+        if not isinstance(stored, dict):
+            raise StatisticsError("are damaged: they are no table")
+        if stored.get("version") != VERSION:
+            version = stored.get("version")
             raise StatisticsError(f"are of version {version}, and this version of the project reads {VERSION}")
+        if stored.get("levels") != list(LEVELS):
+            raise StatisticsError("are damaged: their quantiles are at other levels")
         quantiles = stored.get("quantiles")
         if not isinstance(quantiles, dict) or not all(_are_quantiles(quantiles[name]) for name in quantiles):
             raise StatisticsError(f"are damaged: expected {len(LEVELS)} rising numbers for each measure")

@@ -41,15 +41,18 @@ def test_sets_facts(results: Results) -> str:
     )
 
 
-def test_sets_as_text(results: Results, names: Sequence[str], failures: Mapping[str, str]) -> list[str]:
+def test_sets_as_text(
+    results: Results, names: Sequence[str], failures: Mapping[str, str], other: str | None
+) -> list[str]:
     """Lines for the terminal.
 
     Args:
         results: With the section "test_sets".
         names: What to call each set: the names of their folders, which results do not have.
         failures: Why a set was not scored, by its name.
+        other: What to call the model that it was compared with: as it was given, which results do not have.
     """
-    section = results["test_sets"]
+    section: TestSets = {**results["test_sets"], "other": printable(other) if other else results["test_sets"]["other"]}
     lines = [f"{results['model']['name']} on {len(names)} data sets; masks are {_masks(section)}:"]
     lines += text_table(_rows(section, [printable(name) for name in names]))
     lines += [f"Not scored: {printable(name)}: {printable(reason)}" for name, reason in failures.items()]

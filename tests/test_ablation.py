@@ -68,7 +68,7 @@ def test_candidates_are_scored_on_the_validation_split_of_their_training(tmp_pat
     (arguments,) = FlagParser([EvaluationArguments], program="test", description="").parse(run.words_of_evaluation())
     found = {name: getattr(arguments, name) for name in [*of_data, "split", "negatives", "seed", "model"]}
     model = str(tmp_path / "model")
-    assert found == {**of_data, "split": "validation", "negatives": None, "seed": 0, "model": model}
+    assert found == {**of_data, "split": "validation", "negatives": None, "seed": 0, "model": [model]}
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [\n", b"\xff\xfe\x00"])

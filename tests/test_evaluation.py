@@ -126,7 +126,10 @@ def test_scores_are_those_of_the_models_masks_at_original_size(run, model, frame
         "split": "test",
         "rows": {"test": len(ground_truths)},
         **not_divided,
-        "masks": {"foreground_values": None, "threshold": None, "ignore_exif": False},
+        "masks": {
+            **{"foreground_values": None, "threshold": None, "ignore_exif": False},
+            **{"labels": None, "unlabelled": "skip"},
+        },
     }
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", results["data"]["fingerprint"])
     assert results["model"]["image_size"] == [32, 32]

@@ -115,6 +115,15 @@ def test_masks_of_another_program_have_none_of_changed_frames(run, frames, tmp_p
     assert not list(tmp_path.glob("outputs*"))
 
 
+def test_a_fixed_field_of_view_is_refused_before_anything_is_scored(run, model, frames, tmp_path):
+    """The border would move the picture, and the rectangle would not: the score would be of another part of it."""
+    flags = ("--dataset_name", frames, "--split", "test", "--robustness", "--output_dir", tmp_path / "out")
+    done = run("--model", model, "--field_of_view", "0,0,30,30", *flags, status=2)
+    assert "--robustness does not go with the field of view 0,0,30,30" in done.stderr
+    assert "--field_of_view auto" in done.stderr
+    assert not list(tmp_path.glob("out/*.json"))
+
+
 def test_every_set_is_scored_and_the_one_that_fails_is_named(run, model, sets, tmp_path):
     out = tmp_path / "out"
     given = ("--model", model, "--test_sets", sets, "--output_dir", out)
@@ -163,6 +172,7 @@ def test_sets_beside_a_split(run, model, frames, sets, tmp_path):
     assert results["metrics"]
     assert [one["difference"]["images"] for one in results["test_sets"]["sets"]] == [2, 3]
     assert "mean over sets" in done.stdout
+    assert f"minus that of {other}" in done.stdout  # the card and results.json do not name a local folder
     card = (out / "README.md").read_text()
     assert "| CVC-300 | 2 |" in card
     assert "figures/dice_histogram.png" in card

@@ -685,6 +685,7 @@ def test_an_onnx_file_needs_neither_torch_nor_transformers(run, model, frames, t
         (["--report", "--output_dir", "empty"], "empty holds no run of this command"),
         (["--report", "--output_dir", "x.png"], "x.png/run.json cannot be read"),
         (["--output_dir", "empty"], "No input"),
+        (["--model", "me/unet", "frames/monday"], "After --model, frames/monday was taken for a model"),
         (["x.png", "--overlays"], "near it are --overlay"),
         (["-x.png"], "unknown flag '-x.png'"),
     ],

@@ -1,6 +1,7 @@
 """Resuming a training: which checkpoint, and whether it is of the same run."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
 from ..data.division import division_differences
+from ..field_of_view_unet import field_of_view_text
 from .checkpoints import RUN_FILE, WEIGHTS, checkpoints_in, fault_of, is_unfinished, read_record
 from .ema import TRAINING_WEIGHTS
 
@@ -122,6 +124,32 @@ def check_same_run(checkpoint: str, results: Mapping[str, Any]) -> float:
             f"{checkpoint} is damaged ({RUN_FILE} does not say what network and data it is of). Resume from an "
             "earlier one, or fine-tune from it with --model_name_or_path."
         ) from error
+
+
+def check_same_field_of_view(checkpoint: str, field_of_view: Any) -> None:
+    """Check that a checkpoint was trained on the same part of the frames.
+
+    Args:
+        checkpoint: Its folder.
+        field_of_view: The setting of the run that is to go on, as its image processor has it.
+
+    Raises:
+        UserError: If it is another one, or the checkpoint's settings cannot be read.
+    """
+    path = Path(checkpoint) / "preprocessor_config.json"
+    try:
+        # Earlier versions did not write it: they saw all of each frame.
+        there = field_of_view_text(json.loads(path.read_text(encoding="utf-8")).get("field_of_view"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{checkpoint} is damaged ({path.name} cannot be read). Resume from an earlier one."
+        ) from error
+    here = field_of_view_text(field_of_view)
+    if there != here:
+        raise UserError(
+            f"{checkpoint} was trained with --field_of_view {there}, and this run has {here}. Give the flag that it "
+            "was started with, or choose another --output_dir to start anew."
+        )
 
 
 def start_of_run(checkpoint: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """VIA 2 JSON: projects and exported annotations: https://www.robots.ox.ac.uk/~vgg/software/via/."""
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, number_of, nu
 from .shapes import EntryError, Shape, ellipse, polygon, rectangle
 
 NAME = "VIA"
-FRACTION = re.compile(r"\d*\.\d+")
 PROJECT = "_via_img_metadata"
 NO_REGIONS = ("point", "polyline", "line")
+SCORE = "score"  # region attribute of `predict.py --annotations via`
 
 
 def recognise(data: Any) -> bool:
@@ -58,12 +57,14 @@ def _region(region: Mapping[str, Any], entry: str) -> Region:
 
 
 def _labels(attributes: Any) -> list[str]:
-    """The values of all attributes; of check boxes, the checked ones. Fractions, such as scores, are no labels."""
+    """The values of all attributes; of check boxes, the checked ones. `SCORE` is none, but how sure a program was."""
     labels: list[str] = []
-    for value in (attributes if isinstance(attributes, Mapping) else {}).values():
+    for name, value in (attributes if isinstance(attributes, Mapping) else {}).items():
+        if name == SCORE:
+            continue
         if isinstance(value, Mapping):
-            labels += [name for name, is_checked in value.items() if is_checked]
-        elif value not in (None, "") and not FRACTION.fullmatch(str(value).strip()):
+            labels += [label for label, is_checked in value.items() if is_checked]
+        elif value not in (None, ""):
             labels.append(str(value).strip())
     return labels or [NO_LABEL]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from annotation_files import SIDE, coco_data, labelme_data, via_data, write_cvat_masks, write_frames, write_yolo
+from annotation_files import SIDE, coco_data, labelme_data, write_cvat_masks, write_frames, write_yolo
 from PIL import Image
 from unet_kvasir_seg.common.annotation_rules import AnnotationRules
 from unet_kvasir_seg.data.annotations.source import annotation_splits
@@ -162,18 +162,3 @@ def test_a_mask_is_not_taken_for_the_image_of_its_name(tmp_path):
     (tmp_path / "1.png").write_bytes(encoded(2))
     ((row,),) = (annotation_splits(output, AnnotationRules()) or {}).values()
     assert row["image"]["path"] == str(tmp_path / "1.png")
-
-
-def test_scores_of_via_are_no_labels(tmp_path):
-    """As predict.py writes them; whole numbers may be classes."""
-    masks = write_frames(tmp_path / "images", count=1)
-    data = via_data(masks, tmp_path)
-    (image,) = data.values()
-    for region in image["regions"]:
-        region["region_attributes"] = {"label": "polyp", "score": "0.515742"}
-    (tmp_path / "via.json").write_text(json.dumps(data))
-    assert (read(tmp_path)[""]["images/frame0.jpg"] == masks["frame0.jpg"]).all()
-    image["regions"][0]["region_attributes"]["class"] = "2"
-    (tmp_path / "via.json").write_text(json.dumps(data))
-    with pytest.raises(DatasetError, match="2 \\(1\\)"):
-        read(tmp_path)

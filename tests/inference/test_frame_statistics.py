@@ -175,6 +175,7 @@ def test_statistics_are_quantiles_and_are_read_back():
         ({"quantiles": {"brightness": ["x"] * len(LEVELS)}}, "are damaged"),
         ({"quantiles": 3}, "are damaged"),
         ({"frames": None}, "are damaged"),
+        ({"levels": [0.5]}, "are damaged: their quantiles are at other levels"),
     ],
 )
 def test_other_statistics_are_a_line_and_no_crash(change, message):
@@ -185,7 +186,9 @@ def test_other_statistics_are_a_line_and_no_crash(change, message):
     assert line.count("\n") == 1
     assert message in line
     assert "--save_statistics" in line
-    assert describe_differences({"frame_statistics": [1]}, []).startswith("The model's statistics")
+    assert describe_differences({"frame_statistics": [1]}, []).startswith(
+        "The model's statistics of its training frames are damaged"
+    )
 
 
 def test_they_survive_saving_loading_and_the_metadata_of_an_onnx_file(tmp_path, caplog):

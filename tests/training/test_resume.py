@@ -16,7 +16,7 @@ from unet_kvasir_seg.common.mask_rules import MaskRules
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.training.checkpoints import RUN_FILE, is_complete
 from unet_kvasir_seg.training.outcome import base_model_of
-from unet_kvasir_seg.training.resume import check_same_run, start_of_run
+from unet_kvasir_seg.training.resume import check_same_field_of_view, check_same_run, start_of_run
 
 
 def test_resuming_skips_an_incomplete_checkpoint(run_train, tmp_path):
@@ -50,6 +50,8 @@ def test_resuming_with_another_network_or_other_data_is_refused(run_train, tmp_p
     assert "--dataset_name" in message
     message = error_of(run_train(*TINY, "--mask_threshold", 100, *resume, check=False))
     assert "masks that were read differently (--mask_threshold None there, 100.0 here" in message
+    message = error_of(run_train(*TINY, "--field_of_view", "auto", *resume, check=False))
+    assert "checkpoint-2 was trained with --field_of_view none, and this run has auto" in message
     after = weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
     seconds = json.loads((tmp_path / "run" / "results.json").read_text())["training"]["seconds"]
@@ -129,3 +131,24 @@ def test_a_stream_is_of_one_configuration(tmp_path):
     with pytest.raises(UserError, match="other data"):
         check_same_run(str(tmp_path), {"model": {}, "data": data | {"config": "two"}})
     assert check_same_run(str(tmp_path), {"model": {}, "data": data}) == 5
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "is_same"),
+    [
+        ({}, None, True),  # as earlier versions wrote it
+        ({"field_of_view": [1, 2, 30, 40]}, [1, 2, 30, 40], True),
+        ({"field_of_view": [1, 2, 30, 40]}, "auto", False),
+        ({"field_of_view": "auto"}, None, False),
+    ],
+)
+def test_a_run_sees_one_part_of_the_frames(tmp_path, there, here, is_same):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(there))
+    if is_same:
+        check_same_field_of_view(str(tmp_path), here)
+        return
+    with pytest.raises(UserError, match="was trained with --field_of_view"):
+        check_same_field_of_view(str(tmp_path), here)
+    (tmp_path / "preprocessor_config.json").write_text("[")
+    with pytest.raises(UserError, match="is damaged"):
+        check_same_field_of_view(str(tmp_path), here)
