@@ -28,6 +28,13 @@ def known_split(name: Name) -> Name:
     return cast(Name, next(known, name))
 
 
+def split_in_name(name: str) -> str:
+    """The split that a word of a name says, as "train" of instances_train2017; "" if none does, or two do."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if len(word) > 2]
+    found = {split for word in words if (split := known_split(word)) in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else ""
+
+
 def find_split(name: str, there: Iterable[str]) -> str | None:
     """The one among the splits that are there which a user means; case does not matter, nor the folders above.
 

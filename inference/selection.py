@@ -313,7 +313,8 @@ def _write_copies(output: OutputFolder, selection: Selection) -> None:
     """Copy the chosen images; one that has changed since it was segmented is a failure, and is no longer chosen."""
     folder = output.path / SELECTED
     wanted = {output.path / choice.candidate.target for choice in selection.choices}
-    there = [Path(parent, name) for parent, _, files in os.walk(folder) for name in files]
+    # Hidden files are those of file managers, as .DS_Store.
+    there = [Path(parent, name) for parent, _, files in os.walk(folder) for name in files if not name.startswith(".")]
     if others := sorted(str(path) for path in there if path not in wanted):
         raise UserError(
             f"{folder} holds files that are not of this choice: {some(others)}. Nothing was selected, and they are "

@@ -19,8 +19,11 @@ def recognise(data: Any) -> bool:
         isinstance(data.get(name), list) for name in ("images", "annotations")
     ):
         return False
-    first = data["annotations"][:1]
-    return isinstance(data.get("categories"), list) or not first or "segmentation" in first[0]
+    first = next(iter(data["annotations"]), None)
+    if not isinstance(first, Mapping):
+        return True
+    is_panoptic = "segments_info" in first  # whose regions are in images beside it
+    return not is_panoptic and (isinstance(data.get("categories"), list) or "segmentation" in first)
 
 
 def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
@@ -48,7 +51,7 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
     known = {image.get("id") for image in data["images"] if isinstance(image, Mapping) and _has_id(image)}
     for key in entries.keys() - known:
         for entry in entries[key]:
-            reading.add_problem(file, f"{entry} is of the image {key}, which the file does not list. Remove one.")
+            reading.add_problem(file, f"{entry} is of the image {key!r}, which the file does not list. Remove one.")
     return list(frames.values())
 
 
@@ -78,8 +81,8 @@ def _region(fields: Mapping[str, Any], entry: str, names: Mapping[int | str, str
     elif isinstance(category, int | str) and category in names:
         label = names[category]
     else:
-        declared = ", ".join(f"{key} ({name})" for key, name in list(names.items())[:12]) or "none"
-        raise EntryError(f"has the category {category}; the file declares {declared}. Declare it or correct it")
+        declared = ", ".join(f"{key!r} ({name})" for key, name in list(names.items())[:12]) or "none"
+        raise EntryError(f"has the category {category!r}; the file declares {declared}. Declare it or correct it")
     shape = _shape(fields.get("segmentation"))
     return Region(entry, [label], shape, "box" if shape is None else "segmentation")
 

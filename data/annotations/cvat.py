@@ -120,12 +120,10 @@ def read_masks(folder: Path, reading: Reading) -> list[Frame]:
     masks = {mask.relative_to(folder / MASKS).with_suffix("").as_posix(): mask for mask in _pngs(folder / MASKS)}
     frames = []
     listed = dict(_listed(folder))
-    lacking = [file for file in reading.finder.files if not file.is_relative_to(folder / "SegmentationObject")]
-    images = {_stem_below(file, folder): file for file in lacking if not file.is_relative_to(folder / MASKS)}
     for name in dict.fromkeys([*listed, *masks]):
         entry = f"image {name}"
         with reading.noting(folder / LABELMAP, entry):
-            image = images.get(name) or reading.finder.find(f"{name}{_suffix_of(name, images)}")
+            image = reading.finder.find_stem(name)
             frames.append(Frame(masks.get(name, folder / LABELMAP), entry, image, None, split=listed.get(name, "")))
     with_mask = [frame for frame in frames if frame.file.suffix == ".png"]
     done = prefetch_map(lambda frame: _read_mask(frame.file, colours), with_mask, threads=THREADS, ahead=4 * THREADS)
@@ -136,17 +134,6 @@ def read_masks(folder: Path, reading: Reading) -> list[Frame]:
             frame.size, frame.regions = found
             frame.is_annotated = True  # also where the mask is black, which is that of a frame without polyp
     return frames
-
-
-def _stem_below(file: Path, folder: Path) -> str:
-    """The name that lists and masks have for an image: its path in JPEGImages/ without ending."""
-    images = folder / "JPEGImages"
-    above = images if file.is_relative_to(images) else file.parent
-    return file.relative_to(above).with_suffix("").as_posix()
-
-
-def _suffix_of(name: str, images: Mapping[str, Path]) -> str:
-    return next((image.suffix for image in images.values()), ".jpg")
 
 
 def _pngs(folder: Path) -> Iterable[Path]:

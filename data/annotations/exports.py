@@ -1,21 +1,20 @@
 """Finds the annotations of a data set, by what files hold and not by their names, and reads the images they list."""
 
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import counted, first_line, require_extra, some
-from ..layouts import DEEPEST, files_below, is_image, subfolders
+from ..layouts import DEEPEST, files_below, subfolders
 from ..samples import DatasetError
-from ..split_names import SPLIT_NAMES, known_split
+from ..split_names import SPLIT_NAMES, known_split, split_in_name
 from . import coco, cvat, label_studio, labelme, via, yolo
 from .entries import Frame, Reading, parse_json, read_content
 
 JSON_FORMATS = (label_studio, coco, labelme, via)
 ENDINGS = (".json", ".xml", ".yaml", ".yml")
+OTHER_TASKS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")  # of COCO
 MOST_YAML_BYTES = 2**20
 EXPECTED = (
     "Expected COCO, LabelMe, VIA 2 or Label Studio (JSON or JSON-MIN) as .json, CVAT for images 1.1 as .xml, CVAT's "
@@ -59,6 +58,8 @@ def read_folder(folder: Path, reading: Reading) -> list[Frame] | None:
             formats[read[0]][file] = read[1]
     if not formats:
         return None
+    if coco.NAME in formats:
+        formats[coco.NAME] = _of_instances(formats[coco.NAME], reading)
     _refuse_several(folder, formats)
     ((name, by_file),) = formats.items()
     for file, reason in others:
@@ -79,17 +80,10 @@ def mask_folders(folder: Path) -> list[Path]:
     return cvat.labelled_folders([folder]) or cvat.labelled_folders(subfolders(folder))
 
 
-def split_of_file(file: Path) -> str:
-    """The split that the name of an annotations file says, as "train" of instances_train2017.json; "" without one."""
-    words = [word for word in re.split(r"[^a-z]+", file.stem.lower()) if len(word) > 2]
-    found = {split for word in words if (split := known_split(word)) in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else ""
-
-
 def _split_of(file: Path, folder: Path) -> str:
     """That of a file, or of the folders that it is in, as Roboflow has train/_annotations.coco.json."""
     above = [known_split(part) for part in reversed(file.relative_to(folder).parts[:-1])]
-    return split_of_file(file) or next((split for split in above if split in SPLIT_NAMES), "")
+    return split_in_name(file.stem) or next((split for split in above if split in SPLIT_NAMES), "")
 
 
 def _check_extra() -> None:
@@ -151,6 +145,15 @@ def _refuse_several(folder: Path, formats: dict[str, dict[Path, list[Frame]]]) -
             )
 
 
+def _of_instances(by_file: dict[Path, list[Frame]], reading: Reading) -> dict[Path, list[Frame]]:
+    """Files of COCO's task "instances", where there are such; datumaro and COCO itself have others beside them."""
+    others = {file for file in by_file if file.name.startswith(OTHER_TASKS)}
+    if not any(file.name.startswith("instances_") for file in by_file):
+        return by_file
+    reading.notes["files of other tasks than COCO's instances were not read"] += len(others)
+    return {file: frames for file, frames in by_file.items() if file not in others}
+
+
 def _with_unlisted(folder: Path, by_file: dict[Path, list[Frame]], reading: Reading) -> list[Frame]:
     """LabelMe's images, and those beside its files that have no file: nothing was drawn on them."""
     frames = []
@@ -158,9 +161,15 @@ def _with_unlisted(folder: Path, by_file: dict[Path, list[Frame]], reading: Read
         for frame in found:
             frame.split = next(iter(_known_parts(file.relative_to(folder))), "")
             frames.append(frame)
-    listed = {os.path.basename(str(frame.image).replace("\\", "/")) for frame in frames}
-    for image in reading.finder.files:
-        if is_image(image) and image.name not in listed:
+    listed = {frame.image for frame in frames if isinstance(frame.image, Path)}
+    # A file with the name of an image that was read from an annotations file may be the same one, changed.
+    names = {labelme.file_name(frame.image) for frame in frames if isinstance(frame.image, str)}
+    folders = {image.parent for image in listed}
+    finder = reading.finder
+    for image in finder.files:
+        # The folder above, where images may be too, may also hold those of other data sets.
+        is_beside = finder.root == finder.folder or image.parent in folders
+        if is_beside and image not in listed and image.name not in names:
             split = next(iter(_known_parts(image.relative_to(reading.finder.root))), "")
             frames.append(Frame(image, "the image", image, None, split=split))
     return frames

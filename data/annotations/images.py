@@ -2,12 +2,22 @@
 
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...common.errors import some
-from ..layouts import files_below, holds_images, is_image
+from ..layouts import IMAGE_FOLDERS, files_below, is_image
+from ..split_names import plain, split_in_name
 from .shapes import EntryError
+
+# Folders, as `plain` gives their names, of files with the names of frames that are none.
+NO_FRAMES = (
+    *("masks", "mask", "segmentations", "segmentation", "segmentationmasks", "polypmasks", "groundtruth"),
+    *("segmentationclass", "segmentationclasspng", "segmentationclassvisualization"),  # Pascal VOC
+    *("segmentationobject", "segmentationobjectpng", "segmentationobjectvisualization"),
+    *("overlays", "probabilities", "uncertainties", "thumbnails"),  # predict.py
+)
 
 
 class ImageFinder:
@@ -23,12 +33,12 @@ class ImageFinder:
     @cached_property
     def root(self) -> Path:
         """Where images are looked for."""
-        return self.folder if holds_images(self.folder) else self.folder.resolve().parent
+        return self.folder if any(_frames_below(self.folder)) else self.folder.resolve().parent
 
     @cached_property
     def files(self) -> list[Path]:
-        """All images below `root`."""
-        return [file for file in files_below(self.root) if is_image(file)]
+        """All images below `root`, without masks and what `predict.py` writes beside them."""
+        return list(_frames_below(self.root))
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -37,27 +47,53 @@ class ImageFinder:
             found[_plain(file.name)].append(file)
         return found
 
-    def find(self, name: str) -> Path:
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found = defaultdict(list)
+        for file in self.files:
+            found[_plain(file.stem)].append(file)
+        return found
+
+    def find(self, name: str, beside: Path, split: str = "") -> Path:
         """The image of that path or name; folders in it count as far as they exist below `root`.
 
         Args:
             name: As the annotations have it, also of another machine, or of Windows.
+            beside: Folder of the annotations file, where it is looked for first.
+            split: That the file is of: of several images of the name, the one in a folder of that split is meant.
 
         Raises:
             EntryError: If it is not there, or several could be meant.
         """
-        parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
-        if not parts:
-            raise EntryError("names no image")
-        exact = self.root.joinpath(*parts)
-        if exact.is_file() and is_image(exact):
-            return exact
-        found = self._by_name.get(parts[-1], [])
-        depths = [_common_end(file.relative_to(self.root), parts) for file in found]
-        best = [file for file, depth in zip(found, depths, strict=True) if depth == max(depths)]
+        parts = _parts(name)
+        for folder in (beside, self.root):
+            exact = folder.joinpath(*parts)
+            if exact.is_file() and is_image(exact):
+                return exact
+        return self._nearest(name, parts, self._by_name.get(parts[-1], []), split)
+
+    def find_stem(self, name: str) -> Path:
+        """The image of that path or name without ending.
+
+        Args:
+            name: As the annotations have it.
+
+        Raises:
+            EntryError: If it is not there, or several could be meant.
+        """
+        parts = _parts(name)
+        return self._nearest(name, parts, self._by_stem.get(parts[-1], []))
+
+    def _nearest(self, name: str, parts: Sequence[str], found: Sequence[Path], split: str = "") -> Path:
+        """Of images with the right name, the one that has most folders in common with its path in the annotations."""
+        paths = {file: file.relative_to(self.root).parts[:-1] for file in found}
+        depths = {file: _common_end(folders, parts[:-1]) for file, folders in paths.items()}
+        best = [file for file in found if depths[file] == max(depths.values())]
+        if len(best) > 1 and split:
+            best = [file for file in best if split in map(split_in_name, paths[file])] or best
         if len(best) > 1:
-            paths = some([file.relative_to(self.root).as_posix() for file in best])
-            raise EntryError(f"is of the image {name}, which may be {paths}: write its path from {self.root} on")
+            listed = some([file.relative_to(self.root).as_posix() for file in best])
+            raise EntryError(f"is of the image {name}, which may be {listed}: write its path from {self.root} on")
         if not best:
             raise EntryError(
                 f"is of the image {name}, which is not below {self.root}: put it there, or remove the entry"
@@ -69,14 +105,35 @@ class ImageFinder:
         return _plain(name) in self._by_name
 
 
+def _frames_below(folder: Path) -> Iterator[Path]:
+    for file in files_below(folder):
+        if is_image(file):
+            kinds = [plain(part) for part in reversed(file.relative_to(folder).parts[:-1])]
+            innermost = next((kind for kind in kinds if kind in IMAGE_FOLDERS or kind in NO_FRAMES), "")
+            if innermost not in NO_FRAMES:
+                yield file
+
+
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _common_end(path: Path, parts: list[str]) -> int:
-    """How many folders, from the file's name on, two paths have in common."""
+def _parts(name: str) -> list[str]:
+    """Folders and name of a path in annotations.
+
+    Raises:
+        EntryError: If there is none.
+    """
+    parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
+    if not parts:
+        raise EntryError("names no image")
+    return parts
+
+
+def _common_end(folders: Sequence[str], others: Sequence[str]) -> int:
+    """How many folders, from the innermost on, two paths have in common."""
     count = 0
-    for one, other in zip(reversed(path.parts), reversed(parts), strict=False):
+    for one, other in zip(reversed(folders), reversed(others), strict=False):
         if _plain(one) != other:
             break
         count += 1

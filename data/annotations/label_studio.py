@@ -1,5 +1,6 @@
 """Label Studio's exports "JSON" and "JSON-MIN": https://labelstud.io/guide/export."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ def recognise(data: Any) -> bool:
 
 def _is_short(task: Mapping[str, Any]) -> bool:
     """Whether a task is one of JSON-MIN."""
-    return "id" in task and ("annotation_id" in task or any(map(_is_result, task.values()))) and any(_urls(task))
+    return "id" in task and ("annotation_id" in task or any(map(_is_result, task.values()))) and bool(_urls(task))
 
 
 def _is_result(value: Any) -> bool:
@@ -64,7 +65,7 @@ def read(data: Sequence[Mapping[str, Any]], file: Path, reading: Reading) -> lis
         with reading.noting(file, entry):
             fields = mapping_of(task["data"]) if "data" in task else task
             results = _results(task, reading) if "data" in task else _short_results(task)
-            frame = Frame(file, entry, _image_of(fields, reading), None)
+            frame = Frame(file, entry, _image_of(fields, results, reading), None)
             frames.append(frame)
             labels = _labels_by_region(results)
             for index, result in enumerate(results):
@@ -74,11 +75,10 @@ def read(data: Sequence[Mapping[str, Any]], file: Path, reading: Reading) -> lis
     return frames
 
 
-def _urls(fields: Mapping[str, Any]) -> Iterator[str]:
+def _urls(fields: Mapping[str, Any]) -> dict[str, str]:
     """The fields that are addresses or paths of images."""
-    for value in fields.values():
-        if isinstance(value, str) and _path_in(value).lower().endswith(IMAGE_SUFFIXES):
-            yield value
+    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+    return {name: value for name, value in texts.items() if _path_in(value).lower().endswith(IMAGE_SUFFIXES)}
 
 
 def _path_in(url: str) -> str:
@@ -88,8 +88,13 @@ def _path_in(url: str) -> str:
     return found[0]
 
 
-def _image_of(fields: Mapping[str, Any], reading: Reading) -> str:
-    urls = list(_urls(fields))
+def _image_of(fields: Mapping[str, Any], results: Sequence[Mapping[str, Any]], reading: Reading) -> str:
+    found = _urls(fields)
+    # A task may have a small picture too, or a text that ends as an address does. Which field is labelled is not
+    # exported; most have the name of the tag that is, and those of Label Studio's templates are called "image".
+    tags = {str(result.get("to_name")) for result in results}
+    named = [name for name in found if name in tags] or [name for name in found if name == "image"]
+    urls = [found[name] for name in (named if len(found) > 1 else found)] or list(found.values())
     if len(urls) != 1:
         raise EntryError(f"names {len(urls)} images: expected one, with an ending such as .jpg")
     path = _path_in(urls[0])
@@ -197,7 +202,11 @@ def _shape(fields: Mapping[str, Any], kind: str, size: Size) -> Shape:
         _check_per_cent([x, y, *radii])
         return ellipse(x * scale[0], y * scale[1], radii[0] * scale[0], radii[1] * scale[1], rotation)
     width, height = number_of(fields, "width"), number_of(fields, "height")
-    _check_per_cent([width, height] if rotation else [x, y, x + width, y + height])
+    if rotation:  # a side may be longer than the image is wide or high, but not than its diagonal
+        sides = np.array([width, height]) * scale
+        _check_per_cent((sides / math.hypot(*size) * 100).tolist())
+    else:
+        _check_per_cent([x, y, x + width, y + height])
     return rectangle(x * scale[0], y * scale[1], width * scale[0], height * scale[1], rotation)
 
 

@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import contextlib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from ...common.files import image_from_bytes
-from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, points_of, size_of, value_of
+from ...common.frame_hashes import MAX_DISTANCE, frame_hash
+from ..layouts import is_image
+from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, points_of, read_content, size_of, value_of
 from .shapes import Bitmap, EntryError, Shape, ellipse, polygon, rectangle
 
 NAME = "LabelMe"
 NO_REGIONS = ("point", "points", "line", "linestrip")
+TURNED = ("oriented_rectangle", "rotation", "quadrilateral")  # by four corners; the last two are X-AnyLabeling's
 
 
 def recognise(data: Any) -> bool:
@@ -27,11 +32,9 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
     frames = []
     with reading.noting(file, "the file"):
         name = value_of(data, "imagePath", str, "the path of an image")
-        frame = Frame(file, "the file", _path_of(name, file, reading), size_of(data, "imageWidth", "imageHeight"))
-        if isinstance(frame.image, str) and data.get("imageData") and not reading.finder.has(_file_name(name)):
-            frame.image = _file_name(name)
-            frame.content = _from_base64(data["imageData"], "imageData")
-            reading.notes["images were read from annotations files, since no image file is beside these"] += 1
+        size = size_of(data, "imageWidth", "imageHeight")
+        image, content = _image_of(name, data.get("imageData"), file, reading)
+        frame = Frame(file, "the file", image, size, content=content)
         frames.append(frame)
         for number, shape in enumerate(data["shapes"]):
             with reading.noting(file, f"shape {number}"):
@@ -39,15 +42,48 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
     return frames
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """That of a path as it is written in a file, also of Windows."""
     return name.replace("\\", "/").rpartition("/")[2]
 
 
-def _path_of(name: str, file: Path, reading: Reading) -> str | Path:
-    """The image, whose path begins at the annotations file; as it is written, where that leads out of the data set."""
-    root = reading.finder.root.resolve()
-    found = (file.parent / name.replace("\\", "/")).resolve()
-    return found.relative_to(root).as_posix() if found.is_relative_to(root) and found.is_file() else name
+def _image_of(name: str, encoded: Any, file: Path, reading: Reading) -> tuple[str | Path, bytes | None]:
+    """The file of an image; or, if there is none but the annotations file holds it, where it would lie, and its bytes.
+
+    Raises:
+        EntryError: If there is no image.
+    """
+    if (there := _path_of(name, file, reading)) is not None:
+        return there, None
+    if not encoded:
+        return reading.finder.find(name, file.parent), None
+    content = _from_base64(encoded, "imageData")
+    with contextlib.suppress(EntryError):
+        found = reading.finder.find(name, file.parent)
+        if _is_picture(content, read_content(found)):  # frames of another video may have the same name
+            return found, None
+    reading.notes["images were read from annotations files, since no image file is beside these"] += 1
+    return (file.parent.relative_to(reading.finder.folder) / file_name(name)).as_posix(), content
+
+
+def _path_of(name: str, file: Path, reading: Reading) -> Path | None:
+    """The image at its path from the annotations file on; None if that leads nowhere, or out of the data set."""
+    root = Path(os.path.abspath(reading.finder.root))
+    found = Path(os.path.abspath(file.parent / name.replace("\\", "/")))
+    if not (found.is_relative_to(root) and found.is_file() and is_image(found)):
+        return None
+    return reading.finder.root / found.relative_to(root)
+
+
+def _is_picture(content: bytes, other: bytes) -> bool:
+    """Whether two encoded images show the same: LabelMe encodes some anew."""
+    if content == other:
+        return True
+    try:
+        first, second = (frame_hash(image_from_bytes(one)) for one in (content, other))
+    except (OSError, ValueError):
+        return False
+    return int((first != second).sum()) <= MAX_DISTANCE
 
 
 def _from_base64(text: Any, name: str) -> bytes:
@@ -66,7 +102,7 @@ def _region(shape: Mapping[str, Any], entry: str) -> Region:
 
 def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
     points = points_of(shape.get("points"))
-    if kind in ("polygon", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
+    if kind in ("polygon", *TURNED) or (kind == "rectangle" and len(points) == 4):
         return polygon(points)
     if kind not in ("rectangle", "circle", "ellipse", "mask"):
         raise EntryError(f"has the type {kind}, which is not known. Draw it as a polygon")

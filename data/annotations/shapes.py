@@ -241,18 +241,67 @@ def _check_points(points: np.ndarray) -> None:
 
 
 def _without_crossing(area: Any, points: np.ndarray) -> Any:
-    """The same area as valid polygons. Loops are refused: one that is wound the other way takes away from the area."""
+    """The same area as valid polygons.
+
+    Raises:
+        EntryError: If it crosses itself: a loop that is wound the other way takes away from the area.
+    """
     import shapely
 
-    valid = shapely.make_valid(area)
-    polygons = [piece for piece in shapely.get_parts(valid) if piece.geom_type in ("Polygon", "MultiPolygon")]
-    valid = shapely.union_all(polygons)
+    loops = np.array([_valid(shapely.Polygon(loop), loop) for loop in _loops(points)])
+    # One loop may lie in another, which is a hole, or outside; if they overlap, what is in both would be left out.
+    first, second = loops[shapely.STRtree(loops).query(loops, predicate="overlaps")]
+    common, smaller = shapely.area(shapely.intersection(first, second)), np.minimum(*shapely.area([first, second]))
+    if (np.minimum(common, smaller - common) > np.maximum(LOOPS, LOOP_SHARE * smaller)).any():
+        raise _crossing(area)
+    return _made_valid(area)
+
+
+def _loops(points: np.ndarray) -> list[np.ndarray]:
+    """Parts of an outline between two visits of one corner, as of the line that joins two parts or leads to a hole.
+
+    Programs of YOLO's join all parts of a region so, however each is wound.
+    """
+    loops: list[list[tuple[float, ...]]] = []
+    path: list[tuple[float, ...]] = []
+    places: dict[tuple[float, ...], int] = {}
+    for point in map(tuple, points.tolist()):
+        if point in places:
+            start = places[point]
+            loops.append(path[start:])
+            for passed in path[start + 1 :]:
+                del places[passed]
+            del path[start + 1 :]
+        else:
+            places[point] = len(path)
+            path.append(point)
+    return [np.array(loop) for loop in [*loops, path] if len(loop) > 2]
+
+
+def _valid(area: Any, points: np.ndarray) -> Any:
+    """A loop as valid polygons; refused if it makes loops of its own that are more than those of an unsteady hand."""
+    if area.is_valid:
+        return area
+    valid = _made_valid(area)
     x, y = (points - points.mean(axis=0)).T
     wound = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
     if abs(valid.area - wound) > max(LOOPS, LOOP_SHARE * valid.area):
-        where = shapely.is_valid_reason(area).partition("[")[2].rstrip("]").replace(" ", ", ")
-        raise EntryError(f"has a polygon that crosses itself near ({where}): which part is meant? Draw it anew")
+        raise _crossing(area)
     return valid
+
+
+def _made_valid(area: Any) -> Any:
+    import shapely
+
+    parts = shapely.get_parts(shapely.make_valid(area))
+    return shapely.union_all([part for part in parts if part.geom_type in ("Polygon", "MultiPolygon")])
+
+
+def _crossing(area: Any) -> EntryError:
+    import shapely
+
+    where = shapely.is_valid_reason(area).partition("[")[2].rstrip("]").replace(" ", ", ")
+    return EntryError(f"has a polygon that crosses itself near ({where}): which part is meant? Draw it anew")
 
 
 def _nowhere(box: Iterable[float], size: Size) -> str:

@@ -20,6 +20,7 @@ from ...image_processing_unet import orientation_of
 from ..columns import PAIR_FEATURES
 from ..mask_runs import check_size, encode_runs
 from ..samples import DatasetError
+from ..split_names import split_in_name
 from . import exports
 from .entries import Frame, Reading
 from .images import ImageFinder
@@ -53,7 +54,7 @@ def annotation_splits(path: Path, rules: AnnotationRules) -> dict[str, Dataset] 
     else:
         frames = exports.read_file(path, reading)
         for frame in frames:
-            frame.split = frame.split or exports.split_of_file(path)
+            frame.split = frame.split or split_in_name(path.stem)
     try:
         labels = _foreground(path, frames, reading, rules)
     except DatasetError:
@@ -64,9 +65,10 @@ def annotation_splits(path: Path, rules: AnnotationRules) -> dict[str, Dataset] 
     reading.refuse_problems()
     _say(path, labels, reading)
     if not any(rows.values()):
+        of_labels = f" of {some(sorted(labels))}" if labels else ""
         raise DatasetError(
             f"{path} leaves no image to work with: of {counted(len(frames), 'image')} that it lists, none has a "
-            f"region of {some(sorted(labels))}. Without any, an image is only a sample with --unlabelled negative."
+            f"region{of_labels}. Without any, an image is only a sample with --unlabelled negative."
         )
     return {split: Dataset.from_list(found, features=PAIR_FEATURES) for split, found in rows.items()}
 
@@ -135,7 +137,9 @@ def _image_of(frame: Frame, reading: Reading) -> tuple[dict[str, Any], Size]:
     if frame.content is not None:
         image = {"bytes": frame.content, "path": str(frame.image)}
     else:
-        file = frame.image if isinstance(frame.image, Path) else reading.finder.find(frame.image)
+        file = frame.image
+        if isinstance(file, str):
+            file = reading.finder.find(file, frame.file.parent, frame.split)
         image = {"bytes": None, "path": str(file)}
         if frame.bytes_there is not None and frame.bytes_there != os.path.getsize(file):
             reading.notes["images have other files than those that were annotated, by their sizes in bytes"] += 1

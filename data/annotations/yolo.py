@@ -64,6 +64,7 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
 
 def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     names = data["names"]
+    names = [names] if isinstance(names, str) else names
     try:
         pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
         return {int(number): str(name) for number, name in pairs}
@@ -76,9 +77,15 @@ def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
 def _images(data: Mapping[str, Any], split: str, file: Path, reading: Reading) -> list[Path]:
     """The images of a split: of folders, or of text files with a path in each line."""
     places = data.get(split) or []
+    places = [places] if isinstance(places, str) else places
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise DatasetError(f"{file}: {split} is {places!r}; expected a folder, or a list of folders.")
     found: list[Path] = []
-    for place in [places] if isinstance(places, str) else places:
-        path = _place(str(place), str(data.get("path") or ""), file)
+    for place in places:
+        path = _place(place, str(data.get("path") or ""), file)
+        if path is None and split == "test":  # Roboflow names it also in exports that have none
+            reading.notes["test splits are named in data.yaml but are not there, and were left out"] += 1
+            return []
         if path is None:
             raise DatasetError(f"{file}: {split} is {place}, which is not beside the file. Put it there or remove it.")
         if path.is_dir():
@@ -87,9 +94,9 @@ def _images(data: Mapping[str, Any], split: str, file: Path, reading: Reading) -
         for line in read_content(path).decode("utf-8-sig", errors="replace").splitlines():
             if line.strip():
                 with reading.noting(path, f"the line {line.strip()}"):
-                    found.append(reading.finder.find(line.strip()))
+                    found.append(reading.finder.find(line.strip(), path.parent))
     if places and not found:
-        raise DatasetError(f"{file}: {split} ({places}) holds no image; expected {some(IMAGE_SUFFIXES, 20)}.")
+        raise DatasetError(f"{file}: {split} ({some(places)}) holds no image; expected {some(IMAGE_SUFFIXES, 20)}.")
     return found
 
 

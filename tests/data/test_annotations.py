@@ -26,7 +26,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_dilation
 from unet_kvasir_seg.common.annotation_rules import AnnotationRules
 from unet_kvasir_seg.common.errors import UserError
-from unet_kvasir_seg.data.annotations.shapes import ellipse, polygon, rectangle, runs_of_shape
+from unet_kvasir_seg.data.annotations.shapes import EntryError, ellipse, polygon, rectangle, runs_of_shape
 from unet_kvasir_seg.data.annotations.source import annotation_splits
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.mask_runs import MAGIC, decode_runs, encode_runs
@@ -109,6 +109,27 @@ def test_a_hole_that_a_cut_leads_to_stays_open_and_a_small_loop_is_taken():
     assert not found[6:14, 6:14].any()
     hand = [[2, 2], [20, 2], [20, 20], [2, 20], [2, 1.5], [2.5, 1.5]]
     assert drawn(polygon(np.array(hand, dtype=float)))[2:20, 2:20].all()
+
+
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two outlines as one, with a line there and back between their first corners, as YOLO's programs write parts."""
+    return np.concatenate([first, first[:1], second, second[:1]])
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_parts_and_holes_that_a_line_joins_are_those_of_the_single_outlines(turn):
+    """However they are wound; only those that overlap are refused, since it is not clear what is meant."""
+    square = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
+    x, y = centres()
+    outer = (x < 12) & (y < 12)
+    apart = joined(square * 1.2, (square + 15)[::turn])
+    assert (drawn(polygon(apart)) == (outer | ((x > 15) & (x < 25) & (y > 15) & (y < 25)))).all()
+    hole = joined(square * 1.2, (square * 0.4 + 4)[::turn])
+    assert (drawn(polygon(hole)) == (outer & ~((x > 4) & (x < 8) & (y > 4) & (y < 8)))).all()
+    with pytest.raises(EntryError, match="crosses itself"):
+        drawn(polygon(joined(square * 1.2, (square + 6)[::turn])))
+    with pytest.raises(EntryError, match="crosses itself"):
+        drawn(polygon(joined(square, np.array([[15, 15], [25, 25], [25, 15], [15, 25]], float)[::turn])))
 
 
 def test_what_lies_outside_is_clipped_and_counted(tmp_path, caplog):
@@ -438,3 +459,37 @@ def test_results_record_labels_and_no_paths(tmp_path):
     (tmp_path / "json").rename(tmp_path / "b" / "json")
     moved = load_splits(str(tmp_path / "b"), needed_splits=["all"], annotation_rules=rules)
     assert describe_data("b", None, moved)["fingerprint"] == data["fingerprint"]
+
+
+def test_of_several_addresses_in_a_task_of_label_studio_the_labelled_one_is_read(tmp_path):
+    masks = write_frames(tmp_path / "images", count=2)
+    tasks = label_studio_tasks(masks)
+    tasks[0]["data"] |= {"thumbnail": "/data/upload/3/0a1b2c3d-frame1.jpg"}  # the template's "image" is meant
+    tasks[1]["data"] = {"image": "s3://bucket/small.jpg", "frame": "frame1.jpg"}
+    for result in tasks[1]["annotations"][0]["result"]:
+        result["to_name"] = "frame"
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    found = masks_of(file)
+    assert all((found[name] == mask).all() for name, mask in masks.items())
+    tasks[1]["data"] = {"left": "a.jpg", "right": "b.jpg"}
+    file.write_text(json.dumps(tasks))
+    with pytest.raises(DatasetError, match="names 2 images"):
+        masks_of(file)
+
+
+def test_a_turned_rectangle_of_label_studio_may_be_longer_than_the_image_is_high(tmp_path):
+    """Around its top left corner, on an image of 64x16: 8 pixels wide and 20 high, turned by 90 degrees clockwise."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 16)).save(tmp_path / "images" / "a.png")
+    value = {"x": 50.0, "y": 25.0, "width": 12.5, "height": 125.0, "rotation": 90, "rectanglelabels": ["polyp"]}
+    result = {"id": "r", "original_width": 64, "original_height": 16, "value": value}
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]))
+    wanted = np.zeros((16, 64), dtype=bool)
+    wanted[4:12, 12:32] = True
+    assert (masks_of(file)["a.png"] == wanted).all()
+    value["height"] = 500.0
+    file.write_text(json.dumps([{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]))
+    with pytest.raises(DatasetError, match="per cent"):
+        masks_of(file)

@@ -177,13 +177,14 @@ def test_the_table_and_the_copies(run, frames, tmp_path):
 
     # The same again writes the same; another choice would mix with the copies, and loses nothing.
     before = (tmp_path / "out" / "selected.csv").read_bytes()
+    (tmp_path / "out" / "selected" / ".DS_Store").touch()  # as a Mac does where a folder was looked at
     assert "8 before" in run(frames, "--select", "3", "--select_by", "uncertainty", "--select_copy").stdout
     (tmp_path / "out" / "selected" / "notes.json").write_text("{}")
     refused = run(frames, "--select", "3", "--select_by", "uncertainty", "--select_copy", status=2).stderr
     assert "notes.json" in refused
     assert "Move" in refused
     assert (tmp_path / "out" / "selected.csv").read_bytes() == before
-    assert copies(tmp_path / "out") == {*expected, "notes.json"}
+    assert copies(tmp_path / "out") == {*expected, "notes.json", ".DS_Store"}
 
 
 def test_what_is_labelled_is_not_chosen_again(run, frames, tmp_path):
