@@ -306,7 +306,7 @@ def run_two_processes(folder: Path, *arguments: object) -> subprocess.CompletedP
     [
         ("--norm", "none"),
         ("--norm", "group", "--loss", "structure", "--augment_in_batches"),
-        ("--norm", "instance"),
+        pytest.param(("--norm", "instance"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

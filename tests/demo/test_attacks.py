@@ -359,6 +359,7 @@ def test_names_of_uploads_cannot_leave_their_folder(page, visitor, name):
         assert answer.status_code == 400
 
 
+@pytest.mark.slow
 def test_requests_of_many_visitors_are_neither_lost_nor_mixed_up(page, add_row):
     """200 requests of 20 visitors, a third of them broken; memory is level after the first 50."""
     after_50: list[float] = []
