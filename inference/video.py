@@ -31,6 +31,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from PIL import Image
 
+from ..common.batches import batches
 from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
@@ -230,7 +231,7 @@ def segment_video(
             # `closing` ends the threads before the files that they read and write are closed, also after an error.
             with contextlib.closing(prefetch(video.frames(), ahead=together)) as frames:
                 prepared = prefetch_map(prepare, frames, threads=THREADS, ahead=together)
-                predicted = chain.from_iterable(predict(batch) for batch in _batches(prepared, together))
+                predicted = chain.from_iterable(predict(batch) for batch in batches(prepared, together))
                 smooth = smoothed(predicted, smoothing)
                 measured = prefetch_map(_with_lesions, smooth, threads=THREADS, ahead=together)
                 tracked = _with_alerts(measured, tracker)
@@ -276,17 +277,6 @@ def _checked(frame: Frame, prediction: Prediction, source: str | Path) -> tuple[
             "the weights are broken."
         )
     return frame, prediction
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def smoothed(predictions: Iterable[tuple[Frame, Prediction]], smoothing: float) -> Iterator[tuple[Frame, Prediction]]:

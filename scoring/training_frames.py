@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..common.batches import batches
 from ..common.errors import UserError, counted
 from ..data.columns import Split
 from ..data.samples import decode_image
@@ -47,7 +48,7 @@ def measure_training(predictor: BasePredictor, training: Split | None, validatio
     frames = training if isinstance(training, Dataset) and len(training) else validation
     measured = [measure_frame(predictor, predictor.prepare(image)) for image in _images(frames, MOST_FRAMES)]
     predicted = []
-    for batch in _batches(_images(validation, MOST_PREDICTED)):
+    for batch in batches(_images(validation, MOST_PREDICTED), BATCH):
         predicted += [measure_prediction(prediction) for prediction in predictor.batch(batch, peak_threshold=0.5)]
     return FrameStatistics.of(measured, predicted)
 
@@ -58,17 +59,6 @@ def _images(rows: Dataset, most: int) -> Iterator[Any]:
     for place in range(count):
         row = rows[place * len(rows) // count]
         yield decode_image(row["image"], row["index"])
-
-
-def _batches(images: Iterator[Any]) -> Iterator[list[Any]]:
-    batch = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def save_statistics(

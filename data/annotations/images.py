@@ -2,8 +2,9 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from ...common.errors import some
@@ -42,17 +43,11 @@ class ImageFinder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        found = defaultdict(list)
-        for file in self.files:
-            found[_plain(file.name)].append(file)
-        return found
+        return _grouped(self.files, attrgetter("name"))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        found = defaultdict(list)
-        for file in self.files:
-            found[_plain(file.stem)].append(file)
-        return found
+        return _grouped(self.files, attrgetter("stem"))
 
     def find(self, name: str, beside: Path, split: str = "") -> Path:
         """The image of that path or name; folders in it count as far as they exist below `root`.
@@ -112,6 +107,13 @@ def _frames_below(folder: Path) -> Iterator[Path]:
             innermost = next((kind for kind in kinds if kind in IMAGE_FOLDERS or kind in NO_FRAMES), "")
             if innermost not in NO_FRAMES:
                 yield file
+
+
+def _grouped(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    found = defaultdict(list)
+    for file in files:
+        found[_plain(key(file))].append(file)
+    return found
 
 
 def _plain(name: str) -> str:

@@ -12,12 +12,8 @@ import numpy as np
 from ...common.errors import UserError
 from .frames import AnnotatedFrame
 
-NOT_TEXT = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # Unicode's categories of control characters, of bytes that are not UTF-8, of breaks
+# Unicode's categories of control characters, of bytes that are not UTF-8, and of breaks.
+NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")
 NO_XML = "\ufffe\uffff"
 
 

@@ -22,15 +22,6 @@ from ..output_folder import MAX_INPUTS_BYTES, cannot_write, read_run
 from .frames import AnnotatedFrame, annotated_frames
 from .options import Options
 
-# Format -> its module here, whose `files(frames, options)` gives names of files with their contents, one by one.
-MODULES = {
-    "coco": "coco",
-    "labelme": "labelme",
-    "cvat": "cvat",
-    "label-studio": "label_studio",
-    "via": "via",
-    "yolo": "yolo",
-}
 ONE_PER_IMAGE = ("labelme", "yolo")  # formats with a file for each image
 DIGESTS = "written.json"  # hashes of the files as they were written
 MODEL_DIGITS = 12  # of the hash that names the model
@@ -45,7 +36,7 @@ def write_annotations(output: Path, format: str, label: str, masks: bool = False
 
     Args:
         output: The folder.
-        format: One of `MODULES`.
+        format: One of `FORMATS`; the module of that name here has `files(frames, options)`.
         label: Name of the label.
         masks: Whether to write masks in place of polygons.
 
@@ -73,7 +64,7 @@ def files_of(frames: Iterable[AnnotatedFrame], format: str, options: Options) ->
 
     Each content is to be read before the next file is asked for.
     """
-    return importlib.import_module(f".{MODULES[format]}", __package__).files(frames, options)
+    return importlib.import_module(f".{format.replace('-', '_')}", __package__).files(frames, options)
 
 
 def _counting(output: Path, masks: bool, counts: dict[str, int]) -> Iterator[AnnotatedFrame]:

@@ -39,7 +39,7 @@ class Frames(BasePredictor):
         return PreparedImage(image, image.shape[:2])
 
     def flip_maps(self, prepared, axes):
-        raise NotImplementedError
+        raise AssertionError("frames are measured without a prediction")
 
 
 def measured(frame: np.ndarray) -> dict[str, float]:
