@@ -57,7 +57,8 @@ def test_the_table_of_warnings(run_command, models, tmp_path):
     command = (frame_statistics.main, *DATA, "--model", models[0], "--sets", 5)
     assert "keeps no statistics of frames" in run_command(*command, status=2).stderr
     file = models[0] / "preprocessor_config.json"
-    kept = {"version": 1, "frames": 40, "predicted_frames": 0, "quantiles": {"saturation": list(LEVELS)}}
+    quantiles = {"saturation": list(LEVELS)}
+    kept = FrameStatistics(40, 0, quantiles).to_dict()
     file.write_text(json.dumps(json.loads(file.read_text()) | {"frame_statistics": kept}))
     document = tmp_path / "page.md"
     document.write_text("before\n<!-- frame_statistics: begin -->\n<!-- frame_statistics: end -->\nafter\n")

@@ -70,7 +70,7 @@ def test_predict_says_that_frames_are_far_off_and_compares_all_of_a_folder(run_c
     assert LINE not in run(frames)  # the model has no statistics
     brightness = brightness_of(model, [Image.open(file) for file in frames.iterdir()])
     like = sorted(np.quantile(brightness, LEVELS))
-    usual = {"version": 1, "frames": 100, "predicted_frames": 0}
+    usual = {"version": 1, "frames": 100, "predicted_frames": 0, "levels": list(LEVELS)}
     keep(
         model, {**usual, "quantiles": {"brightness": [low - 30 for low in like[:5]] + [top + 30 for top in like[5:]]}}
     )
