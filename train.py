@@ -62,28 +62,20 @@ def _train(
 ) -> dict[str, Any]:
     from transformers import set_seed
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
-    from unet_kvasir_seg.data.check import check_at_start
-    from unet_kvasir_seg.data.dataset import choose_split, load_splits
+    from unet_kvasir_seg.data.dataset import choose_split
     from unet_kvasir_seg.data.transforms import TrainingStream
-    from unet_kvasir_seg.training import building, outcome
+    from unet_kvasir_seg.training import building, outcome, resume
     from unet_kvasir_seg.training.batch_sizes import check_batches
     from unet_kvasir_seg.training.prediction_grid import PredictionGrid
-    from unet_kvasir_seg.training.resume import (
-        check_output_folder,
-        check_same_field_of_view,
-        check_same_run,
-        checkpoint_to_resume,
-        start_of_run,
-    )
 
     folder = Path(str(training_arguments.output_dir))
     is_main = training_arguments.process_index == 0
 
     # Where the run starts from.
     with_ema = training_arguments.ema_decay is not None
-    checkpoint = checkpoint_to_resume(training_arguments.resume_from_checkpoint, folder, with_ema)
+    checkpoint = resume.checkpoint_to_resume(training_arguments.resume_from_checkpoint, folder, with_ema)
     if is_main:
-        check_output_folder(folder, resuming=checkpoint is not None)
+        resume.check_output_folder(folder, resuming=checkpoint is not None)
         print(f"Computing on {training_arguments.runtime} (to change it: --use_cpu, --bf16 False).")
 
     # Network and data.
@@ -91,17 +83,7 @@ def _train(
     model, processor = building.build_model(model_arguments, resuming=checkpoint is not None)
     building.leave_out_large_sizes(data_arguments, processor.size["height"])
     with training_arguments.main_process_first(desc="loading the data"):
-        splits = load_splits(
-            **data_arguments.source,
-            needed_splits=["train", "validation"],
-            streaming=data_arguments.streaming,
-            synthetic_size=processor.size["height"],
-        )
-        splits = building.with_negatives(splits, data_arguments)
-        if is_main:
-            used = {split: splits[split] for split in ("train", "validation")}
-            if partly := check_at_start(used, data_arguments.mask_rules):
-                print(partly)
+        splits = building.load_data(data_arguments, processor.size["height"], is_main)
     train_set, validation_set, transform = building.build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
@@ -118,9 +100,9 @@ def _train(
     results = outcome.describe_run(model, splits, processor, model_arguments, data_arguments, training_arguments)
     seconds_before = 0.0
     if checkpoint is not None:
-        seconds_before = check_same_run(checkpoint, results)
-        check_same_field_of_view(checkpoint, processor.field_of_view)
-        results["training"] |= start_of_run(checkpoint)
+        seconds_before = resume.check_same_run(checkpoint, results)
+        resume.check_same_field_of_view(checkpoint, processor.field_of_view)
+        results["training"] |= resume.start_of_run(checkpoint)
     if training_arguments.dataloader_num_workers and not data_arguments.streaming:
         # Each worker holds a cache of decoded samples, which is lost if the worker ends with the epoch.
         training_arguments.dataloader_persistent_workers = True
@@ -135,18 +117,7 @@ def _train(
 
     # Training, and its outcome.
     trainer.train(resume_from_checkpoint=checkpoint)
-    outcome.record_curves(trainer.results, trainer.state.log_history)
-    if is_main:
-        print("\nThe last validation, of the weights that are kept:")
-    outcome.record_outcome(trainer.results, trainer, trainer.evaluate())
-    if is_main:
-        outcome.record_frame_statistics(trainer, splits)
-    trainer.save_outcome()
-    if is_main:
-        outcome.print_scores(trainer.results)
-    url = trainer.push_to_hub() if training_arguments.push_to_hub else None
-    if is_main:
-        outcome.print_usage(trainer.results, str(folder), url)
+    outcome.conclude(trainer, splits)
     return trainer.results
 
 

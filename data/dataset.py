@@ -129,13 +129,7 @@ def load_splits(
         source = Source(_synthetic_splits(name, synthetic_rows, synthetic_size, seed))
     else:
         source = open_source(name, config, revision, mask_column, streaming, annotation_rules)
-    if annotation_rules.is_given and not source.is_annotated:
-        raise DatasetError(
-            f"--labels and --unlabelled are for the files of annotation programs, and {name} holds images and masks: "
-            "leave them out. Values of masks are chosen with --foreground_values."
-        )
-    if config is not None and not source.has_configs:
-        raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
+    _refuse_flags_without_effect(name, source, config, annotation_rules)
 
     def pairs_of(chosen: Mapping[str, Split]) -> dict[str, Split]:
         """The columns that all splits have, of some of the data set's own."""
@@ -146,12 +140,8 @@ def load_splits(
             return pairs
         return {split: with_groups(rows, chosen[split], split_rules, name, split) for split, rows in pairs.items()}
 
-    if _wants_all(needed_splits, source.splits):
-        if split_rules.divides_anew or train_split is not None or validation_split is not None:
-            raise DatasetError(
-                f'"{ALL}" stands for every sample of the data set, which is not divided: remove --fold, --folds, '
-                "--validation_fraction, --train_split and --validation_split."
-            )
+    is_told_to_divide = split_rules.divides_anew or train_split is not None or validation_split is not None
+    if _wants_all(needed_splits, source.splits, is_told_to_divide):
         rows = concatenate_datasets(list(pairs_of(source.splits).values()))
         return {ALL: _with_index(rows, keep_stream=False)}
     there, is_divided = source.splits, False
@@ -188,16 +178,22 @@ def _own_splits(
     return splits
 
 
-def _wants_all(needed: Sequence[str | None], there: Iterable[str]) -> bool:
+def _wants_all(needed: Sequence[str | None], there: Iterable[str], is_told_to_divide: bool) -> bool:
     """Whether the samples of all splits together are asked for.
 
     Raises:
-        DatasetError: If a split is asked for too, which would have samples in common with them.
+        DatasetError: If a split is asked for too, which would have samples in common with them, or the samples are
+            to be divided.
     """
     if ALL not in needed or find_split(ALL, there) is not None:
         return False
     if others := [split for split in needed if split not in (None, ALL)]:
         raise DatasetError(f'"{ALL}" stands for every sample of the data set, so that none is left for {others[0]}.')
+    if is_told_to_divide:
+        raise DatasetError(
+            f'"{ALL}" stands for every sample of the data set, which is not divided: remove --fold, --folds, '
+            "--validation_fraction, --train_split and --validation_split."
+        )
     return True
 
 
@@ -414,6 +410,18 @@ def packed_files(archives: Sequence[str]) -> DatasetError:
 
 def _archives(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(PACKED))
+
+
+def _refuse_flags_without_effect(
+    name: str, source: Source, config: str | None, annotation_rules: AnnotationRules
+) -> None:
+    if annotation_rules.is_given and not source.is_annotated:
+        raise DatasetError(
+            f"--labels and --unlabelled are for the files of annotation programs, and {name} holds images and masks: "
+            "leave them out. Values of masks are chosen with --foreground_values."
+        )
+    if config is not None and not source.has_configs:
+        raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
 
 
 def open_source(

@@ -157,36 +157,7 @@ def build_page(
 def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: Sequence[Path], folder: Path) -> None:
     import gradio as gr
 
-    held = HeldImages()
-
-    def on_image(upload: dict[str, Any] | None, threshold: float, opacity: float, view: str, request: gr.Request):
-        """Segment an image. Returns the input, emptied if the image cannot be used, and the result."""
-        visitor = request.session_hash or ""
-        if upload is None:
-            return gr.skip(), NO_IMAGE
-        if not _are_shares(threshold, opacity) or view not in (OVERLAY, SIDE_BY_SIDE):
-            return None, problem_html(FORGED)
-        try:
-            image = segment_image(uploaded_path(upload, folder), predictor)
-        except UserError as error:
-            earlier = held.get(visitor)
-            still_shown = image_html(earlier, threshold, opacity, view) if earlier else ""
-            return None, problem_html(str(error)) + still_shown
-        held.keep(visitor, image)
-        return gr.skip(), image_html(image, threshold, opacity, view)
-
-    def on_setting(threshold: float, opacity: float, view: str, request: gr.Request) -> str:
-        """Redraw the image that is held."""
-        image = held.get(request.session_hash or "")
-        return NO_IMAGE if image is None else image_html(image, threshold, opacity, view)
-
-    def on_leave(request: gr.Request) -> None:
-        held.forget(request.session_hash or "")
-
-    def on_clear(request: gr.Request) -> str:
-        on_leave(request)
-        return NO_IMAGE
-
+    on_image, on_setting, on_clear, on_leave = _image_events(predictor, folder)
     with gr.Column(scale=2, min_width=280):
         image = gr.Image(
             label="Image",
@@ -235,6 +206,43 @@ def _add_image_tab(page: "gr.Blocks", predictor: BasePredictor, example_files: S
         api_name="redraw",
     )
     page.unload(on_leave)
+
+
+def _image_events(predictor: BasePredictor, folder: Path) -> tuple[Callable[..., Any], ...]:
+    """What the image tab does when an image comes, a setting changes, the image is removed, and the visitor leaves."""
+    import gradio as gr
+
+    held = HeldImages()
+
+    def on_image(upload: dict[str, Any] | None, threshold: float, opacity: float, view: str, request: gr.Request):
+        """Segment an image. Returns the input, emptied if the image cannot be used, and the result."""
+        visitor = request.session_hash or ""
+        if upload is None:
+            return gr.skip(), NO_IMAGE
+        if not _are_shares(threshold, opacity) or view not in (OVERLAY, SIDE_BY_SIDE):
+            return None, problem_html(FORGED)
+        try:
+            image = segment_image(uploaded_path(upload, folder), predictor)
+        except UserError as error:
+            earlier = held.get(visitor)
+            still_shown = image_html(earlier, threshold, opacity, view) if earlier else ""
+            return None, problem_html(str(error)) + still_shown
+        held.keep(visitor, image)
+        return gr.skip(), image_html(image, threshold, opacity, view)
+
+    def on_setting(threshold: float, opacity: float, view: str, request: gr.Request) -> str:
+        """Redraw the image that is held."""
+        image = held.get(request.session_hash or "")
+        return NO_IMAGE if image is None else image_html(image, threshold, opacity, view)
+
+    def on_clear(request: gr.Request) -> str:
+        on_leave(request)
+        return NO_IMAGE
+
+    def on_leave(request: gr.Request) -> None:
+        held.forget(request.session_hash or "")
+
+    return on_image, on_setting, on_clear, on_leave
 
 
 def _add_video_tab(page: "gr.Blocks", predictor: BasePredictor, clip: Path, folder: Path) -> None:

@@ -90,8 +90,6 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
     Raises:
         UserError: If the address cannot be used.
     """
-    from gradio import mount_gradio_app  # not before `build_page` has set what it reads when it is imported
-
     host = host.strip("[]")  # of an IPv6 address in a URL
     listener = listen(host, port)
     allow_descriptors()
@@ -105,6 +103,28 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         ],
     )
     add_upload(app, folder, cleaner)
+    mount(page, app, host, port)
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="server")
+    thread.start()
+    cleaner.start()
+    try:
+        shown = "localhost" if host in ("0.0.0.0", "::") else host
+        yield f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+    finally:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are broken off now, which is no error
+        page.close(verbose=False)
+        server.should_exit = True
+        thread.join(timeout=STOP_SECONDS)
+        cleaner.stop()
+
+
+def mount(page: "gr.Blocks", app: FastAPI, host: str, port: int) -> None:
+    """Make the page the root of the app, with bounds on what gradio keeps and without what visitors do not need."""
+    from gradio import mount_gradio_app  # not before `build_page` has set what it reads when it is imported
+
     page.max_threads = page._queue.max_thread_count = THREADS
     page.state_session_capacity = SESSIONS
     mount_gradio_app(
@@ -124,23 +144,8 @@ def serving(page: "gr.Blocks", folder: Path, host: str, port: int) -> Iterator[s
         css=stylesheet(),
         js=NAME_EXAMPLES,
     )
-    # `page.close` needs both; the server is closed here.
+    # `page.close` needs both; `serving` stops the server.
     page.app, page.server = app.routes[-1].app, None  # type: ignore[assignment, attr-defined]
-    server = uvicorn.Server(
-        uvicorn.Config(app, http=PromptProtocol, ws="none", log_level="warning", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="server")
-    thread.start()
-    cleaner.start()
-    try:
-        shown = "localhost" if host in ("0.0.0.0", "::") else host
-        yield f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
-    finally:
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are broken off now, which is no error
-        page.close(verbose=False)
-        server.should_exit = True
-        thread.join(timeout=STOP_SECONDS)
-        cleaner.stop()
 
 
 def listen(host: str, port: int) -> socket.socket:

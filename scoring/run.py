@@ -199,15 +199,7 @@ def score_split(
     rows, at_half, comparison = choose_split(splits, split), None, None
     groups = groups_in(rows)
     check_mask_rules({split: rows, **splits}, protocol.mask_rules)
-    if isinstance(source, FileSource) or isinstance(other, FileSource):
-        refuse_shared_names(rows)
-    for name in (tuning.threshold_on, tuning.peak_on):
-        if name is not None:
-            choose_split(splits, name)  # an absent one is named before the work
-    if tuning.threshold_on is None and tuning.peak_on is None:
-        for scored in (source, other):
-            if scored is not None:
-                peak_threshold_of(scored, protocol)  # so is one below the threshold
+    refuse_before_scoring([source] if other is None else [source, other], splits, rows, protocol, tuning)
     if tuning.threshold_on is not None:
         images_alone = replace(protocol, threshold=0.5, scores_videos=False)
         tuned = score_samples(source, splits[tuning.threshold_on], images_alone, work)
@@ -221,10 +213,7 @@ def score_split(
     if other is not None:
         alone = replace(protocol, negative_windows=None, scores_videos=False)  # only Dice and IoU are compared
         _, _, others = score_source(other, splits, split, alone, work, None, tuning)
-        with value_errors_explained():
-            differences = compare(images, others, **protocol.resampling, groups=groups)
-        scores = main_scores(others, **protocol.resampling, groups=groups)
-        comparison = {"other": other.public_name, "metrics": differences, "scores": scores}
+        comparison = {"other": other.public_name, **compare_scores(images, others, protocol, groups)}
     return ScoredSplit(
         images=images,
         protocol=protocol,
@@ -237,6 +226,41 @@ def score_split(
         presence_calibration=source.presence_calibration,
         comparison=comparison,
     )
+
+
+def refuse_before_scoring(
+    sources: Sequence[Source], splits: Mapping[str, Dataset], rows: Dataset, protocol: Protocol, tuning: Tuning
+) -> None:
+    """Refuse what would otherwise be found after minutes of work.
+
+    Args:
+        sources: What is scored, and what it is compared with.
+        splits: As `load_splits` gives them.
+        rows: The scored split.
+        protocol: How to score.
+        tuning: What is chosen first.
+
+    Raises:
+        UserError: If images of one name are looked for in files, a split to tune on is missing, or a source's peak
+            threshold is below the threshold.
+    """
+    if any(isinstance(source, FileSource) for source in sources):
+        refuse_shared_names(rows)
+    for name in (tuning.threshold_on, tuning.peak_on):
+        if name is not None:
+            choose_split(splits, name)
+    if tuning.threshold_on is None and tuning.peak_on is None:
+        for source in sources:
+            peak_threshold_of(source, protocol)
+
+
+def compare_scores(
+    images: Sequence[ImageScores], others: Sequence[ImageScores], protocol: Protocol, groups: Groups
+) -> dict[str, Any]:
+    """How the scores of two sources differ on the same images, and the main scores of the other one."""
+    with value_errors_explained():
+        differences = compare(images, others, **protocol.resampling, groups=groups)
+    return {"metrics": differences, "scores": main_scores(others, **protocol.resampling, groups=groups)}
 
 
 def score_source(

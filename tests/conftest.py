@@ -57,6 +57,12 @@ def save_tiny_model(folder: Path, seed: int, bias: float = 0.0) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """Folder of such a network. Tests share it: those that change it change a copy."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-unet", seed=0)
+
+
 def save_confident_model(folder: Path) -> Path:
     """Such a network with probabilities far from 0.5, like a trained one: rounding changes no mask."""
     import torch

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on this machine, for tests: a real HTTP server that keeps its repos in memory.
 
     with LoopbackHub() as hub:
-        subprocess.run([...], env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token})
+        hub.run([("train", "--push_to_hub", "--hub_model_id", "team/unet")], folder)
         hub.repos["team/unet"].files["config.json"]  # bytes
 
 It speaks what `huggingface_hub` asks for to create repos, commit to them and read from them. Anyone may read;
@@ -11,16 +11,27 @@ writing takes the token. There is one branch, main, and every file is a regular 
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
 USER = "loopback-user"
+RUN_COMMANDS = """
+import importlib, json, sys
+
+for command, *arguments in json.loads(sys.argv[1]):
+    importlib.import_module(f"unet_kvasir_seg.{command}").main(arguments)
+"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,38 @@ class LoopbackHub:
     def __enter__(self) -> "LoopbackHub":
         self._thread.start()
         return self
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """This process's environment with this Hub in place of the real one, and with its cache in a folder."""
+        own = ("HF_", "HUGGING", "TRANSFORMERS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        return kept | {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.token, "HF_HOME": str(home)}
+
+    def answer_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put this Hub in place of the real one here, where huggingface_hub has read its variables already."""
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", self.token)
+
+    def run(
+        self, commands: Sequence[Sequence[object]], folder: Path, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run commands one after the other in one process, since imports take longer than the runs.
+
+        Args:
+            commands: Of each its name, as "train", and its arguments.
+            folder: Where they run; it also gets the Hub's cache.
+            environment: Further variables.
+        """
+        words = [[str(word) for word in command] for command in commands]
+        return subprocess.run(
+            [sys.executable, "-c", RUN_COMMANDS, json.dumps(words)],
+            cwd=folder,
+            env=self.environment(folder / "hf") | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     def __exit__(self, *exception: object) -> None:
         self._server.shutdown()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
-from conftest import ROOT, save_tiny_model
+from conftest import ROOT
 from downloads import download_of
 from loopback_hub import LoopbackHub
 from page_visitors import free_port
@@ -27,12 +26,6 @@ from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.demo.render import OVERLAY
 from unet_kvasir_seg.inference.checkpoint import fingerprint, load_checkpoint
 from unet_kvasir_seg.inference.predictor import load_predictor
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A tiny network."""
-    return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
 
 
 def test_invalid_arguments_are_answered_in_one_line(tmp_path, capsys):
@@ -47,9 +40,9 @@ def test_invalid_arguments_are_answered_in_one_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_scores_are_shown_if_they_are_of_these_weights(checkpoint, capsys, tmp_path):
-    weights = fingerprint(load_checkpoint(str(checkpoint))[0])
-    assert app.find_results(str(checkpoint), None, weights) is None
+def test_scores_are_shown_if_they_are_of_these_weights(model, capsys, tmp_path):
+    weights = fingerprint(load_checkpoint(str(model))[0])
+    assert app.find_results(str(model), None, weights) is None
     assert capsys.readouterr().err == ""
     shutil.copy(ROOT / "results.json", tmp_path)  # of the shipped weights
     assert app.find_results(str(tmp_path), None, weights) is None
@@ -60,19 +53,11 @@ def test_scores_are_shown_if_they_are_of_these_weights(checkpoint, capsys, tmp_p
     assert results["model"]["fingerprint"] == shipped
 
 
-def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(checkpoint, tmp_path):
+def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(model, tmp_path):
     from gradio_client import Client, handle_file
 
     with LoopbackHub() as hub:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_TOKEN": hub.token,
-            "HF_HOME": str(tmp_path / "hf"),
-        }
-        environment.pop("HF_HUB_OFFLINE", None)
-        command = [sys.executable, app.__file__, "--push_to_space", "me/polyps", "--model", str(checkpoint)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        done = hub.run([("app", "--push_to_space", "me/polyps", "--model", model)], tmp_path)
         assert done.returncode == 0, done.stderr
         repo = hub.repos["spaces/me/polyps"]
     assert len(repo.pushes) == 1
@@ -91,7 +76,7 @@ def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(checkpoint, tmp
     metadata = yaml.safe_load(repo.files["README.md"].decode().split("---")[1])
     assert (metadata["sdk"], metadata["sdk_version"], metadata["app_file"]) == ("gradio", version("gradio"), "app.py")
     assert f"transformers=={version('transformers')}\n" in repo.files["requirements.txt"].decode()
-    assert not [name for name, content in repo.files.items() if str(checkpoint.parent).encode() in content]
+    assert not [name for name, content in repo.files.items() if str(model.parent).encode() in content]
 
     for name, content in repo.files.items():
         (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -116,5 +101,5 @@ def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(checkpoint, tmp
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
     mask = np.asarray(Image.open(io.BytesIO(download_of(html, "Download mask (PNG)"))))
-    expected = load_predictor(str(checkpoint), dtype="float32")(Image.open(tmp_path / "frame.png")).mask
+    expected = load_predictor(str(model), dtype="float32")(Image.open(tmp_path / "frame.png")).mask
     np.testing.assert_array_equal(mask, expected * np.uint8(255))

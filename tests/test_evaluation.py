@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -32,11 +31,6 @@ from unet_kvasir_seg.reporting.results import read_results
 from unet_kvasir_seg.scoring.peak import cut_in_halves
 
 SPLITS = {"train": 3, "validation": 4, "test": 6}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "first", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +165,7 @@ def test_two_processes_give_what_one_gives(run, model, frames, tmp_path):
         assert two["evaluation"][name] == one["evaluation"][name], name
 
 
+@pytest.mark.slow  # tests/scoring/test_run.py has a quick one of one process
 def test_an_error_in_one_process_ends_all_with_one_message(model, frames, tmp_path):
     copy = tmp_path / "frames" / "test"
     for kind in ("images", "masks"):
@@ -588,7 +583,7 @@ def test_an_output_folder_of_something_else_is_left_alone(run, model, other, fra
     data = ("--dataset_name", frames, "--output_dir", out)
     run("--model", model, *data)
     before = (out / "results.json").read_bytes()
-    assert "another model, first; this one is second" in refused(run("--model", other, *data, check=False))
+    assert "another model, tiny-unet; this one is second" in refused(run("--model", other, *data, check=False))
     assert "split test" in refused(run("--model", model, *data, "--split", "validation", check=False))
     assert (out / "results.json").read_bytes() == before
     run("--model", model, *data)  # the same once more is no loss
@@ -667,16 +662,14 @@ def test_the_local_card_shows_all_pictures(run, model, frames, tmp_path):
     assert "figures/examples.png" in shown
 
 
-def test_a_repo_that_is_not_there_is_found_before_the_work(model, frames, tmp_path):
+def test_a_repo_that_is_not_there_is_found_before_the_work(run, model, frames, tmp_path, monkeypatch):
+    push = ("--push_to_hub", "--hub_model_id", "team/absent")
     with LoopbackHub() as hub:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-        environment = kept | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
-        command = [sys.executable, ROOT / "evaluation.py", "--model", model, "--dataset_name", frames, "--push_to_hub"]
-        command += ["--hub_model_id", "team/absent"]
-        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert "Nothing can be pushed to team/absent: " in refused(done)
-        assert "image/s" not in done.stderr
-        assert not (tmp_path / "outputs").exists()
+        hub.answer_this_process(monkeypatch)
+        done = run("--model", model, "--dataset_name", frames, *push, check=False)
+    assert "Nothing can be pushed to team/absent: " in refused(done)
+    assert "image/s" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_model_without_processor_is_named(run, model, frames, tmp_path):
@@ -784,78 +777,39 @@ def test_predictions_that_do_not_fit_are_named(run, frames, tmp_path):
     assert "test1.npy cannot be read" in refused(run(*arguments, check=False))
 
 
-def test_a_push_holds_results_card_and_pictures(run, frames, tmp_path, model, monkeypatch):
+def test_a_push_holds_results_card_and_pictures(frames, tmp_path, model):
+    data = ["--dataset_name", "synthetic", "--synthetic_rows", 8]
+    train = [*data, "--image_size", 32, "--base_channels", 4, "--num_train_epochs", 1, "--output_dir", "trained"]
+    score = ["--model", "team/unet", *data, "--resamples", 200, "--output_dir", "scored"]
+    # At last a model that finds polyps, whose peak is chosen and goes to the Hub with the scores.
+    mine = shutil.copytree(model, tmp_path / "mine")
+    choose = ["--model", mine, "--dataset_name", frames, "--tune_peak_on", "validation", "--save_peak"]
+    choose += ["--resamples", 200, "--output_dir", "chosen"]
+    named = ["--push_to_hub", "--hub_model_id", "team/unet"]
+    runs = [("train", *train, *named), ("evaluation", *score, "--push_to_hub"), ("evaluation", *choose, *named)]
     with LoopbackHub() as hub:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))
-        } | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
-        script = ROOT / "train.py"
-        tiny = [
-            "--dataset_name",
-            "synthetic",
-            "--synthetic_rows",
-            "8",
-            "--image_size",
-            "32",
-            "--num_train_epochs",
-            "1",
-        ]
-        push = ["--base_channels", "4", "--push_to_hub", "--hub_model_id", "team/unet", "--output_dir", "trained"]
-        commands = [
-            [script, *tiny, *push],
-            [
-                *(
-                    ROOT / "evaluation.py",
-                    "--model",
-                    "team/unet",
-                    "--dataset_name",
-                    "synthetic",
-                    "--synthetic_rows",
-                    "8",
-                ),
-                *("--resamples", "200", "--push_to_hub", "--output_dir", "scored"),
-            ],
-        ]
-        # At last a model that finds polyps, whose peak is chosen and goes to the Hub with the scores.
-        mine = shutil.copytree(model, tmp_path / "mine")
-        chosen = [ROOT / "evaluation.py", "--model", mine, "--dataset_name", frames, "--tune_peak_on", "validation"]
-        chosen += ["--save_peak", "--resamples", "200", "--output_dir", "chosen"]
-        last = [[*chosen, "--push_to_hub", "--hub_model_id", "team/unet"]]
+        done = hub.run(runs, tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, scored, chosen = hub.repos["team/unet"].pushes
 
-        def run_all(commands: list[list]) -> None:
-            for command in commands:
-                done = subprocess.run(
-                    [sys.executable, *map(str, command)],
-                    cwd=tmp_path,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=300,
-                )
-                assert done.returncode == 0, done.stderr
+    results = json.loads(scored.files["results.json"])
+    pictures = {f"figures/{name}" for name in results["evaluation"]["figures"]}
+    assert "figures/loss_curve.png" in pictures
+    assert "figures/examples.png" not in pictures
+    # The loss curve is there from the training's push, byte for byte: huggingface_hub 1 does not send it again.
+    assert scored.changed | {"figures/loss_curve.png"} == {"results.json", "README.md", *pictures}
+    assert pictures <= scored.files.keys()
+    assert results["model"]["repository"] == "team/unet"
+    assert results["training"]["epochs"] == 1  # what the first push said of the training is kept
+    card = ModelCard(scored.files["README.md"].decode())
+    told = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert told["dice_per_image_native"] == results["metrics"]["dice_per_image_native"]["value"]
+    assert all(f"]({picture})" in card.text for picture in pictures)
+    home = str(tmp_path)
+    assert not any(home.encode() in content for content in scored.files.values())
 
-        run_all(commands)
-        repo = hub.repos["team/unet"]
-        results = json.loads(repo.files["results.json"])
-        pictures = {f"figures/{name}" for name in results["evaluation"]["figures"]}
-        assert "figures/loss_curve.png" in pictures
-        assert "figures/examples.png" not in pictures
-        # The loss curve is there from the training's push, byte for byte: huggingface_hub 1 does not send it again.
-        changed = repo.pushes[-1].changed | {"figures/loss_curve.png"}
-        assert changed == {"results.json", "README.md", *pictures}
-        assert pictures <= repo.files.keys()
-        assert results["model"]["repository"] == "team/unet"
-        assert results["training"]["epochs"] == 1  # what the first push said of the training is kept
-        card = ModelCard(repo.files["README.md"].decode())
-        told = {result.metric_type: result.metric_value for result in card.data.eval_results}
-        assert told["dice_per_image_native"] == results["metrics"]["dice_per_image_native"]["value"]
-        assert all(f"]({picture})" in card.text for picture in pictures)
-        home = str(tmp_path)
-        assert not any(home.encode() in content for content in repo.files.values())
-
-        run_all(last)
-        assert repo.pushes[-1].changed >= {"results.json", "README.md", "preprocessor_config.json"}
-        settings = json.loads(repo.files["preprocessor_config.json"])
-        scores = json.loads(repo.files["results.json"])
-        assert settings["peak_threshold"] == scores["evaluation"]["peak"]["tuning"]["value"]
-        assert settings == json.loads((mine / "preprocessor_config.json").read_text())
+    assert chosen.changed >= {"results.json", "README.md", "preprocessor_config.json"}
+    settings = json.loads(chosen.files["preprocessor_config.json"])
+    scores = json.loads(chosen.files["results.json"])
+    assert settings["peak_threshold"] == scores["evaluation"]["peak"]["tuning"]["value"]
+    assert settings == json.loads((mine / "preprocessor_config.json").read_text())

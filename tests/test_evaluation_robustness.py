@@ -19,11 +19,6 @@ from unet_kvasir_seg.reporting.results import read_results
 from unet_kvasir_seg.scoring.changes import CHANGES
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "first", seed=0)
-
-
 def save_frames(folder: Path, rows: int, seed: int) -> Path:
     for kind in ("image", "mask"):
         (folder / f"{kind}s").mkdir(parents=True)

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -223,22 +221,13 @@ def test_a_push_holds_the_file_its_numbers_and_the_card_that_shows_them(model, t
         ("evaluation", "--model", model, "--push_to_hub", "--hub_model_id", "team/unet", *evaluation_flags),
         ("export", "--model", model, "--push_to_hub", "team/other", "--output_dir", "other"),
     ]
-    program = (
-        "import json, sys; from unet_kvasir_seg import evaluation, export\n"
-        "for command, *flags in json.loads(sys.argv[1]): globals()[command].main(flags)"
-    )
     with LoopbackHub() as hub:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
         hub.repos = {f"team/{name}": Repo() for name in ("unet", "bare", "new", "other")}
         content = {file.name: file.read_bytes() for file in model.iterdir()}
         hub.repos["team/unet"].commit("trained", content | {"results.json": json.dumps(results).encode()})
         hub.repos["team/other"].commit("trained", {"results.json": json.dumps(of_others).encode()})
         (local / "results.json").write_text(json.dumps(results))
-        done = subprocess.run(
-            [sys.executable, "-c", program, json.dumps([[str(flag) for flag in run] for run in runs])],
-            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 300},
-        )
+        done = hub.run(runs, tmp_path)
     assert "team/other holds the results of other weights, else" in refused(done)
     assert not (tmp_path / "other").exists()
     assert len(hub.repos["team/other"].pushes) == 1

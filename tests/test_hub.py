@@ -455,26 +455,26 @@ def test_a_push_that_fails_at_the_end_loses_nothing(machine: Machine, hub: Loopb
     assert [commit.changed for commit in hub.repos["team/refusing"].pushes] == [PUSHED]
 
 
-def test_a_finished_run_is_pushed_later(machine: Machine, hub: LoopbackHub, image: Image.Image):
+def test_a_finished_run_is_pushed_later(run_train, machine: Machine, hub: LoopbackHub, image: Image.Image):
     """The same files, and a card of the repo, as of a push at the end; nothing is trained or computed anew."""
     folder = machine.folder / "run"
-    done = machine.run(TRAIN, *TINY, *SMALL, "--output_dir", folder)
-    assert done.returncode == 0, done.stderr
+    run_train(*TINY, *SMALL, "--output_dir", folder)
     before = {name: (folder / name).read_bytes() for name in PUSHED}
     results = json.loads(before["results.json"])
     assert (results["model"]["name"], results["model"]["repository"]) == ("run", None)
 
-    push = (TRAIN, "--push_finished", folder, "--hub_model_id", "team/later", "--hub_private_repo")
-    done = machine.run(*push, HF_TOKEN="hf_wrongSecret")
+    push = ("--push_finished", folder, "--hub_model_id", "team/later", "--hub_private_repo")
+    done = machine.run(TRAIN, *push, HF_TOKEN="hf_wrongSecret")
     assert done.returncode == 2
     assert last_line(done.stderr).startswith("train.py: error: The repository team/later cannot be made on the Hub")
     assert {name: (folder / name).read_bytes() for name in PUSHED} == before
 
-    done = machine.run(*push, HF_TOKEN=hub.token)
+    # Then once more, to the repo that the run names by now.
+    done = hub.run([("train", *push), ("train", f"--push-finished={folder}")], machine.folder)
     assert done.returncode == 0, done.stderr
-    assert 'model="team/later"' in done.stdout
+    assert done.stdout.count('model="team/later"') == 2
     repo = hub.repos["team/later"]
-    assert [commit.changed for commit in repo.pushes] == [PUSHED]
+    assert repo.pushes[0].changed == PUSHED
     for name, content in repo.files.items():
         assert content == (folder / name).read_bytes()
         assert name in ("README.md", "results.json") or content == before[name]
@@ -485,8 +485,3 @@ def test_a_finished_run_is_pushed_later(machine: Machine, hub: LoopbackHub, imag
     assert 'model="team/later"' in card
     loaded = machine.load(image, "team/later")
     check_loaded(loaded["team/later"], folder, image)
-
-    # Once more, to the repo that the run names now.
-    done = machine.run(TRAIN, f"--push-finished={folder}", HF_TOKEN=hub.token)
-    assert done.returncode == 0, done.stderr
-    assert 'model="team/later"' in done.stdout

@@ -724,13 +724,15 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_compiled_step_equals_eager():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_step_equals_eager(backend: str):
+    """`aot_eager` traces forward and backward as `inductor` does and spares the C++ compiler."""
     model = tiny(depth=1).train()
     expected = model(images(), labels=masks())
     expected.loss.backward()
     expected_gradients = gradients(model)
     model.zero_grad()
-    outputs = torch.compile(model, fullgraph=True)(images(), labels=masks())
+    outputs = torch.compile(model, fullgraph=True, backend=backend)(images(), labels=masks())
     outputs.loss.backward()
     assert isinstance(outputs, SemanticSegmenterOutput)
     torch.testing.assert_close(outputs.loss, expected.loss)
@@ -742,7 +744,7 @@ def test_compiled_step_equals_eager():
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_captured_as_one_graph(norm: str, upsampling: str):
-    # `aot_eager` traces as `inductor` does and spares the C++ compiler; 30 pixels need padding.
+    # As above with `aot_eager`; 30 pixels need padding.
     model = tiny(norm=norm, upsampling=upsampling)
     x, labels = images(height=30), masks(height=30)
     with torch.no_grad():

@@ -31,11 +31,6 @@ from unet_kvasir_seg.modeling_unet import UNetForSemanticSegmentation
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "first", seed=0)
-
-
-@pytest.fixture(scope="module")
 def predictor(model) -> Predictor:
     return Predictor.from_pretrained(str(model), device="cpu", dtype="float32")
 

@@ -6,18 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import save_tiny_model
 from hostile_files import overlapping_tiff, png_of_size
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.output_folder import RECORD
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "model", seed=0)
 
 
 @pytest.fixture

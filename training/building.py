@@ -10,8 +10,9 @@ from transformers.trainer_utils import has_length
 from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
+from ..data.check import check_at_start
 from ..data.columns import Split
-from ..data.dataset import choose_split
+from ..data.dataset import choose_split, load_splits
 from ..data.mask_values import check_mask_rules
 from ..data.negatives import load_negatives, refuse_shared_frames
 from ..data.transforms import EvalTransform, TrainingStream, TrainTransform
@@ -164,6 +165,31 @@ def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int
             f"--progressive_sizes {min(sizes)} is too small for the network, which needs at least {smallest}."
         )
     return list(zip(sizes, epochs, strict=True))
+
+
+def load_data(arguments: DataArguments, synthetic_size: int, is_main: bool) -> dict[str, Split]:
+    """The splits "train", with the frames of `--negatives`, and "validation", as `load_splits` gives them.
+
+    Args:
+        arguments: Which data, and how it is read.
+        synthetic_size: Side of synthetic frames in pixels.
+        is_main: Whether this is the main process, which checks the data and prints which part of it was checked.
+
+    Raises:
+        UserError: If the data cannot be loaded or used.
+    """
+    splits = load_splits(
+        **arguments.source,
+        needed_splits=["train", "validation"],
+        streaming=arguments.streaming,
+        synthetic_size=synthetic_size,
+    )
+    splits = with_negatives(splits, arguments)
+    if is_main:
+        used = {split: splits[split] for split in ("train", "validation")}
+        if partly := check_at_start(used, arguments.mask_rules):
+            print(partly)
+    return splits
 
 
 def with_negatives(splits: Mapping[str, Split], arguments: DataArguments) -> dict[str, Split]:

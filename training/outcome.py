@@ -137,6 +137,28 @@ def count_negatives(rows: Split) -> int:
     return sum(is_empty(mask) for mask in rows["mask"])
 
 
+def conclude(trainer: UNetTrainer, splits: Mapping[str, Split]) -> None:
+    """Evaluate, save and, if asked to, push what a training has ended with; the main process tells the user.
+
+    Args:
+        trainer: After its training.
+        splits: As `load_splits` gives them.
+    """
+    is_main = trainer.args.process_index == 0
+    record_curves(trainer.results, trainer.state.log_history)
+    if is_main:
+        print("\nThe last validation, of the weights that are kept:")
+    record_outcome(trainer.results, trainer, trainer.evaluate())
+    if is_main:
+        record_frame_statistics(trainer, splits)
+    trainer.save_outcome()
+    if is_main:
+        print_scores(trainer.results)
+    url = trainer.push_to_hub() if trainer.args.push_to_hub else None
+    if is_main:
+        print_usage(trainer.results, str(Path(str(trainer.args.output_dir))), url)
+
+
 def record_curves(results: dict[str, Any], log_history: Sequence[Mapping[str, Any]]) -> None:
     """Add the curves of training and validation to the description of a run, when its training has ended."""
     results["training"] |= {

@@ -6,47 +6,50 @@ import sys
 
 import pytest
 from loopback_hub import LoopbackHub, Repo
-
-CHECK = "import sys; from unet_kvasir_seg.common.hub import check_writable; check_writable(*sys.argv[1:])"
+from unet_kvasir_seg.common.errors import UserError
+from unet_kvasir_seg.common.hub import check_writable
 
 
 @pytest.fixture
-def hub():
+def hub(monkeypatch):
     with LoopbackHub() as hub:
         hub.repos["team/unet"] = Repo()
         hub.repos["spaces/team/page"] = Repo()
+        hub.answer_this_process(monkeypatch)
         yield hub
 
 
-def check(hub: LoopbackHub, *repo: str, token: str | None = None) -> str:
-    """The last line of the error; empty if there is none."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment = kept | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token or hub.token}
-    done = subprocess.run([sys.executable, "-c", CHECK, *repo], env=environment, capture_output=True, text=True)
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+def refusal(*repo: str) -> str:
+    with pytest.raises(UserError) as error:
+        check_writable(*repo)
+    return str(error.value)
 
 
 def test_a_repo_that_may_be_written_to_passes_and_stays_as_it_is(hub):
-    assert check(hub, "team/unet") == ""
-    assert check(hub, "team/page", "space") == ""
+    check_writable("team/unet")
+    check_writable("team/page", "space")
     assert hub.repos["team/unet"].pushes == []
     assert not any("/commit/" in request for request in hub.requests)
 
 
 def test_an_absent_repo_and_one_of_another_kind_are_named(hub):
     for repo in (("team/unte",), ("team/page",), ("team/unet", "space")):
-        assert f"UserError: Nothing can be pushed to {repo[0]}: " in check(hub, *repo)
+        assert refusal(*repo).startswith(f"Nothing can be pushed to {repo[0]}: ")
 
 
-def test_a_token_that_may_not_write_is_refused(hub):
-    assert "Nothing can be pushed to team/unet: " in check(hub, "team/unet", token="hf_another")
+def test_a_token_that_may_not_write_is_refused(hub, monkeypatch):
     hub.refusals["POST .*/preupload/"] = 403
-    assert "Nothing can be pushed to team/unet: " in check(hub, "team/unet")
+    assert "Nothing can be pushed to team/unet: " in refusal("team/unet")
+    hub.refusals.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    assert "Nothing can be pushed to team/unet: " in refusal("team/unet")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(hub):
     hub.refusals["."] = 503
-    assert "Nothing can be pushed to team/unet: " in check(hub, "team/unet")
+    message = refusal("team/unet")
+    assert "Nothing can be pushed to team/unet: " in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("ask", ["make_repo", "check_writable"])

@@ -21,7 +21,6 @@ from PIL import Image
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
-from conftest import save_tiny_model
 from page_visitors import API, SETTINGS, RunningPage, Visitor, file_data, running_page, wait_until
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.demo.gate import MAX_UPLOAD_BYTES, STALL_SECONDS
@@ -31,9 +30,8 @@ SECONDS, MEGABYTES = 15, 1000  # the bounds that each attack keeps
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Iterator[RunningPage]:
-    checkpoint = save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
-    with running_page(checkpoint, tmp_path_factory.mktemp("page")) as page:
+def page(model, tmp_path_factory) -> Iterator[RunningPage]:
+    with running_page(model, tmp_path_factory.mktemp("page")) as page:
         Visitor(page.address).segment(frame(0))  # memory and speed of a page that is in use
         yield page
 

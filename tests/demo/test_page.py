@@ -10,7 +10,6 @@ from PIL import Image
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
-from conftest import save_tiny_model
 from page_visitors import free_port
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
@@ -24,9 +23,8 @@ OPACITY = 0.35
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> BasePredictor:
-    checkpoint = save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
-    return load_predictor(str(checkpoint), dtype="float32")
+def predictor(model) -> BasePredictor:
+    return load_predictor(str(model), dtype="float32")
 
 
 @pytest.fixture

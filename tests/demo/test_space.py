@@ -11,16 +11,10 @@ import pytest
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
-from conftest import ROOT, save_tiny_model
+from conftest import ROOT
 from loopback_hub import LoopbackHub
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.demo import space
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A tiny network."""
-    return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
 
 
 def test_needed_modules_are_found_in_all_kinds_of_imports(tmp_path, monkeypatch):
@@ -85,8 +79,8 @@ def test_timm_is_required_for_its_encoders_alone(tmp_path):
         assert ("timm==" in requirements) == (encoder == "resnet34")
 
 
-def test_a_model_without_weights_is_refused(checkpoint, tmp_path):
-    shutil.copytree(checkpoint, tmp_path / "model")
+def test_a_model_without_weights_is_refused(model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
         space.write_space(tmp_path / "space", str(tmp_path / "model"), None, None)
@@ -95,19 +89,18 @@ def test_a_model_without_weights_is_refused(checkpoint, tmp_path):
     assert not (tmp_path / "space").exists()
 
 
-def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(checkpoint, monkeypatch):
+def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(model, monkeypatch):
     with LoopbackHub() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        hub.answer_this_process(monkeypatch)
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         with pytest.raises(UserError, match=r"The Space me/polyps cannot be made.*hf auth login"):
-            space.push_space("me/polyps", str(checkpoint), None, None)
+            space.push_space("me/polyps", str(model), None, None)
         assert hub.repos == {}
 
         monkeypatch.setenv("HF_TOKEN", hub.token)
         hub.refusals["POST .*/commit/"] = 403
         with pytest.raises(UserError, match="The push to me/polyps failed") as error:
-            space.push_space("me/polyps", str(checkpoint), None, None)
+            space.push_space("me/polyps", str(model), None, None)
     command = shlex.split(str(error.value).rpartition("To upload it: ")[2])
     assert command[:3] == ["hf", "upload", "me/polyps"]
     assert command[-2:] == ["--repo-type", "space"]
@@ -116,17 +109,15 @@ def test_a_refused_push_keeps_the_files_and_says_how_to_go_on(checkpoint, monkey
     shutil.rmtree(kept)
 
 
-def test_a_space_is_private_on_request(checkpoint, monkeypatch):
+def test_a_space_is_private_on_request(model, monkeypatch):
     with LoopbackHub() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", hub.token)
+        hub.answer_this_process(monkeypatch)
         for _ in range(2):
-            space.push_space("me/private", str(checkpoint), None, None, private=True)
+            space.push_space("me/private", str(model), None, None, private=True)
         assert hub.repos["spaces/me/private"].private
         assert len(hub.repos["spaces/me/private"].pushes) >= 1
-        space.push_space("me/public", str(checkpoint), None, None)
+        space.push_space("me/public", str(model), None, None)
         before = len(hub.repos["spaces/me/public"].pushes)
         with pytest.raises(UserError, match="exists and is public; nothing was uploaded"):
-            space.push_space("me/public", str(checkpoint), None, None, private=True)
+            space.push_space("me/public", str(model), None, None, private=True)
         assert len(hub.repos["spaces/me/public"].pushes) == before

@@ -11,7 +11,6 @@ from PIL import Image
 
 pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
-from conftest import save_tiny_model
 from downloads import download_of
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.common.errors import UserError
@@ -25,14 +24,8 @@ from unet_kvasir_seg.inference.video import VideoError
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A tiny network."""
-    return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint) -> BasePredictor:
-    return load_predictor(str(checkpoint), dtype="float32")
+def predictor(model) -> BasePredictor:
+    return load_predictor(str(model), dtype="float32")
 
 
 @pytest.fixture
@@ -42,12 +35,12 @@ def clip(tmp_path) -> Path:
     return write_examples([image], tmp_path)[1]
 
 
-def test_table_and_mask_are_those_of_predict(checkpoint, predictor, tmp_path):
+def test_table_and_mask_are_those_of_predict(model, predictor, tmp_path):
     next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
     prediction = uploads.segment_image(tmp_path / "frame.png", predictor).prediction
     prediction = replace(prediction, threshold=float(np.median(prediction.probability)))
     assert 0 < prediction.mask.mean() < 1
-    options = ["--model", str(checkpoint), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
+    options = ["--model", str(model), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
     predict.main([str(tmp_path / "frame.png"), *options, "--threshold", str(prediction.threshold)])
     table = lesion_csv("frame.png", prediction)
     assert table.count(b"\n") > 1

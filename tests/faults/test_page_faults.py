@@ -20,7 +20,6 @@ pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 
 import av
-from conftest import save_tiny_model
 from loopback_hub import LoopbackHub, Reply
 from page_visitors import API, RunningPage, Visitor, file_data, free_port, running_page
 from processes import finish, start, wait_until
@@ -57,11 +56,6 @@ with VideoReader(sys.argv[1]) as video:
     writer.container.close()
 print("went on after errors:", failed > 1)
 """
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("checkpoint") / "tiny-unet", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +121,9 @@ def load(page: RunningPage, clip: bytes) -> Iterator[None]:
         pytest.param("SIGHUP", "SIGHUP", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_ends_the_page_in_time_and_nothing_is_left(tmp_path, checkpoint, clip, add_row, name, said):
+def test_a_signal_ends_the_page_in_time_and_nothing_is_left(tmp_path, model, clip, add_row, name, said):
     number = getattr(signal, name)
-    with running_page(checkpoint, tmp_path) as page:
+    with running_page(model, tmp_path) as page:
         with load(page, clip):
             started = time.monotonic()
             page.process.send_signal(number)
@@ -146,14 +140,14 @@ def test_a_signal_ends_the_page_in_time_and_nothing_is_left(tmp_path, checkpoint
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_to_the_visitor_and_in_a_line_of_the_log(tmp_path, checkpoint, clip):
+def test_a_full_disk_is_told_to_the_visitor_and_in_a_line_of_the_log(tmp_path, model, clip):
     """With a bound on the size of files, which fails as a full disk does."""
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("this system bounds no other processes")
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48)).save(buffer, "PNG")
-    with running_page(checkpoint, tmp_path) as page:
+    with running_page(model, tmp_path) as page:
         visitor = Visitor(page.address)
         video = file_data(visitor.upload(clip, "clip.mp4"))
         before = page.files()
@@ -195,16 +189,16 @@ def test_a_decoder_ends_with_its_program_however_that_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_leaves_nothing(tmp_path, checkpoint):
-    with running_page(checkpoint, tmp_path) as page:
+def test_a_port_that_is_taken_leaves_nothing(tmp_path, model):
+    with running_page(model, tmp_path) as page:
         before = sorted(path.name for path in page.temporary.iterdir())
         port = page.address.rpartition(":")[2]
         environment = {**os.environ, "TMPDIR": str(page.temporary)}
-        failed = start("app.py", "--model", checkpoint, "--port", port, cwd=tmp_path, env=environment)
+        failed = start("app.py", "--model", model, "--port", port, cwd=tmp_path, env=environment)
         assert "Choose another --port" in finish(failed, 2)
         assert sorted(path.name for path in page.temporary.iterdir()) == before
         # And a reader of its output that has gone ends the page quietly.
-        unread = start("app.py", "--model", checkpoint, "--port", free_port(), cwd=tmp_path, env=environment)
+        unread = start("app.py", "--model", model, "--port", free_port(), cwd=tmp_path, env=environment)
         unread.stdout.close()
         assert unread.wait(timeout=60) == 128 + signal.SIGPIPE
         assert unread.stderr.read() == ""
@@ -212,18 +206,18 @@ def test_a_port_that_is_taken_leaves_nothing(tmp_path, checkpoint):
 
 
 @pytest.mark.slow
-def test_a_killed_page_is_cleaned_up_beside_a_running_one(tmp_path, checkpoint, clip, add_row):
+def test_a_killed_page_is_cleaned_up_beside_a_running_one(tmp_path, model, clip, add_row):
     """Killed under load; its helpers end, and the next start deletes its uploads, and nothing of the other page."""
 
     def folders() -> set[Path]:
         return set(killed.temporary.glob("unet-app-*[!k]"))
 
-    with running_page(checkpoint, tmp_path) as killed:
+    with running_page(model, tmp_path) as killed:
         (of_killed,) = folders()
         environment = {**os.environ, "TMPDIR": str(killed.temporary)}
 
         def start_another() -> subprocess.Popen:
-            page = start("app.py", "--model", checkpoint, "--port", free_port(), cwd=tmp_path, env=environment)
+            page = start("app.py", "--model", model, "--port", free_port(), cwd=tmp_path, env=environment)
             assert " is on http" in page.stdout.readline()
             return page
 
@@ -267,13 +261,13 @@ class StallingHub(LoopbackHub):
         return super().reply(method, path, token, body)
 
 
-def test_an_interrupted_push_of_a_space_leaves_nothing(tmp_path, checkpoint, add_row):
+def test_an_interrupted_push_of_a_space_leaves_nothing(tmp_path, model, add_row):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with StallingHub() as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "TMPDIR": str(temporary)}
         environment |= {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
-        push = start("app.py", "--push_to_space", "me/polyps", "--model", checkpoint, cwd=tmp_path, env=environment)
+        push = start("app.py", "--push_to_space", "me/polyps", "--model", model, cwd=tmp_path, env=environment)
         wait_until(hub.asked.is_set, push)
         assert list(temporary.glob("unet-space-*/app.py"))
         push.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import ROOT, save_tiny_model
+from conftest import ROOT
 from PIL import Image
 from processes import contents, finish, start, unfinished, wait_until
 from scipy import ndimage
@@ -24,11 +24,6 @@ SINGLE = {
     "label-studio": ["label-studio-interface.xml", "label-studio.json"],
     "via": ["via.json"],
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "model", seed=0)
 
 
 @pytest.fixture

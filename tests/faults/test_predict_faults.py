@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, peak_megabytes, save_tiny_model
+from conftest import ROOT, peak_megabytes
 from processes import contents, finish, start, unfinished, wait_until
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.common.output_lock import output_lock
@@ -26,11 +26,6 @@ from unet_kvasir_seg.inference.video_run import segment_video_file
 
 PROGRAM = "predict.py"
 FP32 = ("--device", "cpu", "--dtype", "float32", "--batch_size", "1")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "model", seed=0)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_tiny_model
 from PIL import Image
 from unet_kvasir_seg import predict
 from unet_kvasir_seg.common.errors import UserError
@@ -123,11 +122,6 @@ def test_an_image_that_is_gone_is_named(pictures, tmp_path):
     assert names(selection) == ["0.png"]
     (failure,) = selection.failures
     assert "gone.png: cannot be read (No such file or directory), so it was not selected" in str(failure)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
 
 
 @pytest.fixture(scope="module")

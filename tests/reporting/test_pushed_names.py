@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +25,6 @@ SPLITS = {"train": 4, "validation": 2, "test": 4}
 USER, HOME, DATA, FILE, EXIF = "annotator-quillon", "home-quillon", "ward-quillon", "frame-quillon", "exif-quillon"
 NEGATIVES, MODEL, OTHER, EARLIER = "normal-quillon", "model-quillon", "other-quillon", "earlier-quillon"
 OUTPUT = "output-quillon"
-RUN = """
-import importlib, json, sys
-
-for command, arguments in json.loads(sys.argv[1]):
-    importlib.import_module(f"unet_kvasir_seg.{command}").main([str(argument) for argument in arguments])
-"""
 
 
 def save_frames(folder: Path) -> None:
@@ -92,20 +83,10 @@ def hub(tmp_path_factory) -> LoopbackHub:
     export = ["--model", model, "--calibration_dataset", data, "--output_dir", f"{output}-export"]
     export += ["--push_to_hub", "team/exported"]
     app = ["--model", model, "--push_to_space", "team/space"]
-    commands = {"train": train, "evaluation": evaluation, "export": export, "app": app}
+    commands = [("train", *train), ("evaluation", *evaluation), ("export", *export), ("app", *app)]
     with LoopbackHub() as hub:
         hub.repos |= {"team/evaluated": Repo(), "team/exported": Repo()}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment |= {"HOME": str(folder / HOME), "USER": USER, "LOGNAME": USER, "HF_HOME": str(folder / "hf")}
-        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token}
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, json.dumps(list(commands.items()), default=str)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = hub.run(commands, folder, HOME=str(folder / HOME), USER=USER, LOGNAME=USER)
         assert done.returncode == 0, done.stderr
     return hub
 
