@@ -61,9 +61,9 @@ def test_a_space_is_pushed_in_one_commit_and_runs_from_its_files(model, tmp_path
         assert done.returncode == 0, done.stderr
         repo = hub.repos["spaces/me/polyps"]
     assert len(repo.pushes) == 1
-    model = {f"model/{name}" for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
+    weights = {f"model/{name}" for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
     package = {name.removeprefix("unet_kvasir_seg/") for name in repo.files if name.startswith("unet_kvasir_seg/")}
-    assert set(repo.files) == {"README.md", "requirements.txt", "app.py"} | model | {
+    assert set(repo.files) == {"README.md", "requirements.txt", "app.py"} | weights | {
         f"unet_kvasir_seg/{name}" for name in package
     }
     # Some that it needs, at the end of a chain of imports too, and some that it does not.

@@ -45,7 +45,8 @@ def test_a_token_that_may_not_write_is_refused(hub, monkeypatch):
     assert "Nothing can be pushed to team/unet: " in refusal("team/unet")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(hub):
+def test_a_hub_that_cannot_be_reached_is_one_line(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub waits 23 seconds in all
     hub.refusals["."] = 503
     message = refusal("team/unet")
     assert "Nothing can be pushed to team/unet: " in message
