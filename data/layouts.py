@@ -213,12 +213,17 @@ def is_image(path: Path) -> bool:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder or below it.
+    """Whether there is an image in a folder or below it, but for those of COCO's panoptic segmentation.
 
     Raises:
         DatasetError: As `image_files` does.
     """
-    return any(map(is_image, files_below(folder)))
+    return any(is_image(file) and not is_panoptic(file.relative_to(folder)) for file in files_below(folder))
+
+
+def is_panoptic(path: Path) -> bool:
+    """Whether a path leads into a folder such as panoptic_val2017, whose images have the names of frames."""
+    return any(plain(part).startswith("panoptic") for part in path.parts[:-1])
 
 
 def image_files(folder: Path, nested: bool = True) -> dict[str, Path]:

@@ -62,7 +62,7 @@ def _image_of(name: str, encoded: Any, file: Path, reading: Reading) -> tuple[st
         found = reading.finder.find(name, file.parent)
         if _is_picture(content, read_content(found)):  # frames of another video may have the same name
             return found, None
-    reading.notes["images were read from annotations files, since no image file is beside these"] += 1
+    reading.note("image", "read from the annotations, since no image file is there")
     return (file.parent.relative_to(reading.finder.folder) / file_name(name)).as_posix(), content
 
 
@@ -97,7 +97,8 @@ def _region(shape: Mapping[str, Any], entry: str) -> Region:
     kind = shape.get("shape_type") or "polygon"
     label = shape.get("label")
     labels = [NO_LABEL if label in (None, "") else str(label)]
-    return Region(entry, labels, None if kind in NO_REGIONS else _shape(shape, kind), str(kind))
+    drawn = None if kind in NO_REGIONS else _shape(shape, kind)
+    return Region(entry, labels, drawn, str(kind), has_score=shape.get("score") is not None)
 
 
 def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:

@@ -72,7 +72,7 @@ BOW_TIE = [2, 2, 20, 20, 20, 2, 2, 20]
         ({"segmentation": {"size": [SIDE, SIDE], "counts": "\u00e9"}}, "other characters"),
         ({"segmentation": "here"}, "neither polygons"),
         ({"category_id": 4}, "90 (polyp)"),
-        ({"category_id": None}, "category None"),
+        ({"category_id": None}, "nothing as its category"),
         ({"image_id": 999}, "image 999"),
         ({"image_id": None}, "image_id"),
     ],
