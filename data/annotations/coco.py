@@ -114,7 +114,9 @@ def _category_names(data: Mapping[str, Any], file: Path, reading: Reading) -> di
     for index, category in enumerate(data.get("categories") or []):
         with reading.noting(file, f"category number {index}"):
             fields = mapping_of(category)
-            names[_key(fields, "id")] = str(fields.get("name") or fields["id"])
+            key, name = _key(fields, "id"), str(fields.get("name") or fields["id"])
+            if names.setdefault(key, name) != name:
+                raise EntryError(f"({name}) has the id of another category ({names[key]}): ids must differ")
     reading.declared.update(names.values())
     return names
 

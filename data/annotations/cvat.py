@@ -114,6 +114,8 @@ def _shape(element: Any) -> Shape:
     try:
         check_size(width, height)
         numbers = np.array(numbers_of(attributes.get("rle", "").split(","), "rle"))
+        if (numbers != np.round(numbers)).any() or np.abs(numbers).max(initial=0) > width * height:
+            raise EntryError("has run lengths that are no numbers of its pixels. Export it anew")
         lengths = checked_lengths(numbers.astype(np.int64), (width, height))
     except EntryError:
         raise

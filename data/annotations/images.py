@@ -1,5 +1,6 @@
 """Finds the images that annotations name, though these were often written on another machine."""
 
+import contextlib
 import re
 import unicodedata
 from collections import defaultdict
@@ -7,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from ...common.errors import some
+from ...common.files import IMAGE_SUFFIXES
 from ..layouts import IMAGE_FOLDERS, files_below, is_image, is_panoptic
 from ..split_names import plain, split_in_name
 from .shapes import EntryError
@@ -72,14 +75,15 @@ class ImageFinder:
         parts = _parts(name)
         for folder in (beside, self.root):
             exact = folder.joinpath(*parts)
-            if exact.is_file() and is_image(exact):
-                return exact
+            with contextlib.suppress(OSError):  # of names that are too long
+                if exact.is_file() and is_image(exact):
+                    return exact
         return self._nearest(name, parts, self._called(parts[-1]), split)
 
     def _called(self, name: str) -> list[Path]:
         """The images of a name; those that differ in case; or, without ending, as CVAT names frames of videos."""
         found = self._by_name.get(name) or self._by_folded.get(_plain(name.casefold()))
-        return found or ([] if is_image(Path(name)) else self._by_stem.get(name, []))
+        return found or ([] if name.lower().endswith(IMAGE_SUFFIXES) else self._by_stem.get(name, []))
 
     def find_stem(self, name: str) -> Path:
         """The image of that path or name without ending.
@@ -149,11 +153,14 @@ def _plain(name: str) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    """Folders and name of a path in annotations.
+    """Folders and name of a path, or of an address, in annotations.
 
     Raises:
         EntryError: If there is none.
     """
+    if "://" in name:
+        with contextlib.suppress(ValueError):  # of addresses that are none
+            name = unquote(urlsplit(name).path)
     parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
     if not parts:
         raise EntryError("names no image")

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from ...common.errors import counted
 from ...common.files import IMAGE_SUFFIXES
 from ..layouts import UPLOAD_CODE
 from ..mask_runs import check_size
@@ -95,7 +96,10 @@ def _urls(fields: Mapping[str, Any]) -> dict[str, str]:
 
 def _path_in(url: str) -> str:
     """The path of an image in its address: of /data/local-files/?d=a/b.jpg, what follows d=."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # some text that is no address
+        return url
     found = parse_qs(parts.query).get("d") or [unquote(parts.path)]
     return found[0]
 
@@ -108,7 +112,7 @@ def _image_of(fields: Mapping[str, Any], results: Sequence[Mapping[str, Any]], r
     named = [name for name in found if name in tags] or [name for name in found if name == "image"]
     urls = [found[name] for name in (named if len(found) > 1 else found)] or list(found.values())
     if len(urls) != 1:
-        raise EntryError(f"names {len(urls)} images: expected one, with an ending such as .jpg")
+        raise EntryError(f"names {counted(len(urls), 'image')}: expected one, with an ending such as .jpg")
     path = _path_in(urls[0])
     name = path.rpartition("/")[2]
     bare = re.sub(rf"^{UPLOAD_CODE}", "", name)
@@ -146,7 +150,11 @@ def _results(task: Mapping[str, Any], reading: Reading) -> list[Mapping[str, Any
 
 def _listed(task: Mapping[str, Any]) -> list[Any]:
     listed = task.get("annotations", task.get("completions"))
-    return listed if isinstance(listed, list) else []
+    return _list_of(listed)
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _unfinished(task: Mapping[str, Any]) -> str:
@@ -156,9 +164,9 @@ def _unfinished(task: Mapping[str, Any]) -> str:
         return ""
     if annotations:
         return "skipped in Label Studio"
-    if any(_has_result(one) for one in task.get("drafts") or []):
+    if any(_has_result(one) for one in _list_of(task.get("drafts"))):
         return "a draft in Label Studio that was not submitted"
-    if any(_has_result(one) for one in task.get("predictions") or []):
+    if any(_has_result(one) for one in _list_of(task.get("predictions"))):
         return "predictions of a model that nobody has submitted as annotations in Label Studio"
     return ""
 
@@ -186,8 +194,7 @@ def _labels_by_region(results: Sequence[Mapping[str, Any]]) -> dict[Any, list[st
 
 def _fields(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """A region's shape and labels: in JSON they are in `value`, in JSON-MIN beside the rest."""
-    value = result.get("value")
-    return value if isinstance(value, Mapping) else result
+    return value_of(result, "value", dict, "a shape, or what it is called") if "value" in result else result
 
 
 def _regions(result: Mapping[str, Any], entry: str, labels: Mapping[Any, list[str]], frame: Frame) -> Iterator[Region]:

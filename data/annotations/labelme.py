@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...common.errors import counted
 from ...common.files import image_from_bytes
 from ...common.frame_hashes import MAX_DISTANCE, frame_hash
 from ..layouts import is_image
@@ -108,7 +109,7 @@ def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
     if kind not in ("rectangle", "circle", "ellipse", "mask"):
         raise EntryError(f"has the type {kind}, which is not known. Draw it as a polygon")
     if len(points) != 2:
-        raise EntryError(f"is a {kind} of {len(points)} points: expected 2. Draw it anew")
+        raise EntryError(f"is a {kind} of {counted(len(points), 'point')}: expected 2. Draw it anew")
     if kind == "circle":  # its centre, and a point on it
         (x, y), on_it = points.tolist()
         radius = math.dist((x, y), on_it)

@@ -21,6 +21,7 @@ SPLITS = ("train", "val", "test")
 ROUNDING = 0.01  # beyond 1: what Ultralytics' own reader takes, too
 NAMES_FILES = ("classes.txt", "obj.names")  # LabelImg's and Label Studio's; darknet's
 MOST_YAML_BYTES = 2**20
+MOST_DIGITS = 9  # of a class
 
 
 def recognise(content: bytes, file: Path) -> Mapping[str, Any] | None:
@@ -86,7 +87,9 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
                 )
             frames.append(_frame(image, file, names, reading))
             frames[-1].split = known_split(split)
-    if frames and all(frame.file == file for frame in frames):
+    if not frames:
+        raise DatasetError(f"{file}: none of {some(SPLITS)} names images. Write their folder there, as train: images.")
+    if all(frame.file == file for frame in frames):
         raise DatasetError(
             f"{file}: no image has a text file, as {_labels_beside(Path(frames[0].image))} of {frames[0].image}. "
             "Put them in folders labels/ beside images/."
@@ -98,13 +101,24 @@ def read_bare(folder: Path, reading: Reading) -> list[Frame] | None:
     """The images of a folder without a data.yaml that lists them, whose text files lie beside them or in labels/.
 
     Returns:
-        None if there are no such text files, or most of them hold something else.
+        None if there are no such text files, or most hold something else.
+
+    Raises:
+        DatasetError: If there are, but no images of their names.
     """
+    # Before images are looked for, which may lie in the folder above, among much else.
+    contents = [read_text(file) for file in files_below(folder) if file.suffix == ".txt"]
+    contents = [content for content in contents if content.strip()]
+    count = sum(map(is_text, contents))
+    if not count or 2 * count < len(contents):
+        return None
     texts = {image: text for image in reading.finder.files if (text := _text_of(image)) is not None}
     texts = {image: text for image, text in texts.items() if _is_below(text, folder)}
-    contents = [content for text in texts.values() if (content := read_text(text)).strip()]
-    if 2 * sum(map(is_text, contents)) <= len(contents):
-        return None
+    if not texts:
+        raise DatasetError(
+            f"{folder} holds YOLO's text files, but no image of their names: put the images beside them, or in "
+            "images/ beside labels/."
+        )
     names = names_beside(folder, reading)
     reading.declared.update((names or {}).values())
     # Others in these folders are images without annotation; the folder above may hold those of other data sets.
@@ -227,7 +241,7 @@ def _region(fields: list[str], names: Mapping[int, str] | None, entry: str) -> R
 
 
 def _label(number: str, names: Mapping[int, str] | None) -> str:
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > MOST_DIGITS:
         raise EntryError(f"has the class {number}: expected a whole number from 0 on")
     if names is None:
         return str(int(number))

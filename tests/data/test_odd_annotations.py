@@ -101,6 +101,15 @@ def test_texts_that_are_none_of_yolo_are_no_annotations(tmp_path):
         masks_of(tmp_path / "data.yaml")
 
 
+def test_texts_of_yolo_without_their_images_are_refused(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (write_yolo(folder, write_frames(folder / "images", count=2)) / "data.yaml").unlink()
+    (folder / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="holds YOLO's text files, but no image"):
+        masks_of(folder)
+
+
 def test_boxes_of_yolo_alone_leave_nothing_and_outlines_are_asked_for(tmp_path):
     for name in write_frames(tmp_path, count=2):
         (tmp_path / name.replace(".jpg", ".txt")).write_text("0 0.5 0.5 0.25 0.25\n")
