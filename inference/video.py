@@ -16,7 +16,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -36,6 +36,7 @@ from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
 from ..field_of_view_unet import FRAMES, Box, brightest, choose_box
+from .frame_statistics import FilmSample
 from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 from .tracks import ALERT_SECONDS, MAX_REGIONS, Track, Tracker
@@ -101,6 +102,7 @@ class VideoReport:
         tracks: Its lesions, each followed through the frames.
         notes: Differences between the written video and its source, overlays apart.
         problem: Why some frames are missing; None if all were segmented.
+        measures: Of a `FilmSample` of its frames.
     """
 
     frames: int
@@ -109,6 +111,7 @@ class VideoReport:
     tracks: list[Track]
     notes: list[str]
     problem: str | None
+    measures: list[dict[str, float]] = field(default_factory=list)
 
     def __str__(self) -> str:
         frames_a_second = self.frames / self.seconds
@@ -206,7 +209,7 @@ def segment_video(
         OSError: If `overlay` or `table` cannot be written.
     """
     started = time.perf_counter()
-    tracker = Tracker(alert_seconds)
+    tracker, sample = Tracker(alert_seconds), FilmSample()
     seen = find_field(source, predictor) or "none"
     with VideoReader(source) as video:
         on_start(video.frames_expected)
@@ -216,6 +219,8 @@ def segment_video(
             return frame, predictor.prepare(frame.image, field_of_view=seen)
 
         def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
+            for frame, image in batch:
+                sample.add(frame.seconds, predictor, image)
             frames, images = zip(*batch, strict=True)
             predictions = predictor.predict_prepared(images, **how)
             return [_checked(frame, prediction, source) for frame, prediction in zip(frames, predictions, strict=True)]
@@ -247,6 +252,7 @@ def segment_video(
             tracks=tracker.tracks,
             notes=[*video.notes, *writer.notes],
             problem=video.problem,
+            measures=sample.measures,
         )
 
 
