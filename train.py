@@ -62,7 +62,7 @@ def _train(
 ) -> dict[str, Any]:
     from transformers import set_seed
     from unet_kvasir_seg.common.device import keep_freed_memory, limit_threads
-    from unet_kvasir_seg.data.check import check_at_start
+    from unet_kvasir_seg.data.check import check_at_start, check_rectangle
     from unet_kvasir_seg.data.dataset import choose_split, load_splits
     from unet_kvasir_seg.data.transforms import TrainingStream
     from unet_kvasir_seg.training import building, outcome
@@ -100,6 +100,7 @@ def _train(
         splits = building.with_negatives(splits, data_arguments)
         if is_main:
             used = {split: splits[split] for split in ("train", "validation")}
+            check_rectangle(used, processor.field_of_view, data_arguments.mask_rules)
             if partly := check_at_start(used, data_arguments.mask_rules):
                 print(partly)
     train_set, validation_set, transform = building.build_datasets(
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         if data.check_data:
             from unet_kvasir_seg.data.check import check_data
 
-            sys.exit(check_data(data, Path(str(training.output_dir))))
+            sys.exit(check_data(data, Path(str(training.output_dir)), model.field_of_view))
         train(model, data, training)
 
 
