@@ -4,9 +4,9 @@ judged = judge_uncertainty(source, rows, scored, work)
 summarise_uncertainty(judged, scored)["maps"]["spread"]["auroc"]
 
 Three maps are judged: the spread of the maps that were averaged, and as baselines min(p, 1 - p), which orders pixels
-as p (1 - p) and the entropy of p do, of their mean and of the first of them alone. Pixels outside the field of view do not
-count: the network never saw them, and its certainty there is none. Of each image only two histograms
-are kept for each map, of the wrong and of the right pixels, so that no map has to stay in memory.
+as p (1 - p) and the entropy of p do, of their mean and of the first of them alone. Pixels outside the field of view do
+not count: the network never saw them, and its certainty there is none. Of each image only two histograms are kept for
+each map, of the wrong and of the right pixels, so that no map has to stay in memory.
 """
 
 from collections.abc import Sequence
