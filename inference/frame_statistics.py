@@ -8,8 +8,10 @@ measures over all frames: a few numbers for each measure, nothing of a single fr
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,9 +126,11 @@ class FrameStatistics:
 def _are_quantiles(values: Any) -> bool:
     if not isinstance(values, list) or len(values) != len(LEVELS):
         return False
-    if not all(isinstance(value, int | float) for value in values):
+    are_numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    # JSON may state whole numbers that no float holds. The comparison is False for NaN.
+    if not all(are_numbers) or not all(abs(value) <= sys.float_info.max for value in values):
         return False
-    return bool(np.isfinite(values).all() and (np.diff(values) >= 0).all())
+    return all(low <= high for low, high in pairwise(values))
 
 
 def measure_frame(predictor: BasePredictor, prepared: PreparedImage) -> dict[str, float]:

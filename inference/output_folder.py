@@ -597,9 +597,9 @@ def video_record(source: Source, digest: str, done: "VideoReport") -> bytes:
     It holds the video's name and hash, what was read, its tracks, and measures of a sample of its frames.
     """
     tracks = [track_numbers(track) for track in done.tracks]
-    counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes, "tracks": tracks}
-    counts["measures"] = done.measures
-    return (json.dumps({"video": source.name, "digest": digest, **counts}) + "\n").encode()
+    counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
+    found = {"tracks": tracks, "measures": done.measures}
+    return (json.dumps({"video": source.name, "digest": digest, **counts, **found}) + "\n").encode()
 
 
 def read_summary(file: Path) -> dict[str, Any] | None:
