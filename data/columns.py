@@ -29,6 +29,7 @@ MASK_COLUMNS = (
 # Cells stay encoded until a transform decodes them, so that an unreadable file can be named.
 ENCODED = Image(decode=False)
 PAIR_FEATURES = Features({"image": ENCODED, "mask": ENCODED})
+OBJECT_FIELDS = {"bbox", "bboxes", "segmentation", "segmentations", "polygon", "polygons"}
 PEEKED_ROWS = 20  # of which at least one tells whether a column of strings holds paths of images
 
 Split: TypeAlias = Dataset | IterableDataset
@@ -66,6 +67,7 @@ def with_pair_columns(
             wanted = f"no column {column!r}" if column else f"no {kind} column with one of the usual names"
             if column in (rows.column_names or ()):
                 wanted = f"no images in its column {column!r}"
+            _refuse_objects(rows)
             kind_of_error = NoPairsError if column is None and len(kinds) < 2 else DatasetError
             raise kind_of_error(
                 f"The data set has {wanted}; its columns that can hold images are {', '.join(kinds) or 'none'}. Name "
@@ -88,6 +90,23 @@ def with_pair_columns(
             encoded = pair.cast(Features({**pair.features, **PAIR_FEATURES}))
     of_paths = [new for old, new in ((image, "image"), (mask, "mask")) if kinds[old] in (PATH, EMPTY)]
     return locator().locate(encoded, of_paths) if locator and of_paths else encoded
+
+
+def _refuse_objects(rows: Split) -> None:
+    """Say what is to be done with tables whose rows hold what was drawn on an image, as the Hub's for detection do.
+
+    Raises:
+        DatasetError: If there is such a column.
+    """
+    for name, feature in (rows.features or {}).items():
+        inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)
+        found = sorted(OBJECT_FIELDS & inner.keys()) if isinstance(inner, Mapping) else []
+        if found:
+            raise DatasetError(
+                f"The column {name} of the data set holds annotations ({some(found)}), which are not read from "
+                "tables: write them as a COCO file beside the images, and give that (docs/annotate.md), or draw them "
+                "as a column of masks."
+            )
 
 
 @contextlib.contextmanager

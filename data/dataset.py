@@ -37,6 +37,7 @@ from ..common.files import IMAGE_SUFFIXES
 from ..common.local_paths import is_hub_id, near_paths
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.split_rules import OWN_SPLITS, SplitRules
+from .annotations.exports import ENDINGS as ANNOTATION_ENDINGS
 from .annotations.exports import mask_folders
 from .annotations.source import annotation_splits
 from .cache import datasets_cache
@@ -64,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 SYNTHETIC, SYNTHETIC_CLIPS = "synthetic", "synthetic-clips"  # names of generated data
 CLIP_FEATURES = Features({**PAIR_FEATURES, "sequence": Value("string"), "frame": Value("int64")})
+TEXTS = (".txt",)  # lists of splits
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")  # of several files; "train.csv.gz" is a table
 
 
@@ -131,8 +133,9 @@ def load_splits(
         source = open_source(name, config, revision, mask_column, streaming, annotation_rules)
     if annotation_rules.is_given and not source.is_annotated:
         raise DatasetError(
-            f"--labels and --unlabelled are for the files of annotation programs, and {name} holds images and masks: "
-            "leave them out. Values of masks are chosen with --foreground_values."
+            f"--labels and --unlabelled are for the files of annotation programs, and none is found in {name}: leave "
+            "them out. Values of masks are chosen with --foreground_values. Annotations in archives or tables are not "
+            "read: unpack or download them, or export them as COCO (docs/annotate.md), and give that folder."
         )
     if config is not None and not source.has_configs:
         raise DatasetError(f"{name} has no configurations: remove --dataset_config {config}.")
@@ -433,7 +436,7 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, config, mask_column, streaming, annotation_rules)
     if is_hub_id(name, "dataset"):
-        return _open_on_hub(name, config, revision, streaming)
+        return _open_on_hub(name, config, revision, streaming, annotation_rules)
     if path.name.lower().endswith((*TABLES, *ARCHIVES)) and path.is_file():
         raise DatasetError(f"{name} is a file: expected a folder. Unpack an archive, or give a table's folder.")
     if path.is_file():
@@ -450,18 +453,10 @@ def _open_folder(
     is_saved = is_saved_to_disk(path)
     metadata = [] if is_saved else sorted({*path.glob("metadata.*"), *path.glob("*/metadata.*")})
     if not is_saved and not any(names_masks(file, mask_column) for file in metadata):
-        # Labels are those of annotations, also where masks lie beside these.
-        wants_annotations = annotation_rules.is_given or bool(mask_folders(path))
-        if not wants_annotations and (splits := folder_splits(path)):
-            return Source(splits)
         # Beside tables, annotations may be what these were made of.
         has_table = any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
-        if wants_annotations or not has_table:
-            annotated = annotation_splits(path, annotation_rules)
-            if annotated is not None:
-                return Source(annotated, is_annotated=True)
-        if wants_annotations and (splits := folder_splits(path)):
-            return Source(splits)
+        if source := _of_files(path, annotation_rules, has_table):
+            return source
     refuse_special_files(path)
     names = [file.relative_to(path).as_posix() for file in path.rglob("*")]
     has_table = any(name.endswith((".parquet", ".arrow")) for name in names)
@@ -480,6 +475,21 @@ def _open_folder(
     return Source(splits, has_configs=not is_saved, locator=locator, folder=folder, archives=archives)
 
 
+def _of_files(folder: Path, annotation_rules: AnnotationRules, has_table: bool = False) -> Source | None:
+    """Images with masks, or with annotations, that lie in a folder as files; None if there are none."""
+    # Labels are those of annotations, also where masks lie beside these.
+    wants_annotations = annotation_rules.is_given or bool(mask_folders(folder))
+    if not wants_annotations and (splits := folder_splits(folder)):
+        return Source(splits)
+    if wants_annotations or not has_table:
+        annotated = annotation_splits(folder, annotation_rules)
+        if annotated is not None:
+            return Source(annotated, is_annotated=True)
+    if wants_annotations and (splits := folder_splits(folder)):
+        return Source(splits)
+    return None
+
+
 def _names_configs(readme: Path) -> bool:
     """Whether the README of a data set says which files its configurations are."""
     try:
@@ -488,7 +498,9 @@ def _names_configs(readme: Path) -> bool:
         return False
 
 
-def _open_on_hub(name: str, config: str | None, revision: str | None, streaming: bool) -> Source:
+def _open_on_hub(
+    name: str, config: str | None, revision: str | None, streaming: bool, annotation_rules: AnnotationRules
+) -> Source:
     sha, files, names_configs = _files_on_hub(name, revision)
     images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
     tables = [file for file in files if file.lower().endswith((*TABLES, *ARCHIVES))]
@@ -496,9 +508,9 @@ def _open_on_hub(name: str, config: str | None, revision: str | None, streaming:
     if images and not tables and config is None:
         if streaming:
             logger.warning("%s holds files, no table: they are downloaded, not streamed.", name)
-        folder = Path(_download_images(name, sha))
-        if splits := folder_splits(folder):
-            return Source(splits)
+        folder = Path(_download_images(name, sha, (*TEXTS, *ANNOTATION_ENDINGS)))
+        if source := _of_files(folder, annotation_rules):
+            return source
     data_files = None if config or names_configs else files_by_split(files)
     splits = hub_splits(name, streaming, revision, config=config, data_files=data_files)
     if streaming:
@@ -522,9 +534,9 @@ def _files_on_hub(name: str, revision: str | None) -> tuple[str | None, list[str
     return info.sha, [file.rfilename for file in info.siblings or []], names_configs
 
 
-def _download_images(name: str, revision: str | None) -> str:
-    """The folder of this machine that holds the images of a data set on the Hub, and the lists of its splits."""
-    wanted = [f"*{ending}" for suffix in (*IMAGE_SUFFIXES, ".txt") for ending in (suffix, suffix.upper())]
+def _download_images(name: str, revision: str | None, others: Sequence[str] = TEXTS) -> str:
+    """The folder of this machine that holds the images of a data set on the Hub, and files with other endings."""
+    wanted = [f"*{ending}" for suffix in (*IMAGE_SUFFIXES, *others) for ending in (suffix, suffix.upper())]
     try:
         return snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted)
     except Exception as error:  # of the HTTP client and the Hub

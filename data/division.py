@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
+from ..common.errors import counted
 from ..common.split_rules import SplitRules
 from .columns import Split
 from .groups import GROUP, with_groups
@@ -149,7 +150,8 @@ def hold_out(count: int, shares: Sequence[float], seed: int, groups: Sequence[st
     if groups is not None:
         return _hold_out_groups(groups, shares, seed)
     if count < parts:
-        raise DatasetError(f"{count} samples cannot be divided into {parts} splits: at least {parts} needed.")
+        samples = counted(count, "sample")
+        raise DatasetError(f"{samples} cannot be divided into {parts} splits: at least {parts} needed.")
     order = np.random.default_rng(seed).permutation(count)
     held_out: list[np.ndarray] = []
     for place, share in enumerate(shares):
@@ -165,8 +167,8 @@ def _hold_out_groups(groups: Sequence[str], shares: Sequence[float], seed: int) 
     parts = len(shares) + 1
     if len(sizes) < parts:
         raise DatasetError(
-            f"{len(groups)} samples of {len(sizes)} groups cannot be divided into {parts} splits that share no group: "
-            f"at least {parts} groups needed."
+            f"{counted(len(groups), 'sample')} of {counted(len(sizes), 'group')} cannot be divided into {parts} "
+            f"splits that share no group: at least {parts} groups needed."
         )
     left = _shuffled(sizes, seed)
     held_out: list[set[str]] = []

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets import Dataset
 
-from ..common.errors import first_line, printable, some
+from ..common.errors import counted, first_line, printable, some
 from ..common.files import IMAGE_SUFFIXES, read_file
 from .columns import PAIR_FEATURES, Split
 from .layouts import DEEPEST, Layout, Match, find_layouts, holds_images, subfolders
@@ -79,7 +79,8 @@ def _listed_names(layout: Layout, match: Match) -> dict[str, list[str]]:
         refuse(DatasetError(text), *(folder / name for name in twice))
     unlisted = sorted({*match.pairs, *match.without_mask, *match.without_image} - counts.keys())
     if listed and unlisted:
-        logger.warning("%s: left out %d pairs that no list names: %s", folder, len(unlisted), some(unlisted))
+        pairs = counted(len(unlisted), "pair")
+        logger.warning("%s: left out %s that no list names: %s", folder, pairs, some(unlisted))
     return {split: listed[split] for split in SPLIT_NAMES if split in listed}
 
 
@@ -130,10 +131,10 @@ def _read_list(file: Path, match: Match) -> list[str]:
             unknown = [line for line, name in zip(lines, names, strict=True) if name is None]
     without_mask = [line for line in unknown if _known_name(line, match.without_mask)]
     if without_mask:
-        text = f"{file} names {len(without_mask)} images that have no mask: {some(without_mask)}."
+        text = f"{file} names {counted(len(without_mask), 'image')} without mask: {some(without_mask)}."
         refuse(DatasetError(text), *(match.folder / line for line in without_mask))
     if absent := [line for line in unknown if line not in without_mask]:
-        text = f"{file} names {len(absent)} files that images/ lacks: {some(absent)}."
+        text = f"{file} names {counted(len(absent), 'file')} that images/ lacks: {some(absent)}."
         refuse(DatasetError(text), *(match.folder / line for line in absent))
     return known
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..common.errors import printable, some
+from ..common.errors import counted, printable, some
 from ..common.files import IMAGE_SUFFIXES, read_file
 from .problems import refuse
 from .samples import DatasetError
@@ -90,7 +90,8 @@ class Match:
                     "Images and masks must have the same file names, their endings and words such as _mask apart; the "
                     "mask of a frame without polyp is black."
                 )
-                found = f"{self.folder}: {len(alone)} files have no {kind} of the same name: {some(list(alone))}."
+                files = counted(len(alone), "file")
+                found = f"{self.folder}: {files} with no {kind} of the same name: {some(list(alone))}."
                 refuse(
                     DatasetError(f"{found} {rule}"), *alone.values(), each=f"has no {kind} of the same name. {rule}"
                 )
@@ -125,8 +126,8 @@ class Layout:
         pairs = _pairs(self.folder, images, masks)
         if not images or not masks:
             raise DatasetError(
-                f"{self.folder}: {self.images.name}/ holds {len(images)} images and {self.masks.name}/ {len(masks)} "
-                f"masks. Expected files that end in {', '.join(IMAGE_SUFFIXES)} in both."
+                f"{self.folder}: {self.images.name}/ holds {counted(len(images), 'image')} and {self.masks.name}/ "
+                f"{counted(len(masks), 'mask')}. Expected files that end in {', '.join(IMAGE_SUFFIXES)} in both."
             )
         return Match(
             self.folder,
@@ -213,12 +214,17 @@ def is_image(path: Path) -> bool:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder or below it.
+    """Whether there is an image in a folder or below it, but for those of COCO's panoptic segmentation.
 
     Raises:
         DatasetError: As `image_files` does.
     """
-    return any(map(is_image, files_below(folder)))
+    return any(is_image(file) and not is_panoptic(file.relative_to(folder)) for file in files_below(folder))
+
+
+def is_panoptic(path: Path) -> bool:
+    """Whether a path leads into a folder such as panoptic_val2017, whose images have the names of frames."""
+    return any(plain(part).startswith("panoptic") for part in path.parts[:-1])
 
 
 def image_files(folder: Path, nested: bool = True) -> dict[str, Path]:

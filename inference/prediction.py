@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 
+from ..common.errors import counted
 from ..field_of_view_unet import Box, read_field_of_view
 from ..regions_unet import (
     check_calibration,
@@ -64,7 +65,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.probability.shape
-        return f"<Prediction {width}x{height}: {len(self.lesions)} lesions, presence {self.presence:.3f}>"
+        return f"<Prediction {width}x{height}: {counted(len(self.lesions), 'lesion')}, presence {self.presence:.3f}>"
 
     @cached_property
     def mask(self) -> np.ndarray:

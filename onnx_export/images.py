@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..common.errors import UserError
+from ..common.errors import UserError, counted
 from ..common.files import IMAGE_SUFFIXES, image_from_bytes, read_file, to_rgb
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..data.columns import Split
@@ -159,8 +159,8 @@ def check_count(images: int, name: str) -> None:
     """
     if images < MIN_CALIBRATION_IMAGES:
         raise UserError(
-            f"{name} has {images} images to calibrate on: expected {MIN_CALIBRATION_IMAGES} or more like those to "
-            "segment."
+            f"{name} has {counted(images, 'image')} to calibrate on: expected {MIN_CALIBRATION_IMAGES} or more "
+            "like those to segment."
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..common.errors import counted
 from ..common.paths import CARD_TEMPLATE
 from ..encoder_unet import LITE_SCALES
 from ..losses_unet import LOSSES
@@ -303,7 +304,7 @@ def _negatives_of(training: Training) -> str:
     if share := training.get("negative_window_share"):
         facts.append(f"{percent(share)} of the examples are windows of their frames in which no polyp is labelled")
     if count := training.get("negatives"):
-        facts.append(f"{count:,} frames without polyp")
+        facts.append(f"{counted(count, 'frame')} without polyp")
     return "; ".join(facts) or "nothing but the frames of the data that show none, if any"
 
 

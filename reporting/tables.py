@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from ..common.errors import UserError, user_errors
+from ..common.errors import UserError, counted, user_errors
 from ..common.files import write_atomic
 from .known_data import shown_name
 from .markdown import interval, number, percent, table, text_table, width_x_height
@@ -124,7 +124,8 @@ def _near_duplicates_as_text(results: Results, evaluation: Evaluation) -> list[s
     if not found["pairs"]:
         return ["No scored image has a near-duplicate in another split."]
     rows = _near_duplicates_rows(results, evaluation)
-    return [f"{len(found['pairs'])} pairs of near-duplicates with other splits:", *(text_table(rows) if rows else [])]
+    pairs = counted(len(found["pairs"]), "pair")
+    return [f"{pairs} of near-duplicates with other splits:", *(text_table(rows) if rows else [])]
 
 
 def update_document(document: Path, text: str, markers: tuple[str, str] = RESULTS_MARKERS) -> None:
@@ -384,7 +385,7 @@ def scored_images(results: Results) -> str:
     data = results["data"]
     count = data["rows"].get(data["split"] or "")
     which = f"the {data['split']} split of {shown_name(data)}" if data["split"] else shown_name(data)
-    return f"{f'{count:,} images' if count else 'the images'} of {which}, {evaluation['native_size']} pixels"
+    return f"{counted(count, 'image') if count else 'the images'} of {which}, {evaluation['native_size']} pixels"
 
 
 def data_name(data: Data) -> str:

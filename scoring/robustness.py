@@ -16,6 +16,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..common.errors import counted
 from ..data.samples import Sample, load_sample
 from .changes import CHANGES, STRENGTHS, Change
 from .intervals import mean_and_interval
@@ -117,8 +118,8 @@ def _announce(passes: int, images: int, scored: ScoredSplit, work: Work) -> None
     """Say how much there is to do."""
     if work.processes.is_main:
         beside = scored.negatives.negatives
-        further = f" and {len(beside):,} images without polyp" if beside else ""
-        tqdm.write(f"Robustness: {passes} passes over {images:,} images{further}.", file=sys.stderr)
+        further = f" and {counted(len(beside), 'image')} without polyp" if beside else ""
+        tqdm.write(f"Robustness: {passes} passes over {counted(images, 'image')}{further}.", file=sys.stderr)
 
 
 def _score_pass(

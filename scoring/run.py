@@ -17,7 +17,7 @@ from datasets import Dataset
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError, some
+from ..common.errors import UserError, counted, some
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.processes import Processes
 from ..data.dataset import choose_split, describe_data
@@ -472,7 +472,7 @@ def in_shares(
     with work.kept.share([depends_on, source.identity, batch_size, list(mine)]) as share:
         done, before = len(share.scores), source.seconds
         if done and processes.is_main:
-            tqdm.write(f"{source.name}: {done} images were scored by an interrupted run.", file=sys.stderr)
+            tqdm.write(f"{source.name}: {counted(done, 'image')} scored by an interrupted run.", file=sys.stderr)
         look: dict[str, Any] = {"desc": title or source.name, "unit": "image", "leave": title is None}
         bar = tqdm(total=len(mine), initial=done, disable=not processes.is_main, **look)
         try:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset
 
-from ..common.errors import UserError, printable, some
+from ..common.errors import UserError, counted, printable, some
 from ..common.files import open_image
 from ..data.division import groups_in
 from ..data.locations import names_below
@@ -136,8 +136,8 @@ def check_sequences(sequences: Sequences, rows: Dataset, rate: float, alert_seco
         raise UserError(
             f"No sequence lasts {alert_seconds:g} s without a gap of more than {GAP_SECONDS:g} s between frames, so "
             f"that none can have an alert: the longest is {printable(longest)}, {lengths[longest]:g} s of "
-            f"{len(sequences[longest])} frames at {rate:g} frames per second. Correct what tells sequence and frame, "
-            "--frame_rate or --alert_seconds."
+            f"{counted(len(sequences[longest]), 'frame')} at {rate:g} frames per second. Correct what tells sequence "
+            "and frame, --frame_rate or --alert_seconds."
         )
     if short:
         logger.warning(
@@ -162,8 +162,8 @@ def sequence_groups(sequences: Sequences, groups: Groups) -> Groups:
     of_videos = {name: {groups[index] for _, index in frames} for name, frames in sequences.items()}
     if mixed := [name for name, found in of_videos.items() if len(found) > 1]:
         raise UserError(
-            f"The frames of {len(mixed)} sequences are of more than one group: {some(mixed)}. A video is of one "
-            "patient: correct what tells sequences or groups."
+            f"The frames of {counted(len(mixed), 'sequence')} are of more than one group: {some(mixed)}. A video is "
+            "of one patient: correct what tells sequences or groups."
         )
     return [found.pop() for found in of_videos.values()]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.csv_tables import open_table, write_row
-from ..common.errors import some
+from ..common.errors import counted, some
 from .image_scores import CALIBRATION_BINS, ImageScores, dice_by_level
 from .intervals import (
     RESAMPLES,
@@ -208,14 +208,14 @@ def compare(
     for which, alone in (("first", ours.keys() - theirs.keys()), ("second", theirs.keys() - ours.keys())):
         if alone:
             raise ValueError(
-                f"{len(alone)} images are only in the {which} of the two results: {some(sorted(alone))}. "
+                f"Only the {which} of the two results has {counted(len(alone), 'image')}: {some(sorted(alone))}. "
                 "A paired comparison needs the same images in both."
             )
     other = [name for name in ours if _ground_truth(ours[name]) != _ground_truth(theirs[name])]
     if other:
         raise ValueError(
-            f"The true masks of {len(other)} images differ between the two results, in size or in the number of "
-            f"polyp pixels: {some(other)}. A paired comparison needs the same images in both."
+            f"The true masks of {counted(len(other), 'image')} differ between the two results, in size or in the "
+            f"number of polyp pixels: {some(other)}. A paired comparison needs the same images in both."
         )
     matched = [theirs[name] for name in ours]
     return {

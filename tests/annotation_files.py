@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from unet_kvasir_seg.common.annotation_rules import AnnotationRules
+from unet_kvasir_seg.data.dataset import load_splits
+from unet_kvasir_seg.data.samples import load_sample
 from unet_kvasir_seg.data.synthetic import generate
 
 SIDE = 32
@@ -29,6 +32,12 @@ def write_frames(folder: Path, count: int = 8, seed: int = 2) -> dict[str, np.nd
         mask[:2, 3 + number] = True  # so that no frame is without a region
         masks[f"frame{number}.jpg"] = mask
     return masks
+
+
+def masks_of(source: Path, **rules: Any) -> dict[str, np.ndarray]:
+    """All masks of a data set by the names of the images."""
+    rows = load_splits(str(source), needed_splits=["all"], annotation_rules=AnnotationRules(**rules))["all"]
+    return {Path(row["image"]["path"]).name: load_sample(row).ground_truth for row in rows}
 
 
 def rows_of(mask: np.ndarray) -> list[tuple[int, int, int, int]]:

@@ -164,7 +164,7 @@ def test_of_a_model_two_processes_and_a_resumed_run_give_what_one_gives(run, fol
     assert "sequences.csv cannot be written" in run(*flags, "--output_dir", folder / "three", status=2).stderr
     shutil.rmtree(folder / "three" / "sequences.csv")
     done = run(*flags, "--output_dir", folder / "three")
-    assert "18 images were scored by an interrupted run" in done.stderr
+    assert "18 images scored by an interrupted run" in done.stderr
     assert (folder / "three" / "sequences.csv").read_bytes() == one
     assert videos_of(folder / "three") == videos_of(folder / "one")
 

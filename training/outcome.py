@@ -8,7 +8,7 @@ from typing import Any, cast
 from datasets import IterableDataset
 from transformers import SchedulerType, TrainerCallback
 
-from ..common.errors import describe_error
+from ..common.errors import counted, describe_error
 from ..data.columns import Split
 from ..data.dataset import describe_data
 from ..data.samples import is_empty
@@ -101,16 +101,16 @@ class Announcement(TrainerCallback):
             return
         height, width = self.image_size
         training, validation = self.samples
-        known = "an unknown number of" if training is None else f"{training:,}"
+        known = "an unknown number of training samples" if training is None else counted(training, "training sample")
         processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
         batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         print(f"Network: {kwargs['model'].num_parameters():,} parameters, images of {width}x{height}; {self.start}.")
-        print(f"Data: {known} training samples, {validation:,} validation samples.")
-        steps = f"{state.max_steps:,} steps" + (
+        print(f"Data: {known}, {counted(validation, 'validation sample')}.")
+        steps = counted(state.max_steps, "step") + (
             f", of which {state.global_step:,} are done" if state.global_step else ""
         )
         epochs = f"{args.num_train_epochs:g} epoch{'' if args.num_train_epochs == 1 else 's'}"
-        print(f"Training: {epochs}, {steps}; {batch} samples a step, in {processes}.")
+        print(f"Training: {epochs}, {steps}; {counted(batch, 'sample')} a step, in {processes}.")
 
 
 def describe_start(arguments: ModelArguments, checkpoint: str | None) -> str:

@@ -1,16 +1,28 @@
 """COCO JSON, as CVAT, Label Studio, Roboflow, VIA and others export it: https://cocodataset.org/#format-data."""
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, numbers_of, size_of, value_of
+from .entries import NO_LABEL, Frame, Reading, Region, mapping_of, numbers_of, shown, size_of, value_of
 from .shapes import EntryError, ImageRuns, Polygons, Shape
 
 NAME = "COCO"
+INSTANCES = "instances"
+OTHER_TASKS = ("captions", "image_info", "keypoints", "labels", "panoptic", "person_keypoints", "stuff")
+NOT_READ = "of other tasks than COCO's instances: not read"
+PANOPTIC = (
+    "holds COCO's panoptic segmentation, whose regions are in images beside it, which are not read: export "
+    "instances, with polygons or run lengths"
+)
+RESULTS = (
+    "holds results for COCO's evaluation, that is predictions without their images: to train on them, have them "
+    "corrected in an annotation program first, and export COCO there"
+)
 
 
 def recognise(data: Any) -> bool:
@@ -22,8 +34,33 @@ def recognise(data: Any) -> bool:
     first = next(iter(data["annotations"]), None)
     if not isinstance(first, Mapping):
         return True
-    is_panoptic = "segments_info" in first  # whose regions are in images beside it
-    return not is_panoptic and (isinstance(data.get("categories"), list) or "segmentation" in first)
+    return "segments_info" not in first and (isinstance(data.get("categories"), list) or "segmentation" in first)
+
+
+def other_kind(data: Any) -> str | None:
+    """What a JSON file of COCO holds that is not read, with the remedy; None if it is none of these."""
+    entries = data.get("annotations") if isinstance(data, Mapping) else data
+    first = entries[0] if isinstance(entries, list) and entries else None
+    if not isinstance(first, Mapping):
+        return None
+    if isinstance(data, Mapping):
+        return PANOPTIC if "segments_info" in first else None
+    is_result = "image_id" in first and "category_id" in first and bool({"segmentation", "bbox"} & first.keys())
+    return RESULTS if is_result else None
+
+
+def of_instances(files: Sequence[Path]) -> list[Path]:
+    """Without the files that name another task, if one names instances: datumaro and COCO itself have them beside."""
+    tasks = {file: _task(file) for file in files}
+    return [file for file in files if tasks[file] in ("", INSTANCES)] if INSTANCES in tasks.values() else list(files)
+
+
+def _task(file: Path) -> str:
+    """The task with which a file's name begins, as "instances" of instances_train2017.json; "" if none."""
+    if file.suffix.lower() != ".json":
+        return ""
+    bare = re.sub(r"[\W\d]+", "_", file.stem.lower())
+    return next((task for task in (INSTANCES, *OTHER_TASKS) if f"{bare}_".startswith(f"{task}_")), "")
 
 
 def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
@@ -48,48 +85,59 @@ def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
                 raise EntryError("has the id of another image: ids must differ. Export the annotations anew")
             name = value_of(fields, "file_name", str, "the name of its file")
             frames[key] = Frame(file, entry, name, size_of(fields, "width", "height"), regions[key])
-    known = {image.get("id") for image in data["images"] if isinstance(image, Mapping) and _has_id(image)}
+    known = {_key(image, "id") for image in data["images"] if _has_id(image)}
     for key in entries.keys() - known:
         for entry in entries[key]:
-            reading.add_problem(file, f"{entry} is of the image {key!r}, which the file does not list. Remove one.")
+            reading.add_problem(file, f"{entry} is of the image {key}, which the file does not list. Remove one.")
     return list(frames.values())
 
 
 def _has_id(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and isinstance(entry.get("id"), int | str)
+    return isinstance(entry, Mapping) and _is_key(entry.get("id"))
 
 
-def _key(fields: Mapping[str, Any], name: str) -> int | str:
-    value: int | str = value_of(fields, name, (int, str), "a number or text")  # type: ignore[arg-type]
-    return value
+def _is_key(value: Any) -> bool:
+    is_whole = isinstance(value, float) and value.is_integer()  # pandas writes ids so
+    return is_whole or (isinstance(value, int | str) and not isinstance(value, bool))
 
 
-def _category_names(data: Mapping[str, Any], file: Path, reading: Reading) -> dict[int | str, str]:
-    names: dict[int | str, str] = {}
+def _key(fields: Mapping[str, Any], name: str) -> str:
+    """An id as text: some programs write 3 in one place, and "3" or 3.0 in another."""
+    value = fields.get(name)
+    if not _is_key(value):
+        raise EntryError(f"has {shown(value)} as its {name}: expected a whole number or text")
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def _category_names(data: Mapping[str, Any], file: Path, reading: Reading) -> dict[str, str]:
+    names: dict[str, str] = {}
     for index, category in enumerate(data.get("categories") or []):
         with reading.noting(file, f"category number {index}"):
             fields = mapping_of(category)
-            names[_key(fields, "id")] = str(fields.get("name") or fields["id"])
+            key, name = _key(fields, "id"), str(fields.get("name") or fields["id"])
+            if names.setdefault(key, name) != name:
+                raise EntryError(f"({name}) has the id of another category ({names[key]}): ids must differ")
     reading.declared.update(names.values())
     return names
 
 
-def _region(fields: Mapping[str, Any], entry: str, names: Mapping[int | str, str]) -> Region:
+def _region(fields: Mapping[str, Any], entry: str, names: Mapping[str, str]) -> Region:
     category = fields.get("category_id")
     if category is None and not names:
         label = NO_LABEL
-    elif isinstance(category, int | str) and category in names:
-        label = names[category]
+    elif _is_key(category) and (key := _key(fields, "category_id")) in names:
+        label = names[key]
     else:
-        declared = ", ".join(f"{key!r} ({name})" for key, name in list(names.items())[:12]) or "none"
-        raise EntryError(f"has the category {category!r}; the file declares {declared}. Declare it or correct it")
+        declared = ", ".join(f"{key} ({name})" for key, name in list(names.items())[:12]) or "none"
+        raise EntryError(f"has {shown(category)} as its category; the file declares {declared}. Declare or correct it")
     shape = _shape(fields.get("segmentation"))
-    return Region(entry, [label], shape, "box" if shape is None else "segmentation")
+    kind = "box" if shape is None else "segmentation"
+    return Region(entry, [label], shape, kind, has_score=fields.get("score") is not None)
 
 
 def _shape(segmentation: Any) -> Shape | None:
     """A region's shape: several parts, or run lengths, compressed or not; None if it has a box alone."""
-    if segmentation is None or segmentation == []:
+    if segmentation in (None, [], [[]]):
         return None
     if isinstance(segmentation, Mapping):
         size = segmentation.get("size")

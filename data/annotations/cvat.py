@@ -13,7 +13,18 @@ from ...common.prefetch import prefetch_map
 from ..mask_runs import check_size, checked_lengths
 from ..samples import DatasetError
 from ..split_names import SPLIT_NAMES, known_split
-from .entries import NO_LABEL, Frame, Reading, Region, number_of, numbers_of, read_content, size_of, whole_number_of
+from .entries import (
+    NO_LABEL,
+    Frame,
+    Reading,
+    Region,
+    number_of,
+    numbers_of,
+    read_content,
+    read_text,
+    size_of,
+    whole_number_of,
+)
 from .shapes import Bitmap, EntryError, Shape, ellipse, polygon, runs_of_pixels
 
 NAME = "CVAT"
@@ -38,7 +49,7 @@ def read(content: bytes, file: Path, reading: Reading) -> list[Frame]:
     root = _parse(content, file)
     reading.declared.update(name.text for name in root.findall(".//meta//label/name") if name.text)
     images = root.findall("image")
-    if root.find("track") is not None and not images:
+    if root.find("track") is not None:
         raise DatasetError(
             f'{file} is of "CVAT for video", whose tracks name no images: export the task as "CVAT for images 1.1".'
         )
@@ -71,13 +82,20 @@ def _frame(image: Any, file: Path, reading: Reading) -> Iterator[Frame]:
         frame.split = subset if subset in SPLIT_NAMES else ""
         for number, element in enumerate(image):
             if element.tag == "tag":
-                reading.notes["tags of CVAT, which are of images, were not read"] += 1
-            elif element.tag in (*SHAPES, *NO_REGIONS) and element.get("outside") != "1":
+                reading.note("tag", "of CVAT, for an image in all: not read")
+            elif element.tag != "attribute" and element.get("outside") != "1":
                 what = f"{entry}, shape {number} ({element.tag})"
                 with reading.noting(file, what):
-                    shape = _shape(element) if element.tag in SHAPES else None
-                    frame.regions.append(Region(what, [element.get("label") or NO_LABEL], shape, element.tag))
+                    frame.regions.append(_region(element, what))
         yield frame
+
+
+def _region(element: Any, entry: str) -> Region:
+    if element.tag not in (*SHAPES, *NO_REGIONS):
+        raise EntryError("is of a kind that is not known. Draw it as a polygon")
+    shape = _shape(element) if element.tag in SHAPES else None
+    has_score = any(one.get("name") == "score" and one.text for one in element.findall("attribute"))
+    return Region(entry, [element.get("label") or NO_LABEL], shape, element.tag, has_score)
 
 
 def _shape(element: Any) -> Shape:
@@ -96,6 +114,8 @@ def _shape(element: Any) -> Shape:
     try:
         check_size(width, height)
         numbers = np.array(numbers_of(attributes.get("rle", "").split(","), "rle"))
+        if (numbers != np.round(numbers)).any() or np.abs(numbers).max(initial=0) > width * height:
+            raise EntryError("has run lengths that are no numbers of its pixels. Export it anew")
         lengths = checked_lengths(numbers.astype(np.int64), (width, height))
     except EntryError:
         raise
@@ -143,7 +163,7 @@ def _pngs(folder: Path) -> Iterable[Path]:
 def _read_labelmap(file: Path) -> dict[tuple[int, int, int], str]:
     """Labels by their colours; without the background."""
     colours: dict[tuple[int, int, int], str] = {}
-    for number, line in enumerate(read_content(file).decode("utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).decode("utf-8-sig", errors="replace").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
@@ -162,7 +182,7 @@ def _listed(folder: Path) -> Iterator[tuple[str, str]]:
     """The images that the lists name, with their splits."""
     for file in sorted((folder / LISTS).glob("*.txt")):
         split = known_split(file.stem)
-        for line in read_content(file).decode("utf-8-sig", errors="replace").splitlines():
+        for line in read_text(file).decode("utf-8-sig", errors="replace").splitlines():
             if line.strip():
                 yield line.strip(), split if split in SPLIT_NAMES else ""
 

@@ -1,7 +1,9 @@
 """What an annotations file of any format says: images with their regions; and what is wrong with its entries."""
 
+import codecs
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...common.errors import first_line, printable
+from ...common.errors import counted, first_line, printable
 from ...common.files import read_file
 from ..problems import refuse
 from ..samples import DatasetError
@@ -32,12 +34,14 @@ class Region:
         labels: At least one.
         shape: As it was drawn; None: it is no region, but a box, a line or a point around or in one.
         kind: What the program calls it, such as "polygon".
+        has_score: It has the score of a model, also if someone has corrected it since.
     """
 
     entry: str
     labels: Sequence[str]
     shape: Shape | None
     kind: str
+    has_score: bool = False
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Frame:
         content: Its encoded bytes, where the annotations hold the image.
         bytes_there: Size of its file as the annotations say it, in bytes.
         is_annotated: It was looked at, even if it has no region.
+        unfinished: Why it is no sample, also with --unlabelled negative, such as "skipped"; "" if it may be one.
     """
 
     file: Path
@@ -65,6 +70,7 @@ class Frame:
     content: bytes | None = None
     bytes_there: int | None = None
     is_annotated: bool = False
+    unfinished: str = ""
 
 
 @dataclass
@@ -74,12 +80,11 @@ class Reading:
     Attributes:
         finder: Of the images.
         declared: Labels that the files declare, whether or not a region has one.
-        notes: What is worth a line, as "predictions of a model were not read", and how often.
     """
 
     finder: ImageFinder
     declared: set[str] = field(default_factory=set)
-    notes: Counter[str] = field(default_factory=Counter)
+    _notes: Counter[tuple[str, str]] = field(default_factory=Counter)
     _problems: list[tuple[Path, str]] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -93,6 +98,18 @@ class Reading:
     def add_problem(self, file: Path, text: str) -> None:
         """Note what is wrong with a file, as a sentence that begins with the entry."""
         self._problems.append((file, printable(text)))
+
+    def note(self, noun: str, what: str, count: int = 1) -> None:
+        """Count what is worth a line, as the noun "task" with "that predictions of a model are of"."""
+        self._notes[noun, what] += count
+
+    def notes(self) -> list[str]:
+        """What was counted, as "2 tasks that predictions of a model are of"."""
+        return [f"{counted(count, noun)} {what}" for (noun, what), count in self._notes.items() if count]
+
+    def forget(self, file: Path) -> None:
+        """Drop the problems of a file that is not of the data set."""
+        self._problems = [problem for problem in self._problems if problem[0] != file]
 
     def refuse_problems(self) -> None:
         """Raise what is wrong with the entries or, within `problems.noting`, note each.
@@ -127,6 +144,21 @@ def read_content(file: Path) -> bytes:
         raise DatasetError(f"{file} cannot be read: {first_line(error)}.") from error
 
 
+def read_text(file: Path) -> bytes:
+    """A text file in UTF-8; one of UTF-16, as PowerShell of Windows writes, is recoded, without XML's declaration.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    content = read_content(file)
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content
+    try:
+        return re.sub(rb"^<\?xml[^>]*\?>", b"", content.decode("utf-16").encode())
+    except UnicodeError as error:
+        raise DatasetError(f"{file} is damaged: {first_line(error)}. Export it anew.") from error
+
+
 def parse_json(content: bytes) -> Any:
     """The value of a JSON file.
 
@@ -153,7 +185,7 @@ def value_of(entry: Mapping[str, Any], name: str, kind: type[Value], wanted: str
     """
     value = entry.get(name)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise EntryError(f"has {_shown(value)} as its {name}: expected {wanted}")
+        raise EntryError(f"has {shown(value)} as its {name}: expected {wanted}")
     return value
 
 
@@ -164,7 +196,7 @@ def mapping_of(value: Any) -> Mapping[str, Any]:
         EntryError: If it is none.
     """
     if not isinstance(value, Mapping):
-        raise EntryError(f"is {_shown(value)}: expected an object with named fields")
+        raise EntryError(f"is {shown(value)}: expected an object with named fields")
     return value
 
 
@@ -190,7 +222,7 @@ def _number(value: Any, name: str) -> float:
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
-        raise EntryError(f"has {_shown(value)} as its {name}: expected a number") from None
+        raise EntryError(f"has {shown(value)} as its {name}: expected a number") from None
     if not np.isfinite(number):
         raise EntryError(f"has {value} as its {name}: expected a finite number")
     return number
@@ -209,7 +241,7 @@ def whole_number_of(entry: Mapping[str, Any], name: str) -> int:
 
 
 def size_of(entry: Mapping[str, Any], width: str, height: str) -> Size | None:
-    """The size that an entry says its image has; None if it says none.
+    """The size that an entry says its image has; None if it says none, or 0x0 as programs do that do not know it.
 
     Args:
         entry: The entry.
@@ -220,7 +252,8 @@ def size_of(entry: Mapping[str, Any], width: str, height: str) -> Size | None:
     """
     if entry.get(width) is None and entry.get(height) is None:
         return None
-    return whole_number_of(entry, width), whole_number_of(entry, height)
+    size = whole_number_of(entry, width), whole_number_of(entry, height)
+    return None if size == (0, 0) else size
 
 
 def points_of(value: Any) -> np.ndarray:
@@ -231,11 +264,11 @@ def points_of(value: Any) -> np.ndarray:
     """
     pairs = value if isinstance(value, list) else None
     if not pairs or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise EntryError(f"has {_shown(value)} as its points: expected a list of pairs of numbers")
+        raise EntryError(f"has {shown(value)} as its points: expected a list of pairs of numbers")
     return np.array([numbers_of(pair, "points") for pair in pairs])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message, shortened."""
     if value is None:
         return "nothing"

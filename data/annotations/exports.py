@@ -10,15 +10,14 @@ from ..layouts import DEEPEST, files_below, subfolders
 from ..samples import DatasetError
 from ..split_names import SPLIT_NAMES, known_split, split_in_name
 from . import coco, cvat, label_studio, labelme, via, yolo
-from .entries import Frame, Reading, parse_json, read_content
+from .entries import Frame, Reading, parse_json, read_text
 
 JSON_FORMATS = (label_studio, coco, labelme, via)
 ENDINGS = (".json", ".xml", ".yaml", ".yml")
-OTHER_TASKS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")  # of COCO
-MOST_YAML_BYTES = 2**20
+KNOWN_KINDS = (label_studio, coco)  # which have files that are not read, for which there is a remedy
 EXPECTED = (
     "Expected COCO, LabelMe, VIA 2 or Label Studio (JSON or JSON-MIN) as .json, CVAT for images 1.1 as .xml, CVAT's "
-    "labelmap.txt, or YOLO's data.yaml (docs/annotate.md)."
+    "labelmap.txt, or YOLO's data.yaml or folder (docs/annotate.md)."
 )
 
 
@@ -32,9 +31,20 @@ def read_file(file: Path, reading: Reading) -> list[Frame]:
         _check_extra()
         return cvat.read_masks(folders[0], reading)
     found = _read_one(file, reading)
-    if isinstance(found, str):
-        raise DatasetError(f"{file} holds no annotations that are known ({found}). {EXPECTED}")
-    return found[1]
+    if not isinstance(found, str):
+        return found[1]
+    _refuse_known_kind(file, found)
+    content = read_text(file)
+    if file.suffix.lower() == ".txt" and yolo.is_text(content):
+        raise DatasetError(f"{file} is YOLO's text of one image: give the folder that holds images and texts.")
+    if file.suffix.lower() in (".yaml", ".yml") and yolo.names_labels(content):
+        if (frames := _read_bare(file.parent, reading)) is not None:
+            return frames
+        raise DatasetError(
+            f"{file} names labels, but no images: write the lines train: and val: with their folders, or put the text "
+            "files beside the images, or in labels/ beside images/."
+        )
+    raise DatasetError(f"{file} holds no annotations that are known ({found}). {EXPECTED}")
 
 
 def read_folder(folder: Path, reading: Reading) -> list[Frame] | None:
@@ -48,25 +58,29 @@ def read_folder(folder: Path, reading: Reading) -> list[Frame] | None:
         return [frame for one in found for frame in cvat.read_masks(one, reading)]
     formats: dict[str, dict[Path, list[Frame]]] = defaultdict(dict)
     others: list[tuple[Path, str]] = []
-    for file in files_below(folder):
-        if file.suffix.lower() not in ENDINGS or len(file.relative_to(folder).parts) > DEEPEST + 1:
-            continue
+    files = [file for file in files_below(folder) if file.suffix.lower() in ENDINGS]
+    files = [file for file in files if len(file.relative_to(folder).parts) <= DEEPEST + 1]
+    chosen = coco.of_instances(files)
+    reading.note("file", coco.NOT_READ, len(files) - len(chosen))
+    for file in chosen:
         read = _read_one(file, reading)
         if isinstance(read, str):
             others.append((file, read))
         else:
             formats[read[0]][file] = read[1]
     if not formats:
-        return None
+        for file, reason in others:
+            _refuse_known_kind(file, reason)
+        return _read_bare(folder, reading)
     if coco.NAME in formats:
-        formats[coco.NAME] = _of_instances(formats[coco.NAME], reading)
+        formats[coco.NAME] = _with_outlines(folder, formats[coco.NAME], reading)
     _refuse_several(folder, formats)
     ((name, by_file),) = formats.items()
     for file, reason in others:
         if reason.startswith("damaged"):
             reading.add_problem(file, f"The file is {reason}. Export it anew, or remove it.")
         else:
-            reading.notes["files beside the annotations hold none, and were not read"] += 1
+            reading.note("file", "beside the annotations without any: not read")
     if name == labelme.NAME:
         return _with_unlisted(folder, by_file, reading)
     for file, frames in by_file.items():
@@ -92,7 +106,7 @@ def _check_extra() -> None:
 
 def _read_one(file: Path, reading: Reading) -> tuple[str, list[Frame]] | str:
     """The format of a file with the images it lists, or why it is none, such as "damaged: ..."."""
-    content = read_content(file)
+    content = read_text(file)
     start = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start == b"<":
         if not cvat.recognise(content):
@@ -101,7 +115,7 @@ def _read_one(file: Path, reading: Reading) -> tuple[str, list[Frame]] | str:
         return cvat.NAME, cvat.read(content, file, reading)
     if start in (b"{", b"["):
         return _read_json(content, file, reading)
-    data = yolo.recognise(content) if len(content) <= MOST_YAML_BYTES and file.suffix.lower() != ".json" else None
+    data = None if file.suffix.lower() == ".json" else yolo.recognise(content, file)
     if data is not None:
         _check_extra()
         return yolo.NAME, yolo.read(data, file, reading)
@@ -117,7 +131,24 @@ def _read_json(content: bytes, file: Path, reading: Reading) -> tuple[str, list[
         if module.recognise(data):
             _check_extra()
             return module.NAME, module.read(data, file, reading)
-    return f"JSON of another kind: {_described(data)}"
+    known = (module.other_kind(data) for module in KNOWN_KINDS)
+    return next(filter(None, known), f"JSON of another kind: {_described(data)}")
+
+
+def _refuse_known_kind(file: Path, reason: str) -> None:
+    """Say what is to be done with a file that is not read, if that is known."""
+    if reason in (coco.PANOPTIC, coco.RESULTS, label_studio.PREDICTIONS):
+        raise DatasetError(f"{file} {reason}.")
+
+
+def _read_bare(folder: Path, reading: Reading) -> list[Frame] | None:
+    """The images of YOLO's text files without a data.yaml that lists them, with the splits that their folders say."""
+    frames = yolo.read_bare(folder, reading)
+    if frames is not None:
+        _check_extra()
+        for frame in frames:
+            frame.split = next(iter(_known_parts(Path(frame.image).relative_to(reading.finder.root))), "")
+    return frames
 
 
 def _described(data: Any) -> str:
@@ -145,13 +176,22 @@ def _refuse_several(folder: Path, formats: dict[str, dict[Path, list[Frame]]]) -
             )
 
 
-def _of_instances(by_file: dict[Path, list[Frame]], reading: Reading) -> dict[Path, list[Frame]]:
-    """Files of COCO's task "instances", where there are such; datumaro and COCO itself have others beside them."""
-    others = {file for file in by_file if file.name.startswith(OTHER_TASKS)}
-    if not any(file.name.startswith("instances_") for file in by_file):
-        return by_file
-    reading.notes["files of other tasks than COCO's instances were not read"] += len(others)
-    return {file: frames for file, frames in by_file.items() if file not in others}
+def _with_outlines(folder: Path, by_file: dict[Path, list[Frame]], reading: Reading) -> dict[Path, list[Frame]]:
+    """Without files of other COCO tasks: those that have no regions, while a file of the same images has some."""
+    kept = dict(by_file)
+    outlined = [file for file, frames in by_file.items() if any(_has_outline(frame) for frame in frames)]
+    images = {file: {frame.image for frame in frames} for file, frames in by_file.items()}
+    for file in by_file:
+        same = [one for one in outlined if _split_of(one, folder) == _split_of(file, folder)]
+        if file not in outlined and any(images[file] <= images[one] for one in same):
+            del kept[file]
+            reading.forget(file)
+    reading.note("file", coco.NOT_READ, len(by_file) - len(kept))
+    return kept
+
+
+def _has_outline(frame: Frame) -> bool:
+    return any(region.shape is not None for region in frame.regions)
 
 
 def _with_unlisted(folder: Path, by_file: dict[Path, list[Frame]], reading: Reading) -> list[Frame]:

@@ -1,14 +1,18 @@
 """Finds the images that annotations name, though these were often written on another machine."""
 
+import contextlib
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from ...common.errors import some
-from ..layouts import IMAGE_FOLDERS, files_below, is_image
+from ...common.files import IMAGE_SUFFIXES
+from ..layouts import IMAGE_FOLDERS, files_below, is_image, is_panoptic
 from ..split_names import plain, split_in_name
 from .shapes import EntryError
 
@@ -46,6 +50,14 @@ class ImageFinder:
         return _grouped(self.files, attrgetter("name"))
 
     @cached_property
+    def _by_folded(self) -> dict[str, list[Path]]:
+        return _grouped(self.files, lambda file: file.name.casefold())
+
+    @cached_property
+    def _by_upload(self) -> dict[str, list[Path]]:
+        return _grouped(self.files, lambda file: _uploaded(file.name))
+
+    @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
         return _grouped(self.files, attrgetter("stem"))
 
@@ -63,9 +75,15 @@ class ImageFinder:
         parts = _parts(name)
         for folder in (beside, self.root):
             exact = folder.joinpath(*parts)
-            if exact.is_file() and is_image(exact):
-                return exact
-        return self._nearest(name, parts, self._by_name.get(parts[-1], []), split)
+            with contextlib.suppress(OSError):  # of names that are too long
+                if exact.is_file() and is_image(exact):
+                    return exact
+        return self._nearest(name, parts, self._called(parts[-1]), split)
+
+    def _called(self, name: str) -> list[Path]:
+        """The images of a name; those that differ in case; or, without ending, as CVAT names frames of videos."""
+        found = self._by_name.get(name) or self._by_folded.get(_plain(name.casefold()))
+        return found or ([] if name.lower().endswith(IMAGE_SUFFIXES) else self._by_stem.get(name, []))
 
     def find_stem(self, name: str) -> Path:
         """The image of that path or name without ending.
@@ -99,14 +117,28 @@ class ImageFinder:
         """Whether there is an image of that file name."""
         return _plain(name) in self._by_name
 
+    def uploaded(self, name: str) -> str | None:
+        """The name, before it was uploaded to Label Studio, of the only image that got this one; None if none did.
+
+        Args:
+            name: As Label Studio has it, without the code before it.
+        """
+        names = {file.name for file in self._by_upload.get(_plain(name), [])}
+        return names.pop() if len(names) == 1 else None
+
 
 def _frames_below(folder: Path) -> Iterator[Path]:
     for file in files_below(folder):
-        if is_image(file):
+        if is_image(file) and not is_panoptic(file.relative_to(folder)):
             kinds = [plain(part) for part in reversed(file.relative_to(folder).parts[:-1])]
             innermost = next((kind for kind in kinds if kind in IMAGE_FOLDERS or kind in NO_FRAMES), "")
             if innermost not in NO_FRAMES:
                 yield file
+
+
+def _uploaded(name: str) -> str:
+    """A file's name as Django, and so Label Studio, stores an upload: without spaces and most signs."""
+    return re.sub(r"[^-\w.]", "", _plain(name).strip().replace(" ", "_"))
 
 
 def _grouped(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
@@ -121,11 +153,14 @@ def _plain(name: str) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    """Folders and name of a path in annotations.
+    """Folders and name of a path, or of an address, in annotations.
 
     Raises:
         EntryError: If there is none.
     """
+    if "://" in name:
+        with contextlib.suppress(ValueError):  # of addresses that are none
+            name = unquote(urlsplit(name).path)
     parts = [part for part in PurePosixPath(_plain(name).replace("\\", "/")).parts if part not in ("/", "..")]
     if not parts:
         raise EntryError("names no image")

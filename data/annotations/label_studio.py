@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from ...common.errors import counted
 from ...common.files import IMAGE_SUFFIXES
 from ..layouts import UPLOAD_CODE
 from ..mask_runs import check_size
@@ -37,6 +38,10 @@ LABELS = (
     "vectorlabels",
 )
 ROUNDING = 0.01  # per cent beyond 100
+PREDICTIONS = (
+    "holds tasks with predictions alone, as predict.py writes them: import it into Label Studio, accept or correct "
+    "them there (Submit), and give what it then exports as JSON"
+)
 FOREGROUND = 127  # a brush's opacity above which a pixel is marked, as in masks of grey levels
 
 
@@ -46,6 +51,13 @@ def recognise(data: Any) -> bool:
         return False
     is_full = all("data" in task and ("annotations" in task or "completions" in task) for task in data)
     return is_full or all(_is_short(task) for task in data)
+
+
+def other_kind(data: Any) -> str | None:
+    """What a JSON file of Label Studio holds that is not read, with the remedy; None if it is none of these."""
+    if not isinstance(data, list) or not data or not all(isinstance(task, Mapping) for task in data):
+        return None
+    return PREDICTIONS if all({"data", "predictions"} <= task.keys() for task in data) else None
 
 
 def _is_short(task: Mapping[str, Any]) -> bool:
@@ -66,6 +78,7 @@ def read(data: Sequence[Mapping[str, Any]], file: Path, reading: Reading) -> lis
             fields = mapping_of(task["data"]) if "data" in task else task
             results = _results(task, reading) if "data" in task else _short_results(task)
             frame = Frame(file, entry, _image_of(fields, results, reading), None)
+            frame.unfinished = "" if results else _unfinished(task)
             frames.append(frame)
             labels = _labels_by_region(results)
             for index, result in enumerate(results):
@@ -83,7 +96,10 @@ def _urls(fields: Mapping[str, Any]) -> dict[str, str]:
 
 def _path_in(url: str) -> str:
     """The path of an image in its address: of /data/local-files/?d=a/b.jpg, what follows d=."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # some text that is no address
+        return url
     found = parse_qs(parts.query).get("d") or [unquote(parts.path)]
     return found[0]
 
@@ -96,12 +112,12 @@ def _image_of(fields: Mapping[str, Any], results: Sequence[Mapping[str, Any]], r
     named = [name for name in found if name in tags] or [name for name in found if name == "image"]
     urls = [found[name] for name in (named if len(found) > 1 else found)] or list(found.values())
     if len(urls) != 1:
-        raise EntryError(f"names {len(urls)} images: expected one, with an ending such as .jpg")
+        raise EntryError(f"names {counted(len(urls), 'image')}: expected one, with an ending such as .jpg")
     path = _path_in(urls[0])
     name = path.rpartition("/")[2]
     bare = re.sub(rf"^{UPLOAD_CODE}", "", name)
     if bare != name and not reading.finder.has(name):
-        return path.removesuffix(name) + bare
+        return path.removesuffix(name) + (reading.finder.uploaded(bare) or bare)
     if "://" in urls[0] and not reading.finder.has(name):
         kind = urls[0].partition("://")[0]
         raise EntryError(
@@ -117,12 +133,12 @@ def _results(task: Mapping[str, Any], reading: Reading) -> list[Mapping[str, Any
     Raises:
         EntryError: If it has several, of which none is marked as ground truth.
     """
-    if task.get("predictions"):
-        reading.notes["tasks have predictions of a model, which were not read"] += 1
-    listed = task.get("annotations", task.get("completions"))
-    annotations = [mapping_of(one) for one in (listed if isinstance(listed, list) else [])]
+    if task.get("predictions") and not _unfinished(task):
+        reading.note("task", "with predictions of a model: these were not read")
+    annotations = [mapping_of(one) for one in _listed(task)]
     valid = [one for one in annotations if not one.get("was_cancelled")]
-    reading.notes["annotations that were skipped in Label Studio were not read"] += len(annotations) - len(valid)
+    if valid:
+        reading.note("annotation", "skipped in Label Studio: not read", len(annotations) - len(valid))
     chosen = [one for one in valid if one.get("ground_truth")] if len(valid) > 1 else valid
     if len(valid) > 1 and len(chosen) != 1:
         raise EntryError(
@@ -130,6 +146,34 @@ def _results(task: Mapping[str, Any], reading: Reading) -> list[Mapping[str, Any
             "or remove the others"
         )
     return [mapping_of(one) for one in value_of(chosen[0], "result", list, "a list")] if chosen else []
+
+
+def _listed(task: Mapping[str, Any]) -> list[Any]:
+    listed = task.get("annotations", task.get("completions"))
+    return _list_of(listed)
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _unfinished(task: Mapping[str, Any]) -> str:
+    """Why nobody has said yet what is on a task's image, though something is marked there or was skipped; or ""."""
+    annotations = _listed(task)
+    if any(not mapping_of(one).get("was_cancelled") for one in annotations):
+        return ""
+    if annotations:
+        return "skipped in Label Studio"
+    if any(_has_result(one) for one in _list_of(task.get("drafts"))):
+        return "a draft in Label Studio that was not submitted"
+    if any(_has_result(one) for one in _list_of(task.get("predictions"))):
+        return "predictions of a model that nobody has submitted as annotations in Label Studio"
+    return ""
+
+
+def _has_result(entry: Any) -> bool:
+    """Whether a draft or a prediction marks something; some exports hold the ids of predictions alone."""
+    return bool(entry.get("result")) if isinstance(entry, Mapping) else isinstance(entry, int)
 
 
 def _short_results(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -150,8 +194,7 @@ def _labels_by_region(results: Sequence[Mapping[str, Any]]) -> dict[Any, list[st
 
 def _fields(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """A region's shape and labels: in JSON they are in `value`, in JSON-MIN beside the rest."""
-    value = result.get("value")
-    return value if isinstance(value, Mapping) else result
+    return value_of(result, "value", dict, "a shape, or what it is called") if "value" in result else result
 
 
 def _regions(result: Mapping[str, Any], entry: str, labels: Mapping[Any, list[str]], frame: Frame) -> Iterator[Region]:

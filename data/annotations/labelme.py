@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...common.errors import counted
 from ...common.files import image_from_bytes
 from ...common.frame_hashes import MAX_DISTANCE, frame_hash
 from ..layouts import is_image
@@ -62,7 +63,7 @@ def _image_of(name: str, encoded: Any, file: Path, reading: Reading) -> tuple[st
         found = reading.finder.find(name, file.parent)
         if _is_picture(content, read_content(found)):  # frames of another video may have the same name
             return found, None
-    reading.notes["images were read from annotations files, since no image file is beside these"] += 1
+    reading.note("image", "read from the annotations, since no image file is there")
     return (file.parent.relative_to(reading.finder.folder) / file_name(name)).as_posix(), content
 
 
@@ -97,7 +98,8 @@ def _region(shape: Mapping[str, Any], entry: str) -> Region:
     kind = shape.get("shape_type") or "polygon"
     label = shape.get("label")
     labels = [NO_LABEL if label in (None, "") else str(label)]
-    return Region(entry, labels, None if kind in NO_REGIONS else _shape(shape, kind), str(kind))
+    drawn = None if kind in NO_REGIONS else _shape(shape, kind)
+    return Region(entry, labels, drawn, str(kind), has_score=shape.get("score") is not None)
 
 
 def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
@@ -107,7 +109,7 @@ def _shape(shape: Mapping[str, Any], kind: Any) -> Shape:
     if kind not in ("rectangle", "circle", "ellipse", "mask"):
         raise EntryError(f"has the type {kind}, which is not known. Draw it as a polygon")
     if len(points) != 2:
-        raise EntryError(f"is a {kind} of {len(points)} points: expected 2. Draw it anew")
+        raise EntryError(f"is a {kind} of {counted(len(points), 'point')}: expected 2. Draw it anew")
     if kind == "circle":  # its centre, and a point on it
         (x, y), on_it = points.tolist()
         radius = math.dist((x, y), on_it)

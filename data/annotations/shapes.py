@@ -184,7 +184,9 @@ def _checked_runs(shape: ImageRuns, size: Size) -> Runs:
             run_lengths(shape.counts, size)
             return _coco(shape)
         lengths = checked_lengths(np.asarray(shape.counts, dtype=np.int64), size)
-    except (ValueError, TypeError, OverflowError) as error:
+    except OverflowError as error:
+        raise EntryError("has a run that is longer than any image. Export it anew") from error
+    except (ValueError, TypeError) as error:
         raise EntryError(f"has run lengths that are damaged: it {error}. Export it anew") from error
     width, height = size
     found = coco_mask.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)

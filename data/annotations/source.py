@@ -7,7 +7,7 @@ splits["train"][0]["mask"]  # run lengths, some hundred bytes; samples.py makes 
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,23 @@ def annotation_splits(path: Path, rules: AnnotationRules) -> dict[str, Dataset] 
     rows = _rows(kept, labels, reading)
     reading.refuse_problems()
     _say(path, labels, reading)
+    _warn_of_predictions(path, kept, labels)
     if not any(rows.values()):
-        of_labels = f" of {some(sorted(labels))}" if labels else ""
-        raise DatasetError(
-            f"{path} leaves no image to work with: of {counted(len(frames), 'image')} that it lists, none has a "
-            f"region{of_labels}. Without any, an image is only a sample with --unlabelled negative."
-        )
+        raise _no_samples(path, frames, labels)
     return {split: Dataset.from_list(found, features=PAIR_FEATURES) for split, found in rows.items()}
+
+
+def _no_samples(path: Path, frames: Sequence[Frame], labels: set[str]) -> DatasetError:
+    listed = f"{path} leaves no image to work with: of {counted(len(frames), 'image')} that it lists"
+    unfinished = Counter(frame.unfinished for frame in frames if frame.unfinished)
+    if unfinished:
+        (reason, count), *_ = unfinished.most_common()
+        return DatasetError(f"{listed}, {count:,} left out: {reason}. Accept or correct them there, and export again.")
+    of_labels = f" of {some(sorted(labels))}" if labels else ""
+    return DatasetError(
+        f"{listed}, none has a region{of_labels}. Without any, an image is only a sample with --unlabelled negative; "
+        "one with boxes, lines or points around a polyp is none: draw outlines."
+    )
 
 
 def _foreground(path: Path, frames: Iterable[Frame], reading: Reading, rules: AnnotationRules) -> set[str]:
@@ -101,13 +111,13 @@ def _kept(frames: Iterable[Frame], labels: set[str], reading: Reading, rules: An
         without_outline = [one for one in frame.regions if one.shape is None and labels & set(one.labels)]
         if without_outline:
             kinds = some(sorted({region.kind for region in without_outline}))
-            reading.notes[f"images were left out, whose polyps are marked without an outline ({kinds})"] += 1
+            reading.note("image", f"left out: polyps are marked without an outline ({kinds})")
+        elif frame.unfinished and not frame.regions:
+            reading.note("image", f"left out: {frame.unfinished}")
         elif frame.regions or frame.is_annotated or rules.unlabelled == NEGATIVE:
             kept.append(frame)
         else:
-            reading.notes[
-                "images without annotation were left out; if they show no polyp, give --unlabelled negative"
-            ] += 1
+            reading.note("image", "without annotation left out: give --unlabelled negative if there is no polyp")
     return kept
 
 
@@ -142,7 +152,7 @@ def _image_of(frame: Frame, reading: Reading) -> tuple[dict[str, Any], Size]:
             file = reading.finder.find(file, frame.file.parent, frame.split)
         image = {"bytes": None, "path": str(file)}
         if frame.bytes_there is not None and frame.bytes_there != os.path.getsize(file):
-            reading.notes["images have other files than those that were annotated, by their sizes in bytes"] += 1
+            reading.note("image", "with another number of bytes than when it was annotated")
     size = frame.size or _shown_size(image)
     try:
         check_size(*size)
@@ -174,14 +184,25 @@ def _mask_of(frame: Frame, labels: set[str], size: Size, reading: Reading) -> di
             found, is_clipped = runs_of_shape(region.shape, size)
             runs.append(found)
             if not area_of(found):
-                reading.notes["regions cover no pixel's centre"] += 1
+                reading.note("region", "between the centres of pixels: nothing is marked there")
             if is_clipped:
-                reading.notes["regions reach out of their images, and were clipped"] += 1
+                reading.note("region", "clipped at the edge of the image")
     return {"bytes": encode_runs(merged(runs, size), size), "path": f"{frame.file}: {frame.entry}"}
+
+
+def _warn_of_predictions(path: Path, frames: Iterable[Frame], labels: set[str]) -> None:
+    """Say so if all regions may be a model's that nobody has looked at: corrected ones keep their scores, too."""
+    regions = [region for frame in frames for region in frame.regions if labels & set(region.labels)]
+    if regions and all(region.has_score for region in regions):
+        logger.warning(
+            "%s: all of %s with the score of a model, as predict.py writes them: if nobody has looked at them yet, "
+            "correct them in your program first, and give its export.",
+            printable(str(path)),
+            counted(len(regions), "region"),
+        )
 
 
 def _say(path: Path, labels: Iterable[str], reading: Reading) -> None:
     logger.info("%s: %s is polyp", path, some(sorted(labels)))
-    for note, count in reading.notes.items():
-        if count:
-            logger.warning("%s: %d %s.", printable(str(path)), count, note)
+    for note in reading.notes():
+        logger.warning("%s: %s.", printable(str(path)), note)

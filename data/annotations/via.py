@@ -53,7 +53,9 @@ def _region(region: Mapping[str, Any], entry: str) -> Region:
     attributes = mapping_of(region.get("shape_attributes"))
     kind = str(attributes.get("name"))
     shape = None if kind in NO_REGIONS else _shape(attributes, kind)
-    return Region(entry, _labels(region.get("region_attributes")), shape, kind)
+    named = region.get("region_attributes")
+    has_score = isinstance(named, Mapping) and named.get(SCORE) not in (None, "")
+    return Region(entry, _labels(named), shape, kind, has_score)
 
 
 def _labels(attributes: Any) -> list[str]:

@@ -14,6 +14,7 @@ from annotation_files import (
     cvat_text,
     label_studio_tasks,
     labelme_data,
+    masks_of,
     via_data,
     write_coco,
     write_cvat_masks,
@@ -31,12 +32,6 @@ from unet_kvasir_seg.data.annotations.source import annotation_splits
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.mask_runs import MAGIC, decode_runs, encode_runs
 from unet_kvasir_seg.data.samples import DatasetError, load_sample
-
-
-def masks_of(source: Path, **rules: Any) -> dict[str, np.ndarray]:
-    """All masks of a data set by the names of the images."""
-    rows = load_splits(str(source), needed_splits=["all"], annotation_rules=AnnotationRules(**rules))["all"]
-    return {Path(row["image"]["path"]).name: load_sample(row).ground_truth for row in rows}
 
 
 def drawn(shape: Any, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
@@ -146,7 +141,7 @@ def test_what_lies_outside_is_clipped_and_counted(tmp_path, caplog):
     assert found["frame0.jpg"][:4, :8].all()
     assert found["frame1.jpg"].sum() == 12 * (3 + 3)
     assert not found["frame1.jpg"][5:9].any()
-    assert "2 regions reach out of their images" in caplog.text
+    assert "2 regions clipped at the edge of the image" in caplog.text
 
 
 def test_compressed_runs_are_those_of_pycocotools():
@@ -296,7 +291,7 @@ def test_images_without_annotation_are_left_out_or_negative(name, tmp_path, capl
         data["annotations"] = [one for one in data["annotations"] if one["image_id"] != 23]
         source.write_text(json.dumps(data))
     assert masks_of(source).keys() == masks.keys() - {"frame2.jpg"}
-    assert "1 images without annotation were left out" in caplog.text
+    assert "1 image without annotation left out" in caplog.text
     found = masks_of(source, unlabelled="negative")
     assert found.keys() == masks.keys()
     assert not found["frame2.jpg"].any()
@@ -321,7 +316,7 @@ def test_images_whose_polyps_have_no_outline_are_left_out(tmp_path, caplog):
     file = tmp_path / "export.json"
     file.write_text(json.dumps(data))
     assert masks_of(file, unlabelled="negative").keys() == {"frame0.jpg", "frame2.jpg"}
-    assert "1 images were left out, whose polyps are marked without an outline (box)" in caplog.text
+    assert "1 image left out: polyps are marked without an outline (box)" in caplog.text
     folder = write_yolo(tmp_path, masks)
     file.unlink()
     (folder / "labels" / "frame0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -330,7 +325,7 @@ def test_images_whose_polyps_have_no_outline_are_left_out(tmp_path, caplog):
     box = '<box label="polyp" xtl="1" ytl="1" xbr="5" ybr="5"/><tag label="blurred"/>'
     xml.write_text(cvat_text(masks).replace("</image>", f"{box}</image>", 1))
     assert masks_of(xml).keys() == {"frame1.jpg", "frame2.jpg"}
-    assert "1 tags of CVAT" in caplog.text
+    assert "1 tag of CVAT" in caplog.text
     hidden = box.replace("/>", ' outside="1"/>', 1)
     xml.write_text(cvat_text(masks).replace("</image>", f"{hidden}</image>", 1))
     assert masks_of(xml).keys() == masks.keys()
@@ -347,8 +342,8 @@ def test_what_label_studio_skipped_and_predicted_is_not_read(tmp_path, caplog):
     file.write_text(json.dumps(tasks))
     found = masks_of(file)
     assert all((found[name] == mask).all() for name, mask in masks.items())
-    assert "1 annotations that were skipped" in caplog.text
-    assert "1 tasks have predictions" in caplog.text
+    assert "1 annotation skipped" in caplog.text
+    assert "1 task with predictions" in caplog.text
 
 
 def names(rows: Any) -> list[str]:
@@ -441,7 +436,7 @@ def test_a_region_between_the_centres_of_pixels_is_counted(tmp_path, caplog):
     file = tmp_path / "export.json"
     file.write_text(json.dumps(data))
     assert not masks_of(file)["frame0.jpg"].any()
-    assert "1 regions cover no pixel's centre" in caplog.text
+    assert "1 region between the centres of pixels" in caplog.text
 
 
 def test_results_record_labels_and_no_paths(tmp_path):

@@ -72,7 +72,7 @@ BOW_TIE = [2, 2, 20, 20, 20, 2, 2, 20]
         ({"segmentation": {"size": [SIDE, SIDE], "counts": "\u00e9"}}, "other characters"),
         ({"segmentation": "here"}, "neither polygons"),
         ({"category_id": 4}, "90 (polyp)"),
-        ({"category_id": None}, "category None"),
+        ({"category_id": None}, "nothing as its category"),
         ({"image_id": 999}, "image 999"),
         ({"image_id": None}, "image_id"),
     ],
@@ -200,7 +200,7 @@ def test_a_wrong_mask_of_labelme_is_named(masks, tmp_path):
     assert "2x2" in error_of(folder)
     data["shapes"][0] |= {"shape_type": "circle", "points": [[0, 0]]}
     file.write_text(json.dumps(data))
-    assert "1 points" in error_of(folder)
+    assert "1 point:" in error_of(folder)
     file.write_text("{")
     assert f"{file}: The file is damaged" in error_of(folder)
 
@@ -288,3 +288,43 @@ def test_splits_of_yolo_that_share_images_or_are_not_there_are_refused(masks, tm
     assert "train and val share images" in error_of(folder)
     file.write_text("names: [polyp]\ntrain: elsewhere\n")
     assert "elsewhere" in error_of(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("COCO", {"images": [{"id": 3, "file_name": "a" * 5000 + ".jpg"}]}, "which is not below"),
+        ("COCO", {"images": [{"id": 3, "file_name": "https://[::1/frame0.jpg?"}]}, "which is not below"),
+        ("COCO", {"categories": [{"id": 90, "name": "polyp"}, {"id": 90, "name": "tool"}]}, "id of another category"),
+    ],
+)
+def test_odd_fields_of_coco_are_named(name, change, words, masks, tmp_path):
+    assert words in error_of_json(tmp_path, coco_data(masks) | change)
+
+
+def test_values_of_label_studio_that_are_none(masks, tmp_path):
+    """A lost shape is named; predictions that are no list and texts that are no address are passed over."""
+    tasks = label_studio_tasks(masks)
+    tasks[0] |= {"predictions": 5, "drafts": {"a": 1}}
+    tasks[0]["data"]["note"] = "http://[::1/frame0.jpg.txt"
+    tasks[1]["annotations"][0]["result"][0]["value"] = None
+    text = error_of_json(tmp_path, tasks)
+    assert "task 1 has nothing as its value" in text
+    assert "task 0" not in text
+
+
+@pytest.mark.parametrize(("runs", "words"), [("9e30, 1", "no numbers of its pixels"), ("2.5, 1", "no numbers")])
+def test_runs_of_cvat_that_are_no_numbers_of_pixels(runs, words, masks, tmp_path):
+    file = tmp_path / "annotations.xml"
+    file.write_text(cvat_text(masks).replace('rle="', f'rle="{runs}, '))
+    assert words in error_of(file)
+
+
+def test_odd_classes_and_splits_of_yolo_are_named(masks, tmp_path):
+    folder = write_yolo(tmp_path, masks)
+    text = folder / "labels" / "frame1.txt"
+    for number in ("1.0", "-1", "9" * 5000, "\u00b2"):
+        text.write_text(f"{number} 0 0 1 0 1 1\n", encoding="utf-8")
+        assert "line 1 has the class" in error_of(folder)
+    (folder / "data.yaml").write_text("names: [polyp]\ntrain:\n")
+    assert "none of train, val, test names images" in error_of(folder)

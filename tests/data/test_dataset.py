@@ -91,7 +91,7 @@ def test_lists_beside_the_images_decide_the_splits(folder, caplog):
 
 def test_lists_must_name_existing_files_and_each_once(folder):
     (folder / "train.txt").write_text("frame3\nnobody\n")
-    with pytest.raises(DatasetError, match=r"train\.txt names 1 files that images/ lacks: nobody"):
+    with pytest.raises(DatasetError, match=r"train\.txt names 1 file that images/ lacks: nobody"):
         load_splits(str(folder))
     (folder / "train.txt").write_text("frame3\nframe4")
     (folder / "val.txt").write_text("frame4")
@@ -110,7 +110,7 @@ def test_a_folder_may_hold_one_folder_for_each_split(tmp_path):
 
 def test_every_image_needs_its_mask_and_every_mask_its_image(folder):
     (folder / "masks" / "frame7.bmp").unlink()
-    with pytest.raises(DatasetError, match=r"1 files have no mask of the same name: frame7\."):
+    with pytest.raises(DatasetError, match=r"1 file with no mask of the same name: frame7\."):
         load_splits(str(folder))
     (folder / "images" / "frame7.png").unlink()
     (folder / "images" / "frame8.png").unlink()

@@ -58,7 +58,7 @@ def test_tables_are_lists_too(tmp_path, train, validation):
 def test_a_table_that_names_other_pairs_is_refused(tmp_path):
     plant(tmp_path, *PAIRS)
     (tmp_path / "train.csv").write_text("image,mask\nimages/f1.jpg,masks/f2.png\nimages/f3.jpg,masks/f3.png")
-    with pytest.raises(DatasetError, match=r"train\.csv names 1 files that images/ lacks: images/f1\.jpg,masks/f2"):
+    with pytest.raises(DatasetError, match=r"train\.csv names 1 file that images/ lacks: images/f1\.jpg,masks/f2"):
         load_splits(str(tmp_path))
 
 
@@ -78,9 +78,9 @@ def test_accents_are_the_same_in_lists_and_names(tmp_path, encoding, form, file_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"images/f1.jpg masks/f3.png", "names 1 files that images/ lacks: images/f1.jpg masks/f3.png"),
+        (b"images/f1.jpg masks/f3.png", "names 1 file that images/ lacks: images/f1.jpg masks/f3.png"),
         (b"\n\n", r"train\.txt is empty: expected"),
-        (b"f1\nf4", r"names 1 images that have no mask: f4"),
+        (b"f1\nf4", r"names 1 image without mask: f4"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path, content, message):

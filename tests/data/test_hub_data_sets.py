@@ -15,12 +15,14 @@ from PIL import Image
 DOWNLOADED_AND_STREAMED = [
     *(("pairs", False), ("named", False), ("paths", False), ("zipped", False)),
     *(("named", True), ("paths", True), ("zipped", True), ("capitals", False), ("capitals", True)),
+    *(("coco", False), ("coco", True)),
 ]
 
 # Loads each data set of its argument, and prints the grey levels of the images whose masks fit, or the error.
 SCRIPT = """
 import json, sys
 import datasets
+from unet_kvasir_seg.common.annotation_rules import AnnotationRules
 from unet_kvasir_seg.data.dataset import describe_data, load_splits
 from unet_kvasir_seg.data.samples import load_sample, DatasetError
 
@@ -34,7 +36,8 @@ datasets.disable_progress_bars()
 found = []
 for arguments in json.loads(sys.argv[1]):
     try:
-        splits = load_splits(**arguments)
+        rules = AnnotationRules(labels=arguments.pop("labels", None))
+        splits = load_splits(**arguments, annotation_rules=rules)
         found.append({name: sorted(map(level, rows)) for name, rows in splits.items()})
         describe_data(arguments["name"], None, splits)
     except DatasetError as error:
@@ -76,6 +79,16 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def coco(*numbers: int) -> bytes:
+    """Annotations of images of 4x4: run lengths along columns, so that a mask has as many pixels as `mask` has."""
+    entries = [{"id": number, "image_id": number, "category_id": 1} for number in numbers]
+    for number, entry in zip(numbers, entries, strict=True):
+        entry["segmentation"] = {"size": [4, 4], "counts": [0, number, 16 - number]}
+    images = [{"id": number, "file_name": f"f{number}.png"} for number in numbers]
+    data = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "polyp"}]}
+    return json.dumps(data).encode()
+
+
 def in_splits(column: str) -> dict[str, bytes]:
     parts = {"train": image_folder(column, 1, 2), "validation": image_folder(column, 3)}
     return {f"{split}/{name}": content for split, files in parts.items() for name, content in files.items()}
@@ -105,6 +118,15 @@ def repos() -> dict[str, dict[str, bytes]]:
             name.replace("train/", "Train/").replace("validation/", "VAL/"): content for name, content in files.items()
         },
         "packed": {"images.zip": zipped({"f1.png": image(1)}), "masks.zip": zipped({"f1.png": mask(1)})},
+        "coco": {f"images/f{i}.png": image(i) for i in (1, 2, 3)}
+        | {f"instances_{split}.json": coco(*numbers) for split, numbers in (("train", (1, 2)), ("val", (3,)))}
+        | {"dataset_infos.json": b"{}", "README.md": b"Polyps"},
+        "objects": {
+            "f1.png": image(1),
+            "metadata.jsonl": json.dumps(
+                {"file_name": "f1.png", "objects": {"bbox": [[0, 0, 1, 1]], "segmentation": [[0, 0, 1, 0, 1, 1]]}}
+            ).encode(),
+        },
         "words": {"images/f1.png": image(1), "images/f2.png": image(2)},
     }
 
@@ -114,7 +136,8 @@ def found(tmp_path_factory) -> dict[tuple[str, bool], object]:
     """What is found in each data set, and whether it was streamed."""
     asked = [{"name": f"team/{name}", "streaming": streaming} for name, streaming in DOWNLOADED_AND_STREAMED]
     asked += [{"name": "team/configs", "config": config} for config in (None, "two", "three")]
-    asked += [{"name": "team/words"}, {"name": "team/packed"}]
+    asked += [{"name": f"team/{name}"} for name in ("words", "packed", "objects")]
+    asked += [{"name": f"team/{name}", "labels": ["adenoma"]} for name in ("coco", "objects", "packed")]
     with LoopbackHub() as hub:
         for name, files in repos().items():
             hub.repos[f"datasets/team/{name}"] = Repo()
@@ -130,7 +153,7 @@ def found(tmp_path_factory) -> dict[tuple[str, bool], object]:
         )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
-    keys = [(one["name"].removeprefix("team/"), one.get("streaming", one.get("config"))) for one in asked]
+    keys = [(one["name"][5:], one.get("labels", [one.get("streaming", one.get("config"))])[0]) for one in asked]
     return dict(zip(keys, results, strict=True))
 
 
@@ -153,3 +176,12 @@ def test_images_without_masks_are_answered_with_the_expected_layout(found):
 def test_archives_without_metadata_are_to_be_unpacked(found):
     assert "archives images.zip, masks.zip: " in found["packed", None]
     assert "download them first" in found["packed", None]
+
+
+def test_annotations_in_tables_and_archives_get_a_remedy(found):
+    """Those in files are read; labels are theirs."""
+    assert found["coco", "adenoma"].endswith("has no such label; it has polyp (3).")
+    assert "column objects of the data set holds annotations (bbox, segmentation)" in found["objects", None]
+    for name in ("objects", "packed"):
+        assert f"none is found in team/{name}" in found[name, "adenoma"]
+        assert "COCO" in found[name, "adenoma"]

@@ -512,16 +512,16 @@ def test_compare_matches_images_by_name():
 
 def test_compare_refuses_other_images():
     images = [image("a"), image("b")]
-    with pytest.raises(ValueError, match=r"2 images are only in the first of the two results: a, b\."):
+    with pytest.raises(ValueError, match=r"Only the first of the two results has 2 images: a, b\."):
         compare(images, [image("c")])
-    with pytest.raises(ValueError, match=r"1 images are only in the second of the two results: c\."):
+    with pytest.raises(ValueError, match=r"Only the second of the two results has 1 image: c\."):
         compare(images, [*images, image("c")])
     with pytest.raises(ValueError, match=r"1 names stand for more than one image in the second of.*: b\."):
         compare(images, [*images, image("b")])
-    with pytest.raises(ValueError, match=r"true masks of 1 images differ between the two results.*: b\."):
+    with pytest.raises(ValueError, match=r"true masks of 1 image differ between the two results.*: b\."):
         compare(images, [image("a"), image("b", true_pixels=21)])
     many = [image(f"{i:02}") for i in range(9)]
-    with pytest.raises(ValueError, match=r"9 images are only .*: 00, 01, 02, 03, 04 and 4 more\."):
+    with pytest.raises(ValueError, match=r"the first .* has 9 images: 00, 01, 02, 03, 04 and 4 more\."):
         compare(many, images)
     with pytest.raises(ValueError, match="at least one image"):
         compare([], [])
