@@ -35,7 +35,7 @@ from ..common.batches import batches
 from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
-from ..field_of_view_unet import FRAMES, Box, brightest, choose_box
+from ..field_of_view_unet import FRAMES, NO_PICTURE, Box, brightest, choose_box, is_black
 from .frame_statistics import FilmSample
 from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
@@ -187,7 +187,7 @@ def segment_video(
     of the lesions, the largest first: left, top, right and bottom of each in pixels, as in "4 10 20 18; 30 0 34 6".
     Right and bottom are the first outside. Of more than `MAX_REGIONS` lesions, these are the boxes of the largest.
 
-    The field of view is found once: in the pixelwise maximum of the first `FRAMES` frames.
+    The field of view is found once: in the pixelwise maximum of the first `FRAMES` frames that are not black.
 
     Args:
         source: The video.
@@ -203,8 +203,9 @@ def segment_video(
         how: Keyword arguments of a call of the predictor: threshold, tta and so on, field_of_view apart.
 
     Raises:
-        VideoError: If no frame can be read, or the field of view does not lie within the frames. If reading fails
-            later, the frames before are kept and `VideoReport.problem` says why.
+        VideoError: If no frame can be read, or the field of view does not lie within the frames, or is to be found in
+            frames that are all black. If reading fails later, the frames before are kept and `VideoReport.problem`
+            says why.
         UserError: If the network gives NaN.
         OSError: If `overlay` or `table` cannot be written.
     """
@@ -260,16 +261,20 @@ def find_field(source: str | Path, predictor: BasePredictor) -> Box | None:
     """The rectangle of a video's frames that the network sees, by `predictor.field_of_view`; None: all of them.
 
     Raises:
-        VideoError: If no frame can be read, or the rectangle does not lie within the frames.
+        VideoError: If no frame can be read, the rectangle does not lie within the frames, or all of them are black
+            where it is to be found.
     """
     if predictor.field_of_view is None:
         return None
     # Read apart from the frames that are segmented, so that they need not be held in memory.
     with VideoReader(source) as video:
-        frames = islice(video.frames(), FRAMES if predictor.field_of_view == "auto" else 1)
-        total = brightest(np.asarray(frame.image) for frame in frames)
+        frames = (np.asarray(frame.image) for frame in video.frames())
+        if predictor.field_of_view == "auto":  # videos often begin black
+            total = brightest(islice((frame for frame in frames if not is_black(frame)), FRAMES))
+        else:
+            total = next(frames)
     if total is None:
-        return None
+        raise VideoError(NO_PICTURE)
     try:
         return choose_box(predictor.field_of_view, total)
     except ValueError as error:
