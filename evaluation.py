@@ -121,7 +121,7 @@ def evaluate(
     started = time.perf_counter()
     from unet_kvasir_seg.reporting.evaluation_folder import open_folder
     from unet_kvasir_seg.reporting.results import write_results
-    from unet_kvasir_seg.scoring import robustness, run, sources
+    from unet_kvasir_seg.scoring import run, sources
     from unet_kvasir_seg.scoring.inputs import load_inputs
     from unet_kvasir_seg.scoring.kept_scores import KeptScores
 
@@ -129,8 +129,9 @@ def evaluate(
     how = {name: getattr(arguments, name) for name in ("device", "dtype", "tta", "field_of_view")}
     names = (arguments.models, arguments.model_revision, arguments.predictions, arguments.compare_with)
     source, other = sources.open_sources(*names, **how)
-    if arguments.robustness:
-        robustness.check_field_of_view(source)
+    with ending_alike(processes):
+        if processes.is_main:
+            inputs.check_fields_of_view(arguments, [source, *([other] if other else [])])
     results = describe_run(arguments, source, inputs.describe(arguments), processes)
     settings = arguments.settings_with(source)
     named = None if arguments.output_dir is None else Path(arguments.output_dir)
@@ -229,7 +230,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.check_data:
             from unet_kvasir_seg.data.check import check_data
 
-            sys.exit(check_data(arguments, Path(arguments.output_dir or "outputs/evaluation")))
+            folder = Path(arguments.output_dir or "outputs/evaluation")
+            sys.exit(check_data(arguments, folder, arguments.field_of_view))
         check_arguments(arguments)
         require_extra("evaluation", *PACKAGES_OF_THE_EXTRA)
         from transformers.utils import logging

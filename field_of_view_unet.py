@@ -32,6 +32,10 @@ SMALLEST_BORDER = 0.015  # of the frame's side: less is not cut off
 SMALLEST_PICTURE = 0.2  # of the frame's area: what is less is not taken for the picture
 OTHER_PICTURE = 0.3  # of the picture's area: what is as large beside it is no thumbnail, and belongs to it
 FRAMES = 25  # of a video, over which the rectangle is found
+NO_PICTURE = (
+    "is black all over: there is no picture to find in it. If it is to be segmented nonetheless, set the field of "
+    "view to none"
+)
 
 
 def read_field_of_view(value: Any) -> "str | Box | None":
@@ -131,6 +135,11 @@ def brightest(frames: Iterable[np.ndarray]) -> np.ndarray | None:
     for frame in frames:
         total = frame.copy() if total is None else np.maximum(total, frame, out=total)
     return total
+
+
+def is_black(frame: np.ndarray) -> bool:
+    """Whether a frame (H, W, 3) is black all over, so that there is no picture to find in it."""
+    return int(frame.max(initial=0)) <= MOST_BLACK
 
 
 def find_field_of_view(frame: np.ndarray) -> Box | None:

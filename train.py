@@ -83,7 +83,7 @@ def _train(
     model, processor = building.build_model(model_arguments, resuming=checkpoint is not None)
     building.leave_out_large_sizes(data_arguments, processor.size["height"])
     with training_arguments.main_process_first(desc="loading the data"):
-        splits = building.load_data(data_arguments, processor.size["height"], is_main)
+        splits = building.load_data(data_arguments, processor, is_main)
     train_set, validation_set, transform = building.build_datasets(
         splits, processor, data_arguments, training_arguments, model.config.minimum_size
     )
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         if data.check_data:
             from unet_kvasir_seg.data.check import check_data
 
-            sys.exit(check_data(data, Path(str(training.output_dir))))
+            sys.exit(check_data(data, Path(str(training.output_dir)), model.field_of_view))
         train(model, data, training)
 
 

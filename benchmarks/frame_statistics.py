@@ -21,12 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from unet_kvasir_seg.common.command_line import DataFlags, DeviceFlags, FlagParser, ModelFlags, flag
 from unet_kvasir_seg.common.errors import UserError, user_errors
 from unet_kvasir_seg.common.paths import TRAINED_MODEL
-from unet_kvasir_seg.inference.frame_statistics import (
-    FrameStatistics,
-    find_differences,
-    measure_frame,
-    measure_prediction,
-)
+from unet_kvasir_seg.inference.frame_differences import find_differences
+from unet_kvasir_seg.inference.frame_statistics import FrameStatistics, measure_frame, measure_prediction
 
 SIZES = (3, 10, 30, 100)  # frames of a set
 BATCH = 8

@@ -1,12 +1,14 @@
 """Checks a data set before the work: some seconds of it at the start of a run, or all of it, with a report.
 
 check_at_start(splits, mask_rules)                      # raises if it finds anything
+check_rectangle(splits, (80, 0, 1360, 1024))            # raises if it does not lie within the images
 status = check_data(flags, Path("outputs/mine"))  # 0 if all is well
 """
 
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,18 @@ from tqdm.auto import tqdm
 
 from ..common.command_line import DataFlags
 from ..common.csv_tables import open_table, write_row
-from ..common.errors import UserError, printable
+from ..common.errors import UserError, counted, printable, some
 from ..common.launcher import is_main_process
 from ..common.mask_rules import USUAL_MASKS, MaskRules
 from ..common.prefetch import prefetch_map
+from ..field_of_view_unet import Box, read_field_of_view
 from .columns import Split
 from .dataset import load_splits
 from .groups import describe_groups
 from .mask_values import check_mask_rules
 from .negatives import load_negatives, refuse_shared_frames
 from .problems import Problem, noting
-from .samples import DatasetError, cell_name, find_faults, is_empty
+from .samples import DatasetError, cell_name, find_faults, image_size, is_empty
 
 START_SECONDS = 10.0  # that a check at the start of a run may take
 LISTED = 20  # problems that are printed
@@ -75,6 +78,55 @@ def check_at_start(
     )
 
 
+def check_rectangle(
+    splits: Mapping[str, Split],
+    field_of_view: Any,
+    mask_rules: MaskRules = USUAL_MASKS,
+    seconds: float = START_SECONDS,
+) -> None:
+    """Check that a fixed field of view lies within the images, by their sizes alone, as far as the time allows.
+
+    The samples of a stream are not looked at, and images that cannot be read are left to `check_at_start`.
+
+    Args:
+        splits, mask_rules, seconds: As for `check_at_start`.
+        field_of_view: The setting, as `read_field_of_view` takes it; any but a rectangle is right for every image.
+
+    Raises:
+        DatasetError: If it does not lie within some; the message names the first of them, with their sizes.
+    """
+    box = read_field_of_view(field_of_view)
+    if box is None or isinstance(box, str):
+        return
+    right, bottom = box[2:]
+    end = time.monotonic() + seconds
+
+    def until_the_end() -> Iterator[tuple[str, dict[str, Any]]]:
+        for split, part in splits.items():
+            for row in [] if isinstance(part, IterableDataset) else part.select_columns(["image", "index"]):
+                if time.monotonic() >= end:
+                    return
+                yield split, row
+
+    def too_small(sample: tuple[str, dict[str, Any]]) -> str | None:
+        split, row = sample
+        with suppress(DatasetError):
+            width, height = image_size(row, mask_rules)
+            if width < right or height < bottom:
+                name = cell_name(row["image"], row["index"])
+                return f"{name} (number {row['index']} of {split}, {width}x{height} pixels)"
+        return None
+
+    found = [name for name in prefetch_map(too_small, until_the_end(), threads=THREADS, ahead=2 * THREADS) if name]
+    if found:
+        rectangle = ",".join(map(str, box))
+        raise DatasetError(
+            f"--field_of_view {rectangle} (left, top, right, bottom in pixels) does not lie within "
+            f"{counted(len(found), 'image')}: {some(found)}. Name a rectangle that lies within every image, or take "
+            "auto or none."
+        )
+
+
 def _check_some(
     rows: Mapping[str, Dataset],
     places: Iterable[tuple[str, int]],
@@ -95,11 +147,13 @@ def _check_some(
     return len(found), [problem for problems in found for problem in problems]
 
 
-def _problems_of(sample: tuple[str, Mapping[str, Any]], mask_rules: MaskRules, in_pixels: bool) -> list[Problem]:
+def _problems_of(
+    sample: tuple[str, Mapping[str, Any]], mask_rules: MaskRules, in_pixels: bool, field_of_view: Box | None = None
+) -> list[Problem]:
     split, row = sample
     return [
         Problem(cell_name(cell or {}, row["index"]), str(error), split)
-        for cell, error in find_faults(row, mask_rules, in_pixels=in_pixels)
+        for cell, error in find_faults(row, mask_rules, in_pixels=in_pixels, field_of_view=field_of_view)
     ]
 
 
@@ -114,7 +168,7 @@ def _refusal(problems: list[Problem]) -> DatasetError:
     )
 
 
-def check_data(flags: DataFlags, folder: Path) -> int:
+def check_data(flags: DataFlags, folder: Path, field_of_view: str | None = None) -> int:
     """Read every image and mask of a data set, print what is wrong, and write it to `data-check.csv`.
 
     Of several processes, the main one does so.
@@ -122,13 +176,19 @@ def check_data(flags: DataFlags, folder: Path) -> int:
     Args:
         flags: Of the data set, its masks and, if there are any, its negatives.
         folder: Of the report, which is written if anything is wrong; an older one is removed otherwise.
+        field_of_view: --field_of_view, if it was given: a rectangle has to lie within each image.
 
     Returns:
         The exit status: 0 if all is well, 1 if anything is wrong.
 
     Raises:
-        UserError: If there is no such data set, it cannot be loaded, or the report cannot be written.
+        UserError: If there is no such data set, it cannot be loaded, the report cannot be written, or the field of
+            view is none.
     """
+    try:
+        seen = read_field_of_view(field_of_view)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not is_main_process():
         return 0
     started = time.monotonic()
@@ -136,7 +196,8 @@ def check_data(flags: DataFlags, folder: Path) -> int:
         splits = _load(flags, noted)
     problems = list(noted)
     samples = ((split, row) for split, rows in splits.items() for row in rows)
-    find = partial(_problems_of, mask_rules=flags.mask_rules, in_pixels=True)
+    box = seen if isinstance(seen, tuple) else None
+    find = partial(_problems_of, mask_rules=flags.mask_rules, in_pixels=True, field_of_view=box)
     with tqdm(total=sum(map(len, splits.values())), desc="checking", unit="pair", disable=None) as bar:
         for found in prefetch_map(find, samples, threads=THREADS, ahead=4 * THREADS):
             problems += found

@@ -17,6 +17,7 @@ from PIL import ImageOps
 from ..common.errors import UserError
 from ..common.files import open_image, to_rgb
 from ..common.mask_rules import USUAL_MASKS, MaskRules
+from ..field_of_view_unet import Box, box_within
 from ..image_processing_unet import binarize_mask, may_misalign, orientation_of
 from .locations import file_of, read_location
 from .mask_runs import decode_runs, holds_runs, size_of_runs
@@ -157,13 +158,16 @@ def _binarized(mask: Picture, row: Mapping[str, Any], mask_rules: MaskRules) -> 
         return binarize_mask(mask.pixels, mask_rules.foreground_values, mask_rules.threshold) == 1
 
 
-def find_faults(row: Mapping[str, Any], mask_rules: MaskRules, *, in_pixels: bool) -> list[tuple[Cell, DatasetError]]:
+def find_faults(
+    row: Mapping[str, Any], mask_rules: MaskRules, *, in_pixels: bool, field_of_view: Box | None = None
+) -> list[tuple[Cell, DatasetError]]:
     """All reasons why a pair cannot be used, each with the cell that it is about.
 
     Args:
         row, mask_rules: As for `load_sample`.
         in_pixels: Decode image and mask. Otherwise only what their files say first is looked at: whether they are
             images, how large, and how they are turned.
+        field_of_view: A rectangle that the image has to hold; None: none.
     """
     faults: list[tuple[Cell, DatasetError]] = []
 
@@ -182,11 +186,31 @@ def find_faults(row: Mapping[str, Any], mask_rules: MaskRules, *, in_pixels: boo
 
     image = read("image")
     mask = None if is_empty(row["mask"]) else read("mask")
+    if image and field_of_view:
+        attempt(row["image"], lambda: _check_rectangle(row, image, field_of_view))
     if image and mask:
         attempt(row["mask"], lambda: _check_pair(row, image, mask, mask_rules))
     if isinstance(mask, Picture):
         attempt(row["mask"], lambda: _binarized(mask, row, mask_rules))
     return faults
+
+
+def _check_rectangle(row: Mapping[str, Any], image: Header, box: Box) -> None:
+    """Refuse an image that a rectangle does not lie within."""
+    width, height = image.size
+    try:
+        box_within(box, height, width)
+    except ValueError as error:
+        raise DatasetError(f"{cell_name(row['image'], row['index'])}: {error}") from error
+
+
+def image_size(row: Mapping[str, Any], mask_rules: MaskRules = USUAL_MASKS) -> tuple[int, int]:
+    """Width and height of a row's image, turned as `load_sample` turns it, from what its file says first.
+
+    Raises:
+        DatasetError: If it cannot be read; the message names the file or the sample.
+    """
+    return _read_header(row["image"], "image", row["index"], mask_rules).size
 
 
 def _check_pair(row: Mapping[str, Any], image: Header, mask: Header, mask_rules: MaskRules) -> None:

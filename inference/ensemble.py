@@ -57,10 +57,10 @@ class EnsembleRuntime:
 class Ensemble(BasePredictor):
     """The mean of several models.
 
-    Its image processor, field of view and statistics of training frames are those of the first member. Settings that
-    were chosen for one network are put together: the peak threshold is the lowest of the members' own, since averaging
-    lowers peaks, and there is none if a member has none; the calibration of presence is the mean of theirs, if all
-    have one.
+    Its image processor and field of view are those of the first member. Statistics of training frames are those of the
+    first member that keeps some, and frames are measured as that one sees them. Settings that were chosen for one
+    network are put together: the peak threshold is the lowest of the members' own, since averaging lowers peaks, and
+    there is none if a member has none; the calibration of presence is the mean of theirs, if all have one.
 
     Args:
         members: The models, two or more.
@@ -93,7 +93,14 @@ class Ensemble(BasePredictor):
         peak = None if None in peaks else min(peak for peak in peaks if peak is not None)
         calibration = None if None in calibrations else np.mean(np.array(calibrations), axis=0).tolist()
         chosen = {"peak_threshold": peak, "presence_calibration": calibration, "peak_chosen_on": None}
-        return of_members[0] | chosen
+        statistics = of_members[self._measuring].get(SETTING)
+        return of_members[0] | chosen | ({} if statistics is None else {SETTING: statistics})
+
+    @cached_property
+    def _measuring(self) -> int:
+        """Number of the member by whose statistics frames are compared; without any, the first."""
+        have = [member.processor_settings.get(SETTING) is not None for member in self.members]
+        return have.index(True) if any(have) else 0
 
     @cached_property
     def identity(self) -> str:
@@ -113,10 +120,10 @@ class Ensemble(BasePredictor):
         return PreparedImage([first, *others], first.size, box)
 
     def input_height(self, prepared: PreparedImage) -> int:
-        return self.members[0].input_height(prepared.pixels[0])
+        return self.members[self._measuring].input_height(prepared.pixels[self._measuring])
 
     def grey_levels(self, prepared: PreparedImage, rows: np.ndarray) -> np.ndarray:
-        return self.members[0].grey_levels(prepared.pixels[0], rows)
+        return self.members[self._measuring].grey_levels(prepared.pixels[self._measuring], rows)
 
     def averages(self, tta: bool) -> bool:
         return True

@@ -1,20 +1,20 @@
-"""Statistics of the frames that a model was trained on, and whether other frames are far off.
+"""Statistics of the frames that a model was trained on; frame_differences.py compares other frames with them.
 
     statistics = FrameStatistics.of(measured_on_training, measured_on_validation)
     settings["frame_statistics"] = statistics.to_dict()    # among the image processor's settings
-    find_differences(statistics, measured)                 # [Difference("darker", 1.0)]
 
 A frame is measured as the network sees it, at the input size. What is kept with a model are quantiles of these
 measures over all frames: a few numbers for each measure, nothing of a single frame. Imports no torch.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtrc
 
 from .prediction import BasePredictor, Prediction, PreparedImage
 from .uncertainty import mask_uncertainty
@@ -22,11 +22,10 @@ from .uncertainty import mask_uncertainty
 VERSION = 1
 SETTING = "frame_statistics"  # key among the image processor's settings
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)  # of the quantiles that are kept
-TAIL = 0.025  # a frame is far off if it lies beyond all but this share of the training frames
-FEWEST_FRAMES = round(1 / TAIL)  # that quantiles are taken of
-FAR_SHARE = 0.5  # frames differ if more than this share of them are far off on the same side
-CHANCE = 0.0005  # and if frames like those of the training would do so more rarely than this
+FEWEST_FRAMES = 40  # that quantiles are taken of: one for each 2.5 %
 THRESHOLD = 0.5  # of the mask that the uncertainty is of, whatever a run's own is
+FILM_FRAMES = 64  # of a film, at most, that are measured
+FILM_SECONDS = 1.0  # between them, at least
 BANDS = 32  # rows of a frame that are measured, each with the two below it
 COLUMN_STEP = 4  # of the pixels that the colours are taken of
 DARK = 20.0  # a grey level below which a pixel shows no tissue, but the frame around the picture or a deep lumen
@@ -50,19 +49,6 @@ OF_PREDICTIONS = ("presence", "uncertainty")
 
 class StatisticsError(ValueError):
     """Statistics that cannot be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A respect in which frames differ from those of the training.
-
-    Attributes:
-        what: In words, such as "darker".
-        share: Of the frames that are far off in it.
-    """
-
-    what: str
-    share: float
 
 
 @dataclass(frozen=True)
@@ -140,9 +126,11 @@ class FrameStatistics:
 def _are_quantiles(values: Any) -> bool:
     if not isinstance(values, list) or len(values) != len(LEVELS):
         return False
-    if not all(isinstance(value, int | float) for value in values):
+    are_numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    # JSON may state whole numbers that no float holds. The comparison is False for NaN.
+    if not all(are_numbers) or not all(abs(value) <= sys.float_info.max for value in values):
         return False
-    return bool(np.isfinite(values).all() and (np.diff(values) >= 0).all())
+    return all(low <= high for low, high in pairwise(values))
 
 
 def measure_frame(predictor: BasePredictor, prepared: PreparedImage) -> dict[str, float]:
@@ -214,48 +202,35 @@ def measure_prediction(prediction: Prediction) -> dict[str, float]:
     return measures
 
 
-def find_differences(statistics: FrameStatistics, measured: Iterable[Mapping[str, float]]) -> list[Difference]:
-    """In which respects frames are far off those of the training.
+class FilmSample:
+    """Measures of frames that are spread evenly over a film, of which the length need not be known.
 
-    They are in a measure if more than half of them lie, on the same side, beyond 97.5 % of the training frames, and
-    if by chance (each frame with a probability of 2.5 %) that would happen in fewer than 5 of 10,000 sets of so many
-    frames: one or two frames never are, of 3 to 5 it takes 3, of more than 5 more than half.
-
-    Args:
-        statistics: Of the training.
-        measured: Measures of each frame.
+    The first frame of each second is measured. Whenever these are more than `FILM_FRAMES`, every other one is dropped,
+    and from then on frames are twice as far apart: memory does not grow with the film.
     """
-    frames = list(measured)
-    low, high = LEVELS.index(TAIL), LEVELS.index(1 - TAIL)
-    differences = []
-    for name, (below, above) in MEASURES.items():
-        quantiles = statistics.quantiles.get(name)
-        values = np.array([measures[name] for measures in frames if name in measures])
-        if quantiles is None or not len(values):
-            continue
-        for what, are_far in ((below, values < quantiles[low]), (above, values > quantiles[high])):
-            count = int(are_far.sum())
-            if what and count > FAR_SHARE * len(values) and bdtrc(count - 1, len(values), TAIL) < CHANCE:
-                differences.append(Difference(what, count / len(values)))
-    return differences
 
+    def __init__(self) -> None:
+        self._seconds = FILM_SECONDS  # a stretch of the film, of which one frame is measured
+        self._measures: dict[int, dict[str, float]] = {}  # by the stretch's number
 
-def describe_differences(settings: Mapping[str, Any], measured: Iterable[Mapping[str, float]]) -> str:
-    """A line for the user if frames are far off those that a model was trained on; empty if not, or if not known.
+    def add(self, seconds: float, predictor: BasePredictor, prepared: PreparedImage) -> None:
+        """Measure a frame if it is one of the sample. Frames come in the order of their times.
 
-    Args:
-        settings: Of the model's image processor.
-        measured: Measures of each frame.
-    """
-    try:
-        statistics = FrameStatistics.from_settings(settings)
-    except StatisticsError as error:
-        return (
-            f"The model's statistics of its training frames {error}: these frames are not compared with them. "
-            "Make them anew with evaluation.py --save_statistics.\n"
-        )
-    differences = find_differences(statistics, measured) if statistics else []
-    if not differences:
-        return ""
-    respects = ", ".join(f"{one.what} ({one.share:.0%} of them)" for one in differences)
-    return f"These frames differ from those that the model was trained on: {respects}. Expect lower scores.\n"
+        Args:
+            seconds: Its time in the film.
+            predictor, prepared: As for `measure_frame`.
+        """
+        stretch = int(seconds // self._seconds)
+        if stretch in self._measures:
+            return
+        self._measures[stretch] = measure_frame(predictor, prepared)
+        if len(self._measures) > FILM_FRAMES:
+            measures, self._measures = self._measures, {}
+            self._seconds *= 2
+            for number, of_frame in measures.items():
+                self._measures.setdefault(number // 2, of_frame)
+
+    @property
+    def measures(self) -> list[dict[str, float]]:
+        """Those of each frame of the sample, in their order."""
+        return list(self._measures.values())

@@ -22,10 +22,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..common.errors import UserError, counted, describe_error, printable, some
-from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file
+from ..common.files import IMAGE_FORMATS, image_from_bytes, open_regular, read_file, to_rgb
 from ..common.prefetch import prefetch_map
 from ..common.processors import usable_processors
 from ..common.progress import show_progress
+from ..field_of_view_unet import NO_PICTURE, is_black
 from .frame_statistics import measure_frame, measure_prediction
 from .inputs import IMAGE_OUTPUT, MASKS, OVERLAYS, PROBABILITIES, UNCERTAINTIES, Failure, Source
 from .output_folder import RECORD, SCORES, OutputFolder, make_record, read_record, refuse_mismatch, video_targets
@@ -192,6 +193,8 @@ class ImageRun:
                 if is_known and all(target.is_file() for target in targets.values()):
                     return Done(source, by_earlier_run=True)
         image = image_from_bytes(content)
+        if self.predictor.field_of_view == "auto" and is_black(np.asarray(to_rgb(image))):
+            return Failure(source.path, NO_PICTURE)
         prepared = self.predictor.prepare(image)
         measures = measure_frame(self.predictor, prepared)
         return Frame(source, digest, prepared, image if self.overlay else None, measures)

@@ -24,7 +24,7 @@ from ..common.errors import UserError, counted, printable
 from ..common.files import open_regular, read_file, write_atomic
 from ..common.output_lock import output_lock
 from .ensemble import Ensemble
-from .frame_statistics import describe_differences
+from .frame_differences import describe_differences
 from .inputs import MASKS, OUTPUT_FOLDERS, SELECTED, VIDEO_OUTPUTS, VIDEOS, Failure, Source
 from .lesions import COLUMNS, lesion_numbers, lesion_row
 from .prediction import BasePredictor, Prediction
@@ -343,8 +343,8 @@ def is_record(record: Any) -> bool:
     """Whether it is what `make_record` writes, in this version or an earlier one, which had no scores or measures."""
     if not isinstance(record, dict) or not all(_is_name(record.get(key)) for key in ("image", "digest")):
         return False
-    lesions, measures = record.get("lesions"), record.get("measures", {})
-    if not isinstance(measures, dict) or not all(map(_is_number, measures.values())):
+    lesions = record.get("lesions")
+    if not _are_measures(record.get("measures", {})):
         return False
     scores = [record.get(name, 0.0) for name in SCORES]
     if not isinstance(lesions, list) or not all(map(_is_number, scores)):
@@ -353,6 +353,11 @@ def is_record(record: Any) -> bool:
     return all(
         isinstance(lesion, list) and len(lesion) == numbers and all(map(_is_number, lesion)) for lesion in lesions
     )
+
+
+def _are_measures(value: Any) -> bool:
+    """Whether it is a table of numbers."""
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
 def _is_name(value: Any) -> bool:
@@ -402,20 +407,26 @@ def write_tables(output: Path, processor_settings: Mapping[str, Any] | None = No
     Args:
         output: The folder.
         processor_settings: Those of the model. If they hold statistics of the frames that it was trained on, the
-            summary says in which respects the images of the folder are far off.
+            summary says in which respects the images and the videos of the folder are far off.
 
     Raises:
         UserError: If they cannot be written.
     """
     try:
-        summary = _write_image_tables(output, processor_settings or {}) + _write_tracks(output)
+        of_images, measured = _write_image_tables(output)
+        of_videos, films = _write_tracks(output)
     except OSError as error:
         raise cannot_write(f"{output / PREDICTIONS}, {IMAGES} or {TRACKS}", error) from error
-    print(summary, end="")
+    compared = describe_differences(processor_settings or {}, measured, films) if measured or films else ""
+    print(of_images + of_videos + compared, end="")
 
 
-def _write_image_tables(output: Path, processor_settings: Mapping[str, Any]) -> str:
-    """Write the tables of images, and give the lines that sum them up; an empty text without images."""
+def _write_image_tables(output: Path) -> tuple[str, list[dict[str, float]]]:
+    """Write the tables of images.
+
+    Returns:
+        The line that sums them up, an empty text without images, and what was measured of each image.
+    """
     images = empty = lesions = 0
     measured = []
     with open_table(output / PREDICTIONS) as lesion_table, open_table(output / IMAGES) as image_table:
@@ -430,30 +441,35 @@ def _write_image_tables(output: Path, processor_settings: Mapping[str, Any]) -> 
             write_row(image_table, image_row(record))
             measured.append(record.get("measures", {}))
     if not images:
-        return ""
+        return "", []
     table = printable(str(output / PREDICTIONS))
     found = f"{counted(lesions, 'lesion')} in {images - empty:,} of {counted(images, 'image')}"
-    summary = f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n"
-    return summary + describe_differences(processor_settings, measured)
+    return f"{table}, of all runs into this folder: {found}; without polyp: {empty:,}.\n", measured
 
 
-def _write_tracks(output: Path) -> str:
-    """Write the table of tracks, and give the line that sums it up; an empty text without videos."""
+def _write_tracks(output: Path) -> tuple[str, dict[str, list[dict[str, float]]]]:
+    """Write the table of tracks.
+
+    Returns:
+        The line that sums it up, an empty text without videos, and what was measured of frames of each video.
+    """
     videos = tracks = alerts = unknown = 0
+    measured = {}
     with open_table(output / TRACKS) as table:
         write_row(table, TRACK_COLUMNS)
         for _, record in video_records(output):
             videos += 1
+            measured[record["video"]] = record.get("measures", [])
             unknown += "tracks" not in record
             for number, numbers in enumerate(record.get("tracks", []), start=1):
                 tracks += 1
                 alerts += numbers[0]
                 write_row(table, track_row(record["video"], number, numbers))
     if not videos:
-        return ""
+        return "", {}
     table_name, rest = printable(str(output / TRACKS)), f"; those of {unknown} are not known" if unknown else ""
     found = f"{counted(alerts, 'alert')} among {counted(tracks, 'track')} in {counted(videos, 'video')}"
-    return f"{table_name}: {found}{rest}.\n"
+    return f"{table_name}: {found}{rest}.\n", measured
 
 
 def image_row(record: dict[str, Any]) -> list[str]:
@@ -576,16 +592,20 @@ def refuse_unused_flags(run: dict[str, Any], flags: dict[str, Any]) -> None:
 
 
 def video_record(source: Source, digest: str, done: "VideoReport") -> bytes:
-    """The content of the JSON file beside a video's overlay: the video's name and hash, what was read, its tracks."""
+    """The content of the JSON file beside a video's overlay.
+
+    It holds the video's name and hash, what was read, its tracks, and measures of a sample of its frames.
+    """
     tracks = [track_numbers(track) for track in done.tracks]
-    counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes, "tracks": tracks}
-    return (json.dumps({"video": source.name, "digest": digest, **counts}) + "\n").encode()
+    counts = {"frames": done.frames, "problem": done.problem, "notes": done.notes}
+    found = {"tracks": tracks, "measures": done.measures}
+    return (json.dumps({"video": source.name, "digest": digest, **counts, **found}) + "\n").encode()
 
 
 def read_summary(file: Path) -> dict[str, Any] | None:
     """The record beside a video; None if there is none, or another program changed it.
 
-    Those of earlier versions have no tracks.
+    Those of earlier versions have no tracks, or no measures.
     """
     try:
         record = json.loads(read_file(file, MAX_RECORD_BYTES))
@@ -599,7 +619,9 @@ def _is_video_record(record: Any) -> bool:
         return False
     if not isinstance(record.get("problem", 0), str | None) or not isinstance(record.get("frames"), int):
         return False
-    tracks = record.get("tracks", [])
+    tracks, measured = record.get("tracks", []), record.get("measures", [])
+    if not isinstance(measured, list) or not all(map(_are_measures, measured)):
+        return False
     numbers = len(TRACK_COLUMNS) - 2  # without the names of video and track
     return isinstance(tracks, list) and all(
         isinstance(track, list) and len(track) == numbers and all(map(_is_number, track)) for track in tracks

@@ -16,7 +16,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -35,7 +35,8 @@ from ..common.batches import batches
 from ..common.errors import UserError, counted
 from ..common.files import check_sides, recognise_file
 from ..common.prefetch import prefetch, prefetch_map
-from ..field_of_view_unet import FRAMES, Box, brightest, choose_box
+from ..field_of_view_unet import FRAMES, NO_PICTURE, Box, brightest, choose_box, is_black
+from .frame_statistics import FilmSample
 from .overlay import draw_alert, draw_overlay
 from .prediction import BasePredictor, Prediction, PreparedImage
 from .tracks import ALERT_SECONDS, MAX_REGIONS, Track, Tracker
@@ -101,6 +102,7 @@ class VideoReport:
         tracks: Its lesions, each followed through the frames.
         notes: Differences between the written video and its source, overlays apart.
         problem: Why some frames are missing; None if all were segmented.
+        measures: Of a `FilmSample` of its frames.
     """
 
     frames: int
@@ -109,6 +111,7 @@ class VideoReport:
     tracks: list[Track]
     notes: list[str]
     problem: str | None
+    measures: list[dict[str, float]] = field(default_factory=list)
 
     def __str__(self) -> str:
         frames_a_second = self.frames / self.seconds
@@ -184,7 +187,7 @@ def segment_video(
     of the lesions, the largest first: left, top, right and bottom of each in pixels, as in "4 10 20 18; 30 0 34 6".
     Right and bottom are the first outside. Of more than `MAX_REGIONS` lesions, these are the boxes of the largest.
 
-    The field of view is found once: in the pixelwise maximum of the first `FRAMES` frames.
+    The field of view is found once: in the pixelwise maximum of the first `FRAMES` frames that are not black.
 
     Args:
         source: The video.
@@ -200,13 +203,14 @@ def segment_video(
         how: Keyword arguments of a call of the predictor: threshold, tta and so on, field_of_view apart.
 
     Raises:
-        VideoError: If no frame can be read, or the field of view does not lie within the frames. If reading fails
-            later, the frames before are kept and `VideoReport.problem` says why.
+        VideoError: If no frame can be read, or the field of view does not lie within the frames, or is to be found in
+            frames that are all black. If reading fails later, the frames before are kept and `VideoReport.problem`
+            says why.
         UserError: If the network gives NaN.
         OSError: If `overlay` or `table` cannot be written.
     """
     started = time.perf_counter()
-    tracker = Tracker(alert_seconds)
+    tracker, sample = Tracker(alert_seconds), FilmSample()
     seen = find_field(source, predictor) or "none"
     with VideoReader(source) as video:
         on_start(video.frames_expected)
@@ -216,6 +220,8 @@ def segment_video(
             return frame, predictor.prepare(frame.image, field_of_view=seen)
 
         def predict(batch: Sequence[tuple[Frame, PreparedImage]]) -> list[tuple[Frame, Prediction]]:
+            for frame, image in batch:
+                sample.add(frame.seconds, predictor, image)
             frames, images = zip(*batch, strict=True)
             predictions = predictor.predict_prepared(images, **how)
             return [_checked(frame, prediction, source) for frame, prediction in zip(frames, predictions, strict=True)]
@@ -247,6 +253,7 @@ def segment_video(
             tracks=tracker.tracks,
             notes=[*video.notes, *writer.notes],
             problem=video.problem,
+            measures=sample.measures,
         )
 
 
@@ -254,16 +261,20 @@ def find_field(source: str | Path, predictor: BasePredictor) -> Box | None:
     """The rectangle of a video's frames that the network sees, by `predictor.field_of_view`; None: all of them.
 
     Raises:
-        VideoError: If no frame can be read, or the rectangle does not lie within the frames.
+        VideoError: If no frame can be read, the rectangle does not lie within the frames, or all of them are black
+            where it is to be found.
     """
     if predictor.field_of_view is None:
         return None
     # Read apart from the frames that are segmented, so that they need not be held in memory.
     with VideoReader(source) as video:
-        frames = islice(video.frames(), FRAMES if predictor.field_of_view == "auto" else 1)
-        total = brightest(np.asarray(frame.image) for frame in frames)
+        frames = (np.asarray(frame.image) for frame in video.frames())
+        if predictor.field_of_view == "auto":  # videos often begin black
+            total = brightest(islice((frame for frame in frames if not is_black(frame)), FRAMES))
+        else:
+            total = next(frames)
     if total is None:
-        return None
+        raise VideoError(NO_PICTURE)
     try:
         return choose_box(predictor.field_of_view, total)
     except ValueError as error:

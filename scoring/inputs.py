@@ -7,14 +7,16 @@ outcome.sections  # "metrics", "evaluation" and "test_sets" of `results.json`, a
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from ..common.errors import UserError
 from ..common.processes import Processes, ending_alike
-from ..data.check import check_at_start
+from ..data.check import check_at_start, check_rectangle
 from ..data.dataset import describe_data, load_splits
 from . import robustness
 from .arguments import EvaluationArguments, with_split
@@ -26,6 +28,14 @@ from .sequences import SequenceScores
 from .sources import Source
 from .test_sets import TestSets, load_sets
 from .wrong_pixels import judge_uncertainty, summarise_uncertainty
+
+# Why a fixed rectangle would show another part of the picture.
+NO_RECTANGLE = {
+    "robustness": "one of the changes draws a border round the frames, where this rectangle would show another part "
+    "of the picture. Take --field_of_view auto, or none.",
+    "negative_windows": "they are parts of the frames, where this rectangle would lie elsewhere. Take --field_of_view "
+    "auto or none, or whole frames by --negatives.",
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,28 @@ class Inputs:
             return describe_data(**arguments.described, rows={split: self.splits[split]}, split=split)
         assert self.sets is not None
         return self.sets.describe(**arguments.described)
+
+    def check_fields_of_view(self, arguments: EvaluationArguments, sources: Sequence[Source]) -> None:
+        """Check that the fields of view lie within the images, and go with what is scored, before any of it is.
+
+        Args:
+            arguments: With the split that is scored.
+            sources: All that are scored.
+
+        Raises:
+            UserError: If one does not.
+        """
+        names = [arguments.split, arguments.tune_threshold_on, arguments.tune_peak_on]
+        used: dict[str, Dataset] = {name: self.splits[name] for name in names if name is not None}
+        if self.negatives is not None:
+            used["negatives"] = self.negatives.rows
+        for setting in dict.fromkeys(source.field_of_view for source in sources):
+            if setting in (None, "none", "auto"):
+                continue
+            for name in ("robustness", "negative_windows"):
+                if getattr(arguments, name):
+                    raise UserError(f"--{name} does not go with the field of view {setting}: {NO_RECTANGLE[name]}")
+            check_rectangle(used, setting, arguments.mask_rules)
 
     def score(self, arguments: EvaluationArguments, source: Source, other: Source | None, work: Work) -> Outcome:
         """Score everything.

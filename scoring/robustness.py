@@ -16,7 +16,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..common.errors import UserError, counted
+from ..common.errors import counted
 from ..data.samples import Sample, load_sample
 from .changes import CHANGES, STRENGTHS, Change
 from .intervals import mean_and_interval
@@ -50,20 +50,6 @@ class _Outcome:
         """Of each image, over some passes."""
         dice = np.mean([one.dice for one in outcomes], axis=0)
         return cls(dice, np.mean([one.alarms for one in outcomes], axis=0))
-
-
-def check_field_of_view(source: Source) -> None:
-    """Refuse a fixed rectangle: in a frame with a border round it, it would show another part of the picture.
-
-    Raises:
-        UserError: If the source has one.
-    """
-    if source.field_of_view not in (None, "none", "auto"):
-        raise UserError(
-            f"--robustness does not go with the field of view {source.field_of_view}: one of the changes draws a "
-            "border round the frames, where this rectangle would show another part of the picture. Take "
-            "--field_of_view auto, or none."
-        )
 
 
 def score_changes(source: Source, rows: Dataset, scored: ScoredSplit, work: Work) -> dict[str, Any]:

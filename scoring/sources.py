@@ -15,7 +15,7 @@ import numpy as np
 from ..common.errors import UserError
 from ..common.paths import TRAINED_MODEL, TRAINED_NAME
 from ..data.samples import Sample
-from ..field_of_view_unet import crop_to, field_of_view_text
+from ..field_of_view_unet import Box, crop_to, field_of_view_text
 from ..inference.checkpoint import fingerprint
 from ..inference.output_folder import PROCESSOR_SETTINGS
 from ..inference.prediction import BasePredictor, PreparedImage
@@ -34,13 +34,14 @@ class Maps:
     Attributes:
         probability: (H, W) float32 at the image's original size.
         input_pair: Probability (h, w) float32 and ground truth (h, w) bool at the input size; None for files.
-        spread, single: As of `Prediction`.
+        spread, single, field_of_view: As of `Prediction`.
     """
 
     probability: np.ndarray
     input_pair: tuple[np.ndarray, np.ndarray] | None
     spread: np.ndarray | None = None
     single: np.ndarray | None = None
+    field_of_view: Box | None = None
 
 
 class ModelSource:
@@ -134,6 +135,7 @@ class ModelSource:
                 (prediction.probability_at_input_size, ground_truth.numpy() == 1),
                 prediction.spread,
                 prediction.single,
+                prediction.field_of_view,
             )
             for prediction, ground_truth in zip(predictions, ground_truths, strict=True)
         ]

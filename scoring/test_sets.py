@@ -24,6 +24,7 @@ from ..data.dataset import describe_data, load_splits
 from ..data.division import ALL, groups_in
 from ..data.layouts import describe_folder, subfolders
 from ..data.mask_values import check_mask_rules
+from ..data.problems import noting
 from ..data.samples import load_sample
 from .image_scores import ImageScores
 from .intervals import resampled_sums, with_interval
@@ -89,7 +90,7 @@ class TestSets:
             except InvalidRunError:
                 raise
             except UserError as error:
-                self.failures[name] = f"{first_line(error)}."
+                self.failures[name] = _reason(error)
                 continue
             self.names.append(name)
             entries.append({"name": public[name], **entry})
@@ -123,7 +124,9 @@ def load_sets(folder: Path, mask_rules: MaskRules, **how: Any) -> TestSets:
         raise UserError(
             f"--test_sets {folder}: there is no such folder. Expected one that holds a folder for each set."
         )
-    candidates = subfolders(folder)
+    with noting() as broken_links:
+        candidates = subfolders(folder)
+    failures = {Path(problem.file).name: problem.text for problem in broken_links}
     if {"images", "masks"} <= {path.name.lower() for path in candidates}:
         raise UserError(
             f"--test_sets {folder} is a data set itself: name the folder that holds it, or score it alone with "
@@ -135,17 +138,21 @@ def load_sets(folder: Path, mask_rules: MaskRules, **how: Any) -> TestSets:
             f"It holds {describe_folder(folder)}."
         )
     rows: dict[str, Dataset] = {}
-    failures: dict[str, str] = {}
     for path in candidates:
         try:
             found = load_splits(str(path), needed_splits=[ALL], **how)[ALL]
             check_mask_rules({path.name: found}, mask_rules)
             rows[path.name] = found
         except UserError as error:
-            failures[path.name] = f"{first_line(error)}."
+            failures[path.name] = _reason(error)
     if not rows:
         raise _nothing_scored(folder, failures)
     return TestSets(folder, rows, failures)
+
+
+def _reason(error: UserError) -> str:
+    """Why a set is not scored, in a line; what follows a colon at its end is left out."""
+    return f"{first_line(error).rstrip(':')}."
 
 
 def public_names(names: Sequence[str]) -> dict[str, str]:

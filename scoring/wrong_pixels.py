@@ -4,8 +4,9 @@ judged = judge_uncertainty(source, rows, scored, work)
 summarise_uncertainty(judged, scored)["maps"]["spread"]["auroc"]
 
 Three maps are judged: the spread of the maps that were averaged, and as baselines min(p, 1 - p), which orders pixels
-as p (1 - p) and the entropy of p do, of their mean and of the first of them alone. Of each image only two histograms
-are kept for each map, of the wrong and of the right pixels, so that no map has to stay in memory.
+as p (1 - p) and the entropy of p do, of their mean and of the first of them alone. Pixels outside the field of view do
+not count: the network never saw them, and its certainty there is none. Of each image only two histograms are kept for
+each map, of the wrong and of the right pixels, so that no map has to stay in memory.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.samples import load_sample
+from ..field_of_view_unet import crop_to
 from ..regions_unet import keep_peaks
 from .intervals import resampled_sums, with_interval
 from .run import ScoredSplit, Work, identity_of, in_shares, value_errors_explained
-from .sources import ModelSource, Source
+from .sources import Maps, ModelSource, Source
 
 MAPS = ("spread", "entropy of the mean", "entropy of the first map alone")
 # Between bins of uncertainty: even in the logarithm up to 0.01, where most pixels are, and even from there on.
@@ -48,17 +50,31 @@ def judge_uncertainty(source: Source, rows: Dataset, scored: ScoredSplit, work: 
         samples = [load_sample(rows[index], scored.protocol.mask_rules) for index in indices]
         counts = []
         for index, sample, maps in zip(indices, samples, source.predict(samples, uncertainty=True), strict=True):
-            assert maps.spread is not None
-            assert maps.single is not None
             mask = keep_peaks(maps.probability, scored.protocol.threshold, scored.images[index].peak_threshold)
-            entropies = [np.minimum(p, 1 - p) for p in (maps.probability, maps.single)]
-            is_wrong = mask != sample.ground_truth
-            counts.append(np.stack([count_pixels(uncertainty, is_wrong) for uncertainty in (maps.spread, *entropies)]))
+            counts.append(count_wrong(maps, mask != sample.ground_truth))
         return counts
 
     peaks = [image.peak_threshold for image in scored.images]
-    depends_on = ["wrong pixels", *identity_of(rows), scored.protocol.threshold, peaks]
+    depends_on = ["wrong pixels in the field of view", *identity_of(rows), scored.protocol.threshold, peaks]
     return in_shares(judge, len(rows), source, scored.protocol.batch_size, work, depends_on)
+
+
+def count_wrong(maps: Maps, is_wrong: np.ndarray) -> np.ndarray:
+    """Histograms of the pixels of an image, by each of the `MAPS`; only those in the field of view.
+
+    Args:
+        maps: With spread and single.
+        is_wrong: (H, W) bool.
+
+    Returns:
+        (maps, 2, BINS) int64: right, then wrong.
+    """
+    assert maps.spread is not None
+    assert maps.single is not None
+    seen = maps.field_of_view
+    probabilities = (crop_to(p, seen) for p in (maps.probability, maps.single))
+    uncertainties = [crop_to(maps.spread, seen), *(np.minimum(p, 1 - p) for p in probabilities)]
+    return np.stack([count_pixels(uncertainty, crop_to(is_wrong, seen)) for uncertainty in uncertainties])
 
 
 def count_pixels(uncertainty: np.ndarray, is_wrong: np.ndarray) -> np.ndarray:

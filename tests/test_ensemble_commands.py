@@ -108,6 +108,17 @@ def test_evaluation_scores_the_mean_and_judges_the_spread(run_command, models, f
         assert found["maps"][name]["risk"][-1]["risk"] == pytest.approx(is_wrong.mean(), abs=1e-5)
     assert "Uncertainty and wrong pixels" in done.stdout
     assert "## Uncertainty" in (tmp_path / "out" / "README.md").read_text()
+    # In a field of view, the pixels outside do not count; here those are of the right half.
+    height, width = np.array(Image.open(next(frames.iterdir()))).shape[:2]
+    half = ("--field_of_view", f"0,0,{width // 2},{height}")
+    run_command(*command, "--model", *models[:2], "--uncertainty", *half, "--output_dir", "half")
+    found = json.loads((tmp_path / "half" / "results.json").read_text())["evaluation"]["uncertainty"]
+    left = []
+    for file in sorted(frames.iterdir()):
+        true = np.array(Image.open(frames.parent / "masks" / file.name).convert("L"))[:, : width // 2] > 127
+        image = Image.open(file).crop((0, 0, width // 2, height))
+        left.append((np.mean([member(image).probability for member in members], axis=0) > 0.5) != true)
+    assert found["wrong"]["value"] == pytest.approx(np.mean(left), abs=1e-5)
     for flags, message in (
         (("--model", *models, "--push_to_hub"), "--push_to_hub is for one model, and --model names 3"),
         (("--model", *models, "--save_statistics"), "--save_statistics is for one model"),

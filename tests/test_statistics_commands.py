@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import save_tiny_model
@@ -12,7 +13,7 @@ from unet_kvasir_seg import evaluation, predict
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.samples import decode_image
 from unet_kvasir_seg.data.synthetic import generate
-from unet_kvasir_seg.inference.frame_statistics import LEVELS, measure_frame
+from unet_kvasir_seg.inference.frame_statistics import LEVELS, FrameStatistics, measure_frame
 from unet_kvasir_seg.inference.predictor import Predictor
 
 LINE = "These frames differ from those that the model was trained on"
@@ -82,6 +83,42 @@ def test_predict_says_that_frames_are_far_off_and_compares_all_of_a_folder(run_c
     assert LINE not in run(frames / "0.png", folder="one")  # a single frame tells nothing
     keep(model, {**usual, "version": 7, "quantiles": {}})
     assert "The model's statistics of its training frames are of version 7" in run(frames)
+
+
+def write_film(path: Path, images: list[Image.Image]) -> Path:
+    """A film that shows each image for a second, at four frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.width, stream.height, stream.pix_fmt = *images[0].size, "yuv420p"
+        stream.codec_context.options = {"crf": "10"}
+        for index in range(4 * len(images)):
+            container.mux(stream.encode(av.VideoFrame.from_image(images[index // 4])))
+        container.mux(stream.encode())
+    return path
+
+
+def test_predict_compares_films(run_command, model, tmp_path):
+    def run(*inputs: object, folder: str) -> str:
+        flags = ("--model", model, "--device", "cpu", "--output_dir", folder)
+        return run_command(predict.main, *inputs, *flags).stdout
+
+    images = [next(generate(1, 64, seed=seed))["image"] for seed in range(60)]
+    predictor = Predictor.from_pretrained(str(model), device="cpu", dtype="float32")
+    statistics = FrameStatistics.of([measure_frame(predictor, predictor.prepare(image)) for image in images], [])
+    assert statistics is not None
+    keep(model, statistics.to_dict())
+    like = write_film(tmp_path / "like.mp4", images[:12])
+    dark = write_film(tmp_path / "dark.mp4", [image.point(lambda level: level // 3) for image in images[:12]])
+    said = "The frames of the video differ from those that the model was trained on: darker"
+    assert "differ from" not in run(like, folder="like")
+    assert said in run(dark, folder="dark")
+    record = json.loads((tmp_path / "dark/videos/dark.json").read_text())
+    assert len(record["measures"]) == 12  # one in a second
+    assert record["measures"][3]["brightness"] == pytest.approx(brightness_of(model, images[3:4])[0] / 3, abs=4)
+    # What is done is compared too; videos beside it do not hide it.
+    assert said in run(dark, folder="dark")
+    assert "darker (1 of 2: dark.mp4)" in run(like, dark, folder="both")
+    assert "differ from" not in run(write_film(tmp_path / "short.mp4", [Image.new("RGB", (64, 64))]), folder="short")
 
 
 def test_evaluation_keeps_them_in_a_folder(run_command, model, frames, tmp_path):

@@ -10,7 +10,7 @@ from transformers.trainer_utils import has_length
 from ..common.errors import UserError
 from ..common.launcher import is_main_process
 from ..configuration_unet import UNetConfig
-from ..data.check import check_at_start
+from ..data.check import check_at_start, check_rectangle
 from ..data.columns import Split
 from ..data.dataset import choose_split, load_splits
 from ..data.mask_values import check_mask_rules
@@ -167,12 +167,12 @@ def progressive_sizes(arguments: DataArguments, smallest: int) -> list[tuple[int
     return list(zip(sizes, epochs, strict=True))
 
 
-def load_data(arguments: DataArguments, synthetic_size: int, is_main: bool) -> dict[str, Split]:
+def load_data(arguments: DataArguments, processor: UNetImageProcessor, is_main: bool) -> dict[str, Split]:
     """The splits "train", with the frames of `--negatives`, and "validation", as `load_splits` gives them.
 
     Args:
         arguments: Which data, and how it is read.
-        synthetic_size: Side of synthetic frames in pixels.
+        processor: Its size is that of synthetic frames; its field of view has to lie within the images.
         is_main: Whether this is the main process, which checks the data and prints which part of it was checked.
 
     Raises:
@@ -182,11 +182,12 @@ def load_data(arguments: DataArguments, synthetic_size: int, is_main: bool) -> d
         **arguments.source,
         needed_splits=["train", "validation"],
         streaming=arguments.streaming,
-        synthetic_size=synthetic_size,
+        synthetic_size=processor.size["height"],
     )
     splits = with_negatives(splits, arguments)
     if is_main:
         used = {split: splits[split] for split in ("train", "validation")}
+        check_rectangle(used, processor.field_of_view, arguments.mask_rules)
         if partly := check_at_start(used, arguments.mask_rules):
             print(partly)
     return splits

@@ -130,11 +130,17 @@ export function readDecision(content) {
   if ((peak !== null && !isProbability) || (calibration !== null && !isPair)) {
     throw new TypeError("its peak_threshold or presence_calibration is damaged. Export the model again.");
   }
-  const field = settings?.field_of_view === "none" ? null : (settings?.field_of_view ?? null);
-  if (field !== null && field !== "auto" && !isBox(field)) {
-    throw new TypeError("its field_of_view is damaged. Export the model again.");
-  }
-  return { peak, calibration, field };
+  return { peak, calibration, field: readField(settings?.field_of_view ?? null) };
+}
+
+/** The setting of the field of view in one form, as read_field_of_view in field_of_view_unet.py reads it. */
+function readField(value) {
+  if (value === null || value === "none") return null;
+  if (value === "auto") return value;
+  const isText = typeof value === "string" && /^\s*\d+\s*(,\s*\d+\s*){3}$/.test(value); // such as "80,0,1360,1024"
+  const box = isText ? value.split(",").map(Number) : value;
+  if (!isBox(box)) throw new TypeError("its field_of_view is damaged. Export the model again.");
+  return box;
 }
 
 /** Whether it is left, top, right and bottom of a rectangle that is not empty. */

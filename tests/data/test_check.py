@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import datasets
@@ -10,7 +11,7 @@ import pytest
 from conftest import save_tiny_model
 from PIL import Image
 from unet_kvasir_seg.common.mask_rules import MaskRules
-from unet_kvasir_seg.data.check import check_at_start
+from unet_kvasir_seg.data.check import check_at_start, check_rectangle
 from unet_kvasir_seg.data.dataset import load_splits
 from unet_kvasir_seg.data.problems import noting, refuse
 from unet_kvasir_seg.data.samples import DatasetError
@@ -202,6 +203,79 @@ def test_the_check_at_the_start_says_how_far_it_came(folder):
     line = check_at_start(splits, MaskRules(), seconds=0)
     assert "sizes of 0 and pixels of 0 of 7 pairs were checked" in line
     assert "--check_data" in line
+
+
+@pytest.fixture
+def small_frame(folder) -> Path:
+    """The data set with one pair of 20x30 pixels among those of 40x30: number 1 of the training."""
+    Image.new("RGB", (20, 30)).save(folder / "train" / "images" / "f1.jpg")
+    good_mask().crop((0, 0, 20, 30)).save(folder / "train" / "masks" / "f1.png")
+    return folder
+
+
+def test_a_rectangle_has_to_lie_within_every_image(small_frame, monkeypatch):
+    splits = load_splits(str(small_frame))
+    monkeypatch.setattr("PIL.Image.Image.load", None)  # no pixel is decoded
+    for setting in (None, "none", "auto", (0, 0, 20, 30), [5, 5, 20, 30]):
+        check_rectangle(splits, setting)
+    with pytest.raises(DatasetError) as error:
+        check_rectangle(splits, "5,0,40,30")
+    message = str(error.value)
+    assert message.startswith(
+        "--field_of_view 5,0,40,30 (left, top, right, bottom in pixels) does not lie within 1 image"
+    )
+    assert "f1.jpg (number 1 of train, 20x30 pixels). Name a rectangle" in message
+    with pytest.raises(DatasetError, match=r"within 7 images: .* and 2 more"):
+        check_rectangle(splits, [0, 0, 10, 31])
+    check_rectangle(splits, [0, 0, 10, 31], seconds=0)
+
+
+def test_images_count_as_they_are_turned_for_a_rectangle(folder):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", SIZE).save(folder / "val" / "images" / "f2.jpg", exif=turned)
+    with pytest.raises(DatasetError, match=r"f2\.jpg \(number 2 of validation, 30x40 pixels\)"):
+        check_rectangle(load_splits(str(folder)), "0,0,40,30")
+    check_rectangle(load_splits(str(folder)), "0,0,40,30", MaskRules(ignore_exif=True))
+
+
+def test_a_rectangle_outside_of_frames_ends_the_commands_before_the_work(run_command, small_frame, tmp_path):
+    out, data = tmp_path / "out", ("--dataset_name", small_frame, "--output_dir", "out")
+    wide = ("--field_of_view", "0,0,40,30")
+    network = ("--base_channels", 4, "--depth", 2, "--image_size", 32)
+    done = run_command(train, *data, *network, *wide, status=2)
+    assert "number 1 of train, 20x30 pixels" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(out.glob("*.json"))
+    # A model's own rectangle counts as the flag does; a split that is not scored does not.
+    model = save_tiny_model(tmp_path / "model", seed=0)
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    own = settings | {"field_of_view": [0, 0, 40, 31]}
+    (model / "preprocessor_config.json").write_text(json.dumps(own))
+    score = (*data, "--model", model, "--resamples", 10, "--device", "cpu")
+    for flags, words in (
+        (("--split", "train", *wide), "number 1 of train, 20x30 pixels"),
+        (("--split", "validation"), "--field_of_view 0,0,40,31 (left, top, right, bottom in pixels) does not lie"),
+        (("--split", "validation", *wide, "--negative_windows", 2), "--negative_windows does not go with the field"),
+    ):
+        done = run_command(evaluate, *score, *flags, status=2)
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not list(out.glob("*.json"))
+
+
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_a_check_of_all_data_lists_frames_that_a_rectangle_does_not_fit(run_command, small_frame, tmp_path, command):
+    check = ("--dataset_name", small_frame, "--check_data", "--output_dir", "out")
+    run_command(command, *check, "--field_of_view", "0,0,20,30")
+    run_command(command, *check, "--field_of_view", "auto")
+    done = run_command(command, *check, "--field_of_view", "0,0,40,30", status=1)
+    assert (
+        "The field of view 0,0,40,30 (left, top, right, bottom) does not lie within the frame of 20x30" in done.stdout
+    )
+    assert report(tmp_path / "out") == [("train/images/f1.jpg", "train")]
+    done = run_command(command, *check, "--field_of_view", "1,2,3", status=2)
+    assert "four whole numbers" in done.stderr
 
 
 def test_problems_are_noted_once_and_only_within_the_block():

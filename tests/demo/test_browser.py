@@ -22,12 +22,15 @@ from browsers import CHROMIUM, SIZES, check_focus, contrast, open_chromium, open
 from conftest import ROOT, save_tiny_model
 from PIL import Image, ImageOps
 from scipy import ndimage
+from unet_kvasir_seg.benchmarks.layouts import with_panel
 from unet_kvasir_seg.common.files import MAX_SIDE, to_rgb
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.inference.checkpoint import load_checkpoint
 from unet_kvasir_seg.inference.lesions import COLUMNS, find_lesions, lesion_numbers
 from unet_kvasir_seg.inference.onnx_session import OnnxPredictor, OnnxSession
 from unet_kvasir_seg.inference.overlay import NUMBERED, draw_numbers, draw_overlay, number_places
+from unet_kvasir_seg.inference.prediction import BasePredictor
+from unet_kvasir_seg.inference.predictor import Predictor
 from unet_kvasir_seg.regions_unet import keep_peaks, presence_of
 
 onnx = pytest.importorskip("onnx", reason='the page needs a model of pip install -e ".[export]"')
@@ -70,6 +73,7 @@ def site(tmp_path_factory) -> Path:
     with torch.no_grad():  # probabilities far from 0.5, as trained weights give them
         model.classifier.weight *= 20
         model.classifier.bias *= 20
+    model.save_pretrained(folder / "tiny")
     (folder / "onnx").mkdir()
     content = build_graph(model.eval(), processor, "fp32").SerializeToString()
     (folder / "onnx" / "model.onnx").write_bytes(content)
@@ -204,6 +208,15 @@ def test_the_mask_equals_onnx_runtimes(page, network, frame, tmp_path):
     page.get_by_text("No polyp found. Presence: ").wait_for()
 
 
+def model_with(site: Path, name: str, **settings: Any) -> Path:
+    """The model of the page with other settings of its image processor."""
+    graph = onnx.load(site / "onnx" / "model.onnx")
+    (entry,) = (entry for entry in graph.metadata_props if entry.key == "preprocessor")
+    entry.value = json.dumps(json.loads(entry.value) | settings)
+    onnx.save(graph, site / "onnx" / f"{name}.onnx")
+    return site / "onnx" / f"{name}.onnx"
+
+
 def test_the_models_peak_threshold_is_applied(page, server, site, network, frame, tmp_path):
     """Read from the file's metadata; at a threshold above it, every region counts."""
     image = Image.open(frame)
@@ -212,11 +225,7 @@ def test_the_models_peak_threshold_is_applied(page, server, site, network, frame
     peaks = sorted(float(every.probability[lesion_pixels].max()) for lesion_pixels in regions_of(every.mask))
     assert len(peaks) >= 3
     decision = {"peak_threshold": peaks[len(peaks) // 2], "presence_calibration": [0.5, -1.0]}
-    graph = onnx.load(site / "onnx" / "model.onnx")
-    (entry,) = (entry for entry in graph.metadata_props if entry.key == "preprocessor")
-    entry.value = json.dumps(json.loads(entry.value) | decision)
-    onnx.save(graph, site / "onnx" / "careful.onnx")
-    careful = OnnxPredictor.load(site / "onnx" / "careful.onnx")
+    careful = OnnxPredictor.load(model_with(site, "careful", **decision))
     expected = careful(image)
     assert 0 < expected.mask.sum() < every.mask.sum()
 
@@ -232,6 +241,56 @@ def test_the_models_peak_threshold_is_applied(page, server, site, network, frame
     above = float(f"{above:.2f}")
     assert above > decision["peak_threshold"]
     assert (download_mask(page, tmp_path) == (every.probability > above)).mean() >= 0.999
+
+
+def compare_with_predictor(page: Any, predictor: BasePredictor, file: Path, setting: Any) -> np.ndarray:
+    """Segment a file in the page, and compare mask and table with those of a predictor; returns the mask."""
+    expected = predictor(Image.open(file), field_of_view=setting)
+    segment(page, file)
+    mask = download_mask(page, file.parent)
+    assert mask.shape == expected.mask.shape
+    assert (mask == expected.mask).mean() >= 0.999
+    found = [
+        [int(row[side]) for side in ("left", "top", "right", "bottom")] for row in download_table(page, file.parent)
+    ]
+    assert found == [list(lesion.box) for lesion in find_lesions(mask, mask.astype(np.float32))]
+    assert f"Presence: {expected.presence:.3f}." in page.get_by_text("Inference: ").inner_text()
+    return mask
+
+
+@pytest.mark.slow
+def test_the_models_field_of_view_is_the_predictors(page, server, site, tmp_path):
+    """The networks of PyTorch and of the page see the picture alone, and masks are of the whole frame."""
+    picture = next(generate(1, (300, 400), seed=4))["image"].crop((60, 45, 340, 255)).resize((320, 240))
+    picture = picture.point(lambda level: 40 + level * 0.8)  # nowhere black
+    frame, (left, top, right, bottom) = with_panel(picture, seed=1)
+    frame.save(tmp_path / "bordered.png")
+    picture.save(tmp_path / "picture.png")
+    predictor = Predictor.from_pretrained(str(site / "tiny"), device="cpu", dtype="float32")
+    whole = predictor(frame).mask
+    box = [left, top, right, bottom]
+    settings = {
+        "auto": "auto",
+        "box": box,
+        "text": ",".join(map(str, box)),
+        "odd": [left - 7, top, right, bottom - 11],
+    }
+    for name, setting in settings.items():
+        model_with(site, name, field_of_view=setting)
+        page.goto(f"{server.address}?model=onnx/{name}.onnx")
+        page.get_by_text(f"onnx/{name}.onnx, on the CPU").wait_for()
+        mask = compare_with_predictor(page, predictor, tmp_path / "bordered.png", setting)
+        assert (mask != whole).mean() > 0.01
+        outside = mask.copy()
+        outside[top:bottom, left - 7 : right] = False
+        assert not outside.any()
+    # Of the rectangle that is loaded now, the picture alone is too small; auto finds no border in it.
+    page.get_by_label("Image", exact=True).set_input_files(tmp_path / "picture.png")
+    page.get_by_text(f"does not lie within these {picture.width}x{picture.height} pixels").wait_for()
+    assert not page.get_by_role("button", name="Download mask (PNG)").is_visible()
+    page.goto(f"{server.address}?model=onnx/auto.onnx")
+    page.get_by_text("onnx/auto.onnx, on the CPU").wait_for()
+    compare_with_predictor(page, predictor, tmp_path / "picture.png", "none")
 
 
 def regions_of(mask: np.ndarray) -> list[np.ndarray]:

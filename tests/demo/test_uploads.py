@@ -13,6 +13,7 @@ pytest.importorskip("av", reason='videos need pip install -e ".[video]"')
 
 from downloads import download_of
 from unet_kvasir_seg import predict
+from unet_kvasir_seg.benchmarks.layouts import with_panel
 from unet_kvasir_seg.common.errors import UserError
 from unet_kvasir_seg.data.synthetic import generate
 from unet_kvasir_seg.demo import uploads
@@ -53,6 +54,24 @@ def test_an_image_is_segmented_whatever_the_models_peak_threshold_is(predictor, 
     next(generate(1, (48, 64), seed=2))["image"].save(tmp_path / "frame.png")
     monkeypatch.setattr(type(predictor), "peak_threshold", 0.3)
     assert uploads.segment_image(tmp_path / "frame.png", predictor).prediction.peak_threshold == 0.3
+
+
+def test_the_field_of_view_is_the_predictors(model, tmp_path):
+    picture = next(generate(1, (300, 400), seed=4))["image"].crop((60, 45, 340, 255)).resize((320, 240))
+    picture = picture.point(lambda level: 40 + level * 0.8)  # nowhere black
+    frame, (left, top, right, bottom) = with_panel(picture, seed=1)
+    frame.save(tmp_path / "frame.png")
+    predictor = load_predictor(str(model), dtype="float32")
+    alone = predictor(picture).probability
+    for setting in ("auto", (left, top, right, bottom)):
+        predictor.field_of_view = setting
+        probability = uploads.segment_image(tmp_path / "frame.png", predictor).prediction.probability
+        assert probability.shape == (frame.height, frame.width)
+        np.testing.assert_allclose(probability[top:bottom, left:right], alone, atol=1e-6)
+        assert probability.sum() == pytest.approx(alone.sum(), rel=1e-5)
+    predictor.field_of_view = (0, 0, frame.width + 1, 5)
+    with pytest.raises(UserError, match=r"^frame\.png The field of view .* does not lie within the frame of"):
+        uploads.segment_image(tmp_path / "frame.png", predictor)
 
 
 def test_a_video_has_the_models_peak_threshold_up_to_the_sliders_threshold(predictor, clip, tmp_path, monkeypatch):

@@ -106,6 +106,21 @@ def test_frames_are_measured_as_the_first_member_sees_them(ensemble, members, im
     assert measure_frame(ensemble, ensemble.prepare(image)) == expected
 
 
+def test_the_statistics_are_those_of_the_first_member_that_has_some(folders, image, tmp_path):
+    copies = [save_tiny_model(tmp_path / str(seed), seed) for seed in range(3)]
+    with_settings(copies[1], size={"height": 48, "width": 40}, frame_statistics={"version": 1})
+    with_settings(copies[2], frame_statistics={"version": 2})
+    found = Predictor.from_pretrained(copies, **RUN)
+    assert found.processor_settings["frame_statistics"] == {"version": 1}
+    assert found.processor_settings["size"] == {"height": 32, "width": 32}  # all else is the first's
+    assert measure_frame(found, found.prepare(image)) == measure_frame(
+        found.members[1], found.members[1].prepare(image)
+    )
+    assert found.identity == Predictor.from_pretrained(copies, **RUN).identity
+    without = Predictor.from_pretrained([copies[0], folders[2]], **RUN)
+    assert without.processor_settings.get("frame_statistics") is None
+
+
 def test_settings_that_were_chosen_for_one_network_are_put_together(folders, tmp_path):
     copies = [save_tiny_model(tmp_path / str(seed), seed) for seed in range(2)]
     with_settings(copies[0], peak_threshold=0.9, presence_calibration=[2.0, -1.0], peak_chosen_on="sha256:0")

@@ -138,6 +138,22 @@ def test_an_image_that_the_rectangle_does_not_fit_fails_alone(folder, bordered, 
     assert "does not lie within the frame of 320x240 pixels" in error
 
 
+def test_a_black_image_fails_alone_where_the_picture_is_to_be_found(folder, bordered, tmp_path, capsys):
+    bordered[0].save(tmp_path / "seen.png")
+    pixels = np.random.default_rng(0).integers(0, 33, (90, 120, 3), dtype=np.uint8)  # a camera's noise in the dark
+    Image.fromarray(pixels).save(tmp_path / "dark.png")
+    flags = ["--model", str(folder), "--device", "cpu", "--dtype", "float32", "--output_dir"]
+    with pytest.raises(SystemExit) as ended:
+        predict.main([str(tmp_path / "*.png"), *flags, str(tmp_path / "auto"), "--field_of_view", "auto"])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert "dark.png" in error
+    assert "black all over" in error
+    assert [file.name for file in (tmp_path / "auto" / "masks").iterdir()] == ["seen.png"]
+    predict.main([str(tmp_path / "*.png"), *flags, str(tmp_path / "whole")])
+    assert len([*(tmp_path / "whole" / "masks").iterdir()]) == 2
+
+
 @pytest.mark.parametrize("value", ["all", "1,2,3", "5,5,5,9"])
 def test_an_invalid_flag_is_refused_before_the_work(value, folder, tmp_path, capsys):
     flags = ["--model", str(folder), "--output_dir", str(tmp_path / "out"), "--field_of_view", value]
@@ -153,20 +169,27 @@ def test_a_run_of_an_earlier_version_counts_as_of_the_whole_frame(predictor):
     assert settings["field_of_view"] == "none"
 
 
+def write_clip(file, frames: list[Image.Image]) -> None:
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *frames[0].size, "yuv420p", 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+
+
 def test_a_video_keeps_one_rectangle(folder, bordered, tmp_path):
-    av = pytest.importorskip("av")
+    pytest.importorskip("av")
     from unet_kvasir_seg.inference.video import VideoError, find_field, segment_video
 
     frame, box = bordered
     frame = frame.crop((0, 0, frame.width // 2 * 2, frame.height // 2 * 2))
+    black = Image.new("RGB", frame.size)
     clip = tmp_path / "clip.mp4"
-    with av.open(str(clip), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *frame.size, "yuv420p", 4_000_000
-        for share in (0.05, 1.0, 1.0, 0.05):  # it begins and ends in the dark
-            dark = frame.point(lambda level, share=share: level * share)
-            container.mux(stream.encode(av.VideoFrame.from_image(dark)))
-        container.mux(stream.encode())
+    dark = frame.point(lambda level: level * 0.05)
+    write_clip(clip, [*[black] * 30, dark, frame, frame, dark])
     predictor = Predictor.from_pretrained(str(folder), device="cpu", dtype="float32")
     assert find_field(clip, predictor) is None
     predictor.field_of_view = "auto"
@@ -174,10 +197,13 @@ def test_a_video_keeps_one_rectangle(folder, bordered, tmp_path):
     assert np.abs(np.subtract(found, box)).max() <= 4
     # At a threshold of 0, all that the network sees is a lesion: in each frame the rectangle.
     report = segment_video(clip, tmp_path / "out.mp4", tmp_path / "out.csv", predictor, threshold=0.0)
-    assert report.frames == 4
+    assert report.frames == 34
     with open(tmp_path / "out.csv", encoding="utf-8") as file:
         boxes = {row["boxes"] for row in csv.DictReader(file)}
     assert boxes == {" ".join(map(str, found))}
+    write_clip(tmp_path / "black.mp4", [black] * 30)
+    with pytest.raises(VideoError, match="black all over"):
+        find_field(tmp_path / "black.mp4", predictor)
     predictor.field_of_view = (0, 0, 5000, 100)
     with pytest.raises(VideoError, match=f"{frame.width}x{frame.height}"):
         segment_video(clip, tmp_path / "out.mp4", tmp_path / "out.csv", predictor)

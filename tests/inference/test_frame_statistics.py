@@ -1,4 +1,4 @@
-"""Measures of frames worked out by hand, the rule by which frames differ, and statistics that cannot be used."""
+"""Measures of frames worked out by hand, the sample of a film, and statistics that are kept."""
 
 import json
 import math
@@ -8,18 +8,15 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from scipy.stats import binom
 from unet_kvasir_seg.common.device import choose_runtime
 from unet_kvasir_seg.configuration_unet import UNetConfig
 from unet_kvasir_seg.image_processing_unet import UNetImageProcessor
-from unet_kvasir_seg.inference import frame_statistics
 from unet_kvasir_seg.inference.frame_statistics import (
+    FILM_FRAMES,
     LEVELS,
     MEASURES,
+    FilmSample,
     FrameStatistics,
-    StatisticsError,
-    describe_differences,
-    find_differences,
     measure_frame,
     measure_prediction,
 )
@@ -86,6 +83,28 @@ def test_tiny_frames(shape):
     assert ("grain" in found) == (min(shape) >= 3)
 
 
+def sampled(times: list[float]) -> list[float]:
+    """Of frames whose brightness is their number, those that are kept."""
+    predictor, sample = Frames(), FilmSample()
+    for number, seconds in enumerate(times):
+        sample.add(seconds, predictor, predictor.prepare(np.full((3, 3, 3), number % 256, np.uint8)))
+    return [round(measures["brightness"]) for measures in sample.measures]
+
+
+def test_a_film_is_sampled_once_a_second():
+    assert sampled([number / 10 for number in range(95)]) == list(range(0, 95, 10))
+    # Without regard to the frame rate; where a second has no frame, none stands for it.
+    assert sampled([0.0, 0.9, 1.2, 1.9, 2.0, 7.5, 7.9, 8.1]) == [0, 2, 4, 5, 7]
+    assert sampled([]) == []
+
+
+@pytest.mark.parametrize(("seconds", "apart"), [(64, 1), (65, 2), (128, 2), (129, 4), (255, 4), (10_000, 256)])
+def test_a_long_film_is_sampled_evenly(seconds, apart):
+    kept = sampled([number / 2 for number in range(2 * seconds)])
+    assert kept == [2 * second % 256 for second in range(0, seconds, apart)]
+    assert len(kept) <= FILM_FRAMES
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}]
 )
@@ -115,43 +134,6 @@ def test_uncertainty_is_one_minus_the_expected_dice():
     assert measure_prediction(Prediction(probability / 2, probability / 2, 0.1)) == pytest.approx({"presence": 0.45})
 
 
-def uniform(**others: list[float]) -> FrameStatistics:
-    """Of brightness that is spread evenly from 0 to 1."""
-    return FrameStatistics(100, 100, {"brightness": list(LEVELS), **others})
-
-
-def found(*brightness: float) -> list[tuple[str, float]]:
-    differences = find_differences(uniform(), [{"brightness": value} for value in brightness])
-    return [(one.what, one.share) for one in differences]
-
-
-def test_more_than_half_of_the_frames_have_to_be_far_off_on_one_side():
-    assert found(0.02, 0.02, 0.02, 0.5, 0.5) == [("darker", 0.6)]
-    assert found(0.98, 0.99, 2.0, 0.98) == [("brighter", 1.0)]
-    assert found(0.02, 0.02, 0.02, 0.5, 0.5, 0.5) == []
-    assert found(*[0.02] * 3, *[0.98] * 3) == []
-    assert found(*[0.03] * 100) == []  # all in the lower tenth, and none beyond 97.5 %
-    assert found() == []
-
-
-@pytest.mark.parametrize("count", range(1, 12))
-def test_few_frames_have_to_be_more_than_chance(count):
-    """The smallest number far off that is told, by scipy's binomial distribution."""
-    expected = next(
-        (far for far in range(1, count + 1) if far > count / 2 and binom.sf(far - 1, count, 0.025) < 0.0005), None
-    )
-    told = [far for far in range(1, count + 1) if found(*[0.01] * far, *[0.5] * (count - far))]
-    assert told[:1] == ([] if expected is None else [expected])
-    assert (expected is None) == (count < 3)
-
-
-def test_measures_that_say_nothing_bad_are_not_told():
-    statistics = FrameStatistics(100, 100, {"presence": list(LEVELS), "uncertainty": list(LEVELS)})
-    assert find_differences(statistics, [{"presence": 1.0, "uncertainty": 0.0}] * 9) == []
-    told = find_differences(statistics, [{"presence": 0.0}] * 6 + [{"presence": 0.0, "uncertainty": 1.0}] * 3)
-    assert [(one.what, one.share) for one in told] == [("fewer polyps found", 1.0), ("less certain outlines", 1.0)]
-
-
 def test_statistics_are_quantiles_and_are_read_back():
     frames = [{"brightness": float(value), "presence": 0.0} for value in range(101)]
     predicted = [{"brightness": 0.0, "presence": value / 100} for value in range(101)]
@@ -165,34 +147,8 @@ def test_statistics_are_quantiles_and_are_read_back():
     assert FrameStatistics.of(frames[:39], predicted[:39]) is None
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 2}, "are of version 2, and this version of the project reads 1"),
-        ({"version": None}, "are of version None"),
-        ({"quantiles": {"brightness": [1.0]}}, "are damaged"),
-        ({"quantiles": {"brightness": list(LEVELS[::-1])}}, "are damaged"),
-        ({"quantiles": {"brightness": ["x"] * len(LEVELS)}}, "are damaged"),
-        ({"quantiles": 3}, "are damaged"),
-        ({"frames": None}, "are damaged"),
-        ({"levels": [0.5]}, "are damaged: their quantiles are at other levels"),
-    ],
-)
-def test_other_statistics_are_a_line_and_no_crash(change, message):
-    settings = {"frame_statistics": uniform().to_dict() | change}
-    with pytest.raises(StatisticsError, match=message):
-        FrameStatistics.from_settings(settings)
-    line = describe_differences(settings, [{"brightness": 0.0}] * 9)
-    assert line.count("\n") == 1
-    assert message in line
-    assert "--save_statistics" in line
-    assert describe_differences({"frame_statistics": [1]}, []).startswith(
-        "The model's statistics of its training frames are damaged"
-    )
-
-
 def test_they_survive_saving_loading_and_the_metadata_of_an_onnx_file(tmp_path, caplog):
-    kept = uniform().to_dict()
+    kept = FrameStatistics(100, 100, {"brightness": list(LEVELS)}).to_dict()
     UNetImageProcessor(frame_statistics=kept).save_pretrained(tmp_path / "first")
     loaded = UNetImageProcessor.from_pretrained(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "second")
@@ -210,25 +166,3 @@ def test_the_shipped_weights_keep_statistics():
     assert statistics is not None
     assert statistics.quantiles.keys() == MEASURES.keys()
     assert len(json.dumps(statistics.to_dict())) < 4096
-
-
-def test_real_frames(kvasir_seg):
-    """Colours and sharpness alone, without the network: validation frames are like the training's, grey ones not."""
-    from unet_kvasir_seg.data.dataset import load_splits
-    from unet_kvasir_seg.data.samples import decode_image
-
-    statistics = FrameStatistics.from_settings(json.loads((ROOT / "preprocessor_config.json").read_text()))
-    assert statistics is not None
-    rows = load_splits(kvasir_seg, needed_splits=["validation"])["validation"]
-    images = [decode_image(rows[index]["image"], index) for index in range(0, len(rows), 4)]
-    assert (
-        find_differences(statistics, [measured(resize_frame(np.asarray(image), (384, 384))) for image in images]) == []
-    )
-    grey = [np.asarray(image.convert("L").convert("RGB")) for image in images[:5]]
-    told = find_differences(statistics, [measured(resize_frame(image, (384, 384))) for image in grey])
-    assert {"less red", "bluer", "paler colours"} <= {one.what for one in told}
-
-
-def test_constants_agree():
-    assert frame_statistics.TAIL in LEVELS
-    assert 1 - frame_statistics.TAIL in LEVELS

@@ -636,6 +636,9 @@ class Brightness(BasePredictor):
     def prepare(self, image, field_of_view=None):
         return PreparedImage(np.asarray(image.convert("L"), np.float32) / 255, image.size[::-1])
 
+    def grey_levels(self, prepared, rows):
+        return (255 * prepared.pixels[rows, :, None].repeat(3, axis=2)).astype(np.uint8)
+
     def flip_maps(self, prepared, axes):
         return [(image.pixels, image.pixels) for image in prepared]
 

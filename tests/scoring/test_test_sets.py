@@ -130,6 +130,17 @@ def test_an_image_of_another_size_is_resized_to_its_mask(folder, tmp_path):
     assert "measures 20x24 pixels and its mask 8x8" in sets.failures["ETIS-LaribPolypDB"]
 
 
+def test_a_link_to_nowhere_and_a_folder_without_pairs_lose_no_other_set(folder, tmp_path):
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "half" / "images").mkdir(parents=True)
+    (folder / "half" / "masks").mkdir()
+    Image.fromarray(columns(0, 2)).save(folder / "half" / "images" / "1.png")
+    sets = load(folder)
+    assert "is a link to nowhere, which is not there" in sets.failures["gone"]
+    assert sets.failures["half"].endswith("metadata.jsonl with file_name and mask_file_name.")
+    assert sorted(score(sets, tmp_path)["failed"]) == ["another set 1", "another set 2"]
+
+
 def test_masks_saved_as_jpeg_are_read_by_their_two_levels(folder, tmp_path):
     """As the field's files have them: noise around 0 and 255."""
     mask = columns(0, 2).astype(int) + np.arange(SIDE)[:, None] * np.where(columns(0, 2) > 0, -1, 1)

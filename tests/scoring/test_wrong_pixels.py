@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from unet_kvasir_seg.scoring.wrong_pixels import BINS, aurc, auroc, count_pixels, risk_at
+from unet_kvasir_seg.scoring.sources import Maps
+from unet_kvasir_seg.scoring.wrong_pixels import BINS, MAPS, aurc, auroc, count_pixels, count_wrong, risk_at
 
 
 def pixels(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,3 +42,19 @@ def test_extremes():
     assert aurc(blind[None]) == pytest.approx([0.5])
     assert np.isnan(auroc(count_pixels(np.full((1, 4), 0.2), np.zeros((1, 4), bool))[None])[0])
     assert perfect.shape == (2, BINS)
+
+
+def test_pixels_that_the_network_never_saw_do_not_count():
+    """A frame of 8x10 with a picture of 4x5 in it; a right and certain border would raise AUROC and lower the risk."""
+    generator = np.random.default_rng(0)
+    picture = [generator.uniform(0, 0.5, (4, 5)).astype(np.float32) for _ in range(3)]
+    wrong = generator.random((4, 5)) < 0.4
+    whole = [np.zeros((8, 10), np.float32) for _ in range(3)]
+    whole_wrong = np.ones((8, 10), bool)  # even polyp outside, which no map could have pointed at
+    for frame, part in zip((*whole, whole_wrong), (*picture, wrong), strict=True):
+        frame[3:7, 2:7] = part
+    alone = count_wrong(Maps(picture[0], None, picture[1], picture[2]), wrong)
+    assert alone.shape == (len(MAPS), 2, BINS)
+    assert alone.sum() == 3 * 20
+    framed = Maps(whole[0], None, whole[1], whole[2], field_of_view=(2, 3, 7, 7))
+    np.testing.assert_array_equal(count_wrong(framed, whole_wrong), alone)
