@@ -274,7 +274,7 @@ class RobustAugmentation(StrongColourAugmentation):
     12 pixels beside the even ones, as in interlaced video.
     """
 
-    fault_share = 0.2
+    fault_share = 0.4
 
     def sample_parameters(self, size: tuple[int, int], aspect_ratio: float = 1.0) -> StrongParameters:
         """As `StrongAugmentation.sample_parameters`."""

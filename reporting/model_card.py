@@ -283,7 +283,18 @@ def _training_facts(results: Results, training: Training) -> str:
     described = ["data", "environment", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "seed"]
     described += ["fine_tuned", "seconds", "loss", "best_step", "steps", "validation", "augmentation", "figures"]
     described += ["negative_window_share", "negatives", "encoder_weights", "base_model", "validation_curve"]
+    described += ["averaged_with"]
+    if others := training.get("averaged_with"):
+        facts["weights"] = (
+            f"the mean of those of this training and of {counted(len(others), 'other')}: {_settings_of(others)}"
+        )
     return table_rows([*facts.items(), *_further_settings(training, described)])
+
+
+def _settings_of(trainings: Sequence[Mapping[str, Any]]) -> str:
+    """What each of some trainings did otherwise than the one that is described."""
+    shown = (", ".join(_setting(name, value) for name, value in one.items()) for one in trainings)
+    return "; ".join(one or "the same settings" for one in shown)
 
 
 def _start_of(training: Training) -> str:
@@ -311,11 +322,13 @@ def _negatives_of(training: Training) -> str:
 def _further_settings(section: Mapping[str, Any], described: Sequence[str]) -> list[tuple[str, str]]:
     """One row with all settings of a section that no other row describes, so that the card omits none."""
     settings = [
-        f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
-        for name, value in section.items()
-        if name not in described and value not in (None, [])
+        _setting(name, value) for name, value in section.items() if name not in described and value not in (None, [])
     ]
     return [("further settings", ", ".join(settings))] if settings else []
+
+
+def _setting(name: str, value: Any) -> str:
+    return f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
 
 
 def _cost_facts(results: Results) -> str:

@@ -152,6 +152,7 @@ class Training(_FinishedTraining, total=False):
     progressive_epochs: list[int] | None
     early_stopping_patience: int | None  # None: no early stopping
     base_model: str | None  # id on the Hub of the checkpoint that was fine-tuned; None: a local one, or none
+    averaged_with: list[dict[str, Any]]  # trainings whose weights are in the mean too: what they did otherwise
     validation_curve: list[list[float]]  # epoch, loss, Dice per image
     figures: list[str]
 

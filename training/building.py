@@ -101,15 +101,19 @@ def _load_to_fine_tune(name: str, arguments: ModelArguments) -> tuple[UNetForSem
             f"{checkpoint_size[0]}x{checkpoint_size[1]}: give --image_size {size} to train at the recipe's size, or "
             "remove image_size from the recipe."
         )
-    # These are of the weights that the training starts from, not of those that it ends with.
-    processor.peak_threshold = processor.presence_calibration = processor.peak_chosen_on = None
-    processor.frame_statistics = None
+    forget_choices(processor)
     model.config.loss = arguments.config_fields.get("loss", model.config.loss)
     try:
         model.config.check()
     except ValueError as error:
         raise UserError(str(error)) from error
     return model, processor
+
+
+def forget_choices(processor: UNetImageProcessor) -> None:
+    """Remove the settings that belong to the weights that a checkpoint had, not to those that it will have."""
+    processor.peak_threshold = processor.presence_calibration = processor.peak_chosen_on = None
+    processor.frame_statistics = None
 
 
 def _check_same_architecture(name: str, config: UNetConfig, fields: Mapping[str, Any]) -> None:

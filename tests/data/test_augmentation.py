@@ -479,7 +479,7 @@ def test_ranges_and_shares_of_the_strong_colours():
 
 def test_faults_of_robust_and_their_shares():
     torch.manual_seed(0)
-    count, share = 6000, 0.2 / 6
+    count, share = 6000, 0.4 / 6
     sampled = [RobustAugmentation().sample_parameters((16, 16)) for _ in range(count)]
     # Each fault, apart from what strong_colour gives too: noise up to 0.06, quality from 20, reduction from 0.25.
     faults = {
