@@ -74,7 +74,7 @@ def test_scores_outlive_a_file_that_cannot_be_written(run, folder, file):
     assert unfinished(folder) == []
     shutil.rmtree(folder / "out" / file)
     done = run(*options)
-    assert done.stderr.count("were scored by an interrupted run") == 3
+    assert done.stderr.count("scored by an interrupted run") == 3
     assert results(folder) == uninterrupted
     assert not (folder / "out" / ".scores").exists()
 

@@ -104,6 +104,8 @@ def test_of_a_batch_that_fails_only_the_images_that_fail_alone_are_not_done():
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), SystemError("a decoder's"), KeyError(1)])
 def test_whatever_the_error_of_reading_an_image_it_is_its_own_failure(tmp_path, error):
     class Unable(Recorder):
+        field_of_view = None
+
         def prepare(self, image):
             raise error
 

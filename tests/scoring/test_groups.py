@@ -225,5 +225,5 @@ def test_a_video_of_two_groups_is_refused():
     sequences = {"one": [(0, 0), (1, 1)], "two": [(0, 2), (5, 3)]}
     assert sequence_groups(sequences, np.array([4, 4, 1, 1])) == [4, 1]
     assert sequence_groups(sequences, None) is None
-    with pytest.raises(UserError, match="1 sequences are of more than one group: two"):
+    with pytest.raises(UserError, match="1 sequence are of more than one group: two"):
         sequence_groups(sequences, np.array([4, 4, 1, 2]))
