@@ -36,10 +36,11 @@ def write_row(table: TextIO, cells: Sequence[Any], line_end: str = "\r\n") -> No
 
 def _as_text(cell: Any) -> str:
     text = str(cell)
-    return f"./{text}" if FORMULA.match(text) and not _is_number(text) else text
+    return f"./{text}" if FORMULA.match(text) and not is_number(text) else text
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number as Python writes it, "nan" and "inf" included."""
     try:
         float(text)
     except ValueError:

@@ -27,8 +27,8 @@ from .building import forget_choices
 from .saving import check_saved, replacing_files
 
 PROGRAM = "python -m unet_kvasir_seg.training.averaging"
-# What distinguishes trainings that can be averaged, for their description.
-SETTINGS = ("epochs", "batch_size", "learning_rate", "augmentation", "negative_window_share", "negatives", "seed")
+# Of a training's description, what is no setting of it.
+OUTCOME = {"data", "environment", "seconds", "loss", "validation_curve", "best_step", "steps", "validation", "figures"}
 
 
 def average(folders: Sequence[Path], output: Path) -> None:
@@ -133,7 +133,7 @@ def _describe(results: Sequence[Results], weights: str, name: str) -> Results:
     first = results[0]["training"]
     assert first is not None
     others = [
-        {name: value for name, value in training.items() if name in SETTINGS and value != first.get(name)}
+        {name: value for name, value in training.items() if name not in OUTCOME and value != first.get(name)}
         for training in (result["training"] for result in results[1:])
         if training is not None
     ]

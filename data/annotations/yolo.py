@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ...common.csv_tables import is_number
 from ...common.errors import counted, first_line, some
 from ...common.files import IMAGE_SUFFIXES
 from ..layouts import files_below, is_image
@@ -42,7 +43,7 @@ def names_labels(content: bytes) -> bool:
 def is_text(content: bytes) -> bool:
     """Whether a text file is that of an image, with regions."""
     first = next((line.split() for line in _text(content).splitlines() if line.strip()), [])
-    return len(first) > 4 and first[0].isdecimal() and all(map(_is_number, first))
+    return len(first) > 4 and first[0].isdecimal() and all(map(is_number, first))
 
 
 def _parse(content: bytes) -> Mapping[str, Any] | None:
@@ -58,14 +59,6 @@ def _parse(content: bytes) -> Mapping[str, Any] | None:
 
 def _text(content: bytes) -> str:
     return content.decode("utf-8-sig", errors="replace")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def read(data: Mapping[str, Any], file: Path, reading: Reading) -> list[Frame]:
